@@ -1,0 +1,266 @@
+//! The engine between protocols and blocks: ingest, head, flush, background work, snapshots to read from.
+//!
+//! ```text
+//! Ingest::write ─▶ shard queue ─▶ log (synced) ─▶ head ─▶ flush ─▶ blocks
+//! Source::snapshot ─▶ Snapshot::select ─▶ SeriesSet::read        (head and blocks, merged by series and time)
+//! Maintain           flush, compact, statistics, health
+//! ```
+//!
+//! The traits below are the whole surface that upper layers see. [`memory::MemoryStore`] implements them in the simplest
+//! way that can be right; it is the oracle of the real [`Store`]'s tests and the store of the query engine's.
+//!
+//! Invariants
+//! 1. A write resolves after its log frame is durable and its samples are visible to every later snapshot.
+//! 2. A snapshot never misses or doubles a sample while data moves from head to block.
+//! 3. Series of a set come in label order, once each, whatever the number of places that hold parts of them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch};
+
+pub mod memory;
+
+/// A future in a box.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A closed range of time, ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TimeRange {
+    /// First instant.
+    pub min: i64,
+    /// Last instant.
+    pub max: i64,
+}
+
+impl TimeRange {
+    /// All of time.
+    pub const ALL: TimeRange = TimeRange { min: i64::MIN, max: i64::MAX };
+
+    /// Has it an instant in common with `min..=max`?
+    pub fn overlaps(&self, min: i64, max: i64) -> bool {
+        self.min <= max && min <= self.max
+    }
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteReceipt {
+    /// Float samples acknowledged (repeats of what is there already included).
+    pub floats: u64,
+    /// Histogram samples acknowledged.
+    pub histograms: u64,
+    /// Exemplars acknowledged.
+    pub exemplars: u64,
+}
+
+/// Why a write was not taken; nothing of it is kept.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WriteError {
+    /// The client's fault: do not send it again.
+    #[error("{0}")]
+    Rejected(String),
+    /// A limit on new series: existing ones still flow.
+    #[error("{0}")]
+    SeriesLimit(String),
+    /// Queues are full: send it again later.
+    #[error("{0}")]
+    Busy(String),
+    /// The disk is full: send it again later; it heals by itself.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The log failed and takes nothing until a restart; reads go on.
+    #[error("{0}")]
+    Poisoned(String),
+    /// The store is closing.
+    #[error("the store is shutting down")]
+    Closed,
+}
+
+/// Takes writes.
+pub trait Ingest: Send + Sync {
+    /// Writes a batch: whole or not at all, durable when it resolves. Labels were checked by the caller.
+    fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<WriteReceipt, WriteError>>;
+}
+
+/// Why data could not be read.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ReadError {
+    /// Bytes on disk do not match their checksum or do not parse.
+    #[error("corrupt data in {file} at byte {offset}: {what}")]
+    Corrupt {
+        /// Which file.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What was found.
+        what: String,
+    },
+    /// The disk said no.
+    #[error("cannot read {file}: {what}")]
+    Io {
+        /// Which file.
+        file: String,
+        /// What the system said.
+        what: String,
+    },
+    /// More series than the caller can take.
+    #[error("{0}")]
+    Limit(String),
+}
+
+/// What a series holds, as far as an index knows without reading samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeriesKinds {
+    /// May have float samples.
+    pub floats: bool,
+    /// May have histogram samples.
+    pub histograms: bool,
+    /// May have start timestamps.
+    pub start_ts: bool,
+}
+
+/// Which columns a reader needs; the others may come back as zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Values of floats (times always come).
+    pub values: bool,
+    /// Buckets of histograms (count and sum always come).
+    pub buckets: bool,
+    /// Start timestamps.
+    pub start_ts: bool,
+}
+
+impl Need {
+    /// Everything.
+    pub const ALL: Need = Need { values: true, buckets: true, start_ts: true };
+}
+
+/// The series a selector picked, by index, in label order.
+pub trait SeriesSet: Send + Sync {
+    /// Number of series.
+    fn len(&self) -> usize;
+    /// None?
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Labels of series `i`.
+    fn labels(&self, i: usize) -> &Labels;
+    /// What series `i` holds.
+    fn kinds(&self, i: usize) -> SeriesKinds;
+    /// About how many samples series `i` has in the set's time range; for cost estimates.
+    fn samples_hint(&self, i: usize) -> usize;
+    /// Reads the samples of series `i` in a range into `out` (cleared first). Stale markers are kept.
+    fn read(&self, i: usize, range: TimeRange, need: Need, out: &mut SampleColumn) -> Result<(), ReadError>;
+}
+
+/// A consistent view of everything stored at one moment.
+pub trait Snapshot: Send + Sync {
+    /// Number of the set of series visible: a roster cached under it stays right while it does not change. Rises when a
+    /// series appears or goes, or a block is published; samples of known series do not change it.
+    fn generation(&self) -> u64;
+    /// Series with at least one sample that may lie in `range`, all matchers fulfilled; at most `series_max`.
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError>;
+    /// Label names of the series that match any of the selectors (all series, where there is none), sorted.
+    fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange, limit: usize)
+    -> Result<Vec<String>, ReadError>;
+    /// Values of a label over the same series, sorted.
+    fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError>;
+    /// Exemplars of the series that match any of the selectors, by series in label order and time.
+    fn exemplars(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+    ) -> Result<Vec<(Labels, Vec<Exemplar>)>, ReadError>;
+    /// Metadata by metric family name, sorted; several where sources disagreed, the newest first.
+    fn metadata(&self, metric: Option<&str>) -> Vec<(String, Vec<Metadata>)>;
+    /// Earliest and latest sample time, if there is any.
+    fn time_bounds(&self) -> Option<TimeRange>;
+}
+
+/// Gives out snapshots.
+pub trait Source: Send + Sync {
+    /// The present state.
+    fn snapshot(&self) -> Arc<dyn Snapshot>;
+}
+
+/// A count of a label or of its pairs, for the cardinality page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedCount {
+    /// Metric, label, or `name=value`.
+    pub name: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Figures about the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreStats {
+    /// Series in the head.
+    pub head_series: u64,
+    /// Chunks (sealed and open) in the head.
+    pub head_chunks: u64,
+    /// Earliest sample in the head, ms.
+    pub head_min_ts: i64,
+    /// Latest sample in the head, ms.
+    pub head_max_ts: i64,
+    /// Label pairs in the head.
+    pub label_pairs: u64,
+    /// Blocks published.
+    pub blocks: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Samples taken since the start.
+    pub samples_ingested: u64,
+    /// Samples that were there already with another value.
+    pub conflicts: u64,
+    /// Flushes done since the start.
+    pub flushes: u64,
+    /// Compactions done since the start.
+    pub compactions: u64,
+    /// Top metrics by series.
+    pub series_by_metric: Vec<NamedCount>,
+    /// Top labels by distinct values.
+    pub values_by_label: Vec<NamedCount>,
+    /// Top labels by bytes of values.
+    pub bytes_by_label: Vec<NamedCount>,
+    /// Top pairs by series.
+    pub series_by_pair: Vec<NamedCount>,
+}
+
+/// How the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Reads and writes.
+    Ok,
+    /// Reads, but no writes for now: why.
+    ReadOnly(String),
+    /// Still replaying the log.
+    Starting,
+}
+
+/// Maintenance by hand and figures.
+pub trait Maintain: Send + Sync {
+    /// Writes the head out as a block and truncates the log; resolves when it is published.
+    fn flush(&self) -> BoxFuture<'_, Result<(), ReadError>>;
+    /// Flushes, merges blocks as far as they go; resolves when done.
+    fn compact(&self) -> BoxFuture<'_, Result<(), ReadError>>;
+    /// Figures; each top list at most `top` long.
+    fn stats(&self, top: usize) -> StoreStats;
+    /// How it is.
+    fn health(&self) -> Health;
+}

@@ -1,0 +1,33 @@
+//! The words Quiver is written in: labels, samples, histograms, matchers, time, limits.
+//!
+//! ```text
+//! labels ─┬─ matcher      which series
+//!         ├─ batch        what a client sent, decoded, in columns
+//! sample ─┼─ column       what a reader gets, decoded, in columns
+//! histogram ─┘            native histograms and their arithmetic
+//! ```
+//!
+//! Invariants
+//! 1. No I/O, no async, no clock but the [`Clock`] handed in.
+//! 2. A [`Labels`] is sorted by name, has no duplicate and no empty value: whoever holds one need not check again.
+//! 3. Time is milliseconds since 1970-01-01 UTC in an `i64` everywhere; arithmetic on it is checked or saturating.
+
+pub mod batch;
+pub mod clock;
+pub mod column;
+pub mod histogram;
+pub mod labels;
+pub mod limits;
+pub mod matcher;
+pub mod metric;
+pub mod sample;
+
+pub use batch::{BatchSeries, WriteBatch};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use column::SampleColumn;
+pub use histogram::{Histogram, ResetHint, Span};
+pub use labels::{Labels, LabelsBuilder, LabelsError, LabelsRef, METRIC_NAME};
+pub use limits::Limits;
+pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use metric::{Exemplar, Metadata, MetricKind};
+pub use sample::{STALE_NAN, STALE_NAN_BITS, Value, is_stale};

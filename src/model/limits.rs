@@ -1,0 +1,76 @@
+//! Every limit, in one place, with its default. Each has a line in the README's table of limits.
+
+/// Bounds on what one request, one query and the whole process may cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Body of a write as received, bytes.
+    pub write_body_bytes_max: usize,
+    /// Body of a write after decompression, bytes. Checked against the declared length first.
+    pub write_decoded_bytes_max: usize,
+    /// Labels of one series.
+    pub labels_max: usize,
+    /// Bytes of one label name.
+    pub label_name_bytes_max: usize,
+    /// Bytes of one label value.
+    pub label_value_bytes_max: usize,
+    /// How far ahead of the clock a sample may be, ms.
+    pub future_ms_max: i64,
+    /// Writes waiting in one log shard's queue.
+    pub write_queue_max: usize,
+    /// Active series in the head; a write of a new one past it is refused with 429.
+    pub active_series_max: usize,
+    /// Length of a query's text, bytes.
+    pub query_bytes_max: usize,
+    /// Nesting depth of a query.
+    pub query_depth_max: usize,
+    /// Points per series of a range query.
+    pub query_points_max: i64,
+    /// Samples one query may hold at a time.
+    pub query_samples_max: u64,
+    /// Series one selector may match.
+    pub query_series_max: usize,
+    /// Time one query may take, ms.
+    pub query_timeout_ms: u64,
+    /// Queries evaluated at once.
+    pub query_concurrency_max: usize,
+    /// Queries waiting for a turn.
+    pub query_queue_max: usize,
+    /// Memory one query may reserve, bytes.
+    pub query_memory_bytes_max: usize,
+    /// Memory all queries together may reserve, bytes.
+    pub query_memory_total_bytes_max: usize,
+    /// Compiled size of one regular expression, bytes.
+    pub regex_bytes_max: usize,
+    /// Operators in one SQL statement.
+    pub sql_operators_max: usize,
+    /// Rows of one SQL answer.
+    pub sql_rows_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            write_body_bytes_max: 32 << 20,
+            write_decoded_bytes_max: 32 << 20,
+            labels_max: 64,
+            label_name_bytes_max: 1 << 10,
+            label_value_bytes_max: 4 << 10,
+            future_ms_max: 2 * 24 * 3600 * 1000,
+            write_queue_max: 1024,
+            active_series_max: 5_000_000,
+            query_bytes_max: 1 << 20,
+            query_depth_max: 128,
+            query_points_max: 11_000,
+            query_samples_max: 50_000_000,
+            query_series_max: 2_000_000,
+            query_timeout_ms: 120_000,
+            query_concurrency_max: 20,
+            query_queue_max: 100,
+            query_memory_bytes_max: 1 << 30,
+            query_memory_total_bytes_max: 2 << 30,
+            regex_bytes_max: 10 << 20,
+            sql_operators_max: 500,
+            sql_rows_max: 10_000_000,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What all parts of one query share: limits, features, cancellation, annotations.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quiver_model::Limits;
+use tokio_util::sync::CancellationToken;
+
+use crate::annotation::Annotations;
+use crate::error::QueryError;
+
+/// Feature switches, under Prometheus's own names (`--enable-feature`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Features {
+    /// `promql-experimental-functions`
+    pub experimental_functions: bool,
+    /// `promql-binop-fill-modifiers`
+    pub fill_modifiers: bool,
+    /// `promql-unquoted-utf8-names`
+    pub unquoted_utf8_names: bool,
+    /// `promql-delayed-name-removal`
+    pub delayed_name_removal: bool,
+    /// `use-start-timestamps` (with `st-storage`)
+    pub use_start_timestamps: bool,
+    /// `type-and-unit-labels`
+    pub type_and_unit_labels: bool,
+}
+
+impl Features {
+    /// From a comma-separated list; the names that are unknown come back.
+    pub fn parse(list: &str) -> (Self, Vec<String>) {
+        let mut f = Features::default();
+        let mut unknown = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match name {
+                "promql-experimental-functions" => f.experimental_functions = true,
+                "promql-binop-fill-modifiers" => f.fill_modifiers = true,
+                "promql-unquoted-utf8-names" => f.unquoted_utf8_names = true,
+                "promql-delayed-name-removal" => f.delayed_name_removal = true,
+                "use-start-timestamps" => f.use_start_timestamps = true,
+                "type-and-unit-labels" => f.type_and_unit_labels = true,
+                // Always on here: start timestamps and exemplars are stored, native histograms are understood.
+                "st-storage"
+                | "exemplar-storage"
+                | "native-histograms"
+                | "promql-duration-expr"
+                | "promql-extended-range-selectors"
+                | "metadata-wal-records"
+                | "otlp-deltatocumulative"
+                | "created-timestamp-zero-ingestion" => {}
+                other => unknown.push(other.to_owned()),
+            }
+        }
+        (f, unknown)
+    }
+}
+
+/// Shared by all operators of one query.
+#[derive(Debug)]
+pub struct QueryContext {
+    /// The query text, for messages.
+    pub query: String,
+    /// Limits in force.
+    pub limits: Limits,
+    /// Features in force.
+    pub features: Features,
+    /// How far back an instant selector looks, ms.
+    pub lookback_ms: i64,
+    /// Step of subqueries that name none, ms.
+    pub default_step_ms: i64,
+    /// Cancelled when the client leaves or an operator stops the query.
+    pub cancel: CancellationToken,
+    /// When it must be done.
+    pub deadline: Option<Instant>,
+    annotations: Mutex<Annotations>,
+    samples_read: AtomicU64,
+    samples_held: AtomicI64,
+    samples_peak: AtomicI64,
+}
+
+impl QueryContext {
+    /// A context without deadline.
+    pub fn new(query: &str, limits: Limits, features: Features) -> Self {
+        Self {
+            query: query.to_owned(),
+            limits,
+            features,
+            lookback_ms: 300_000,
+            default_step_ms: 60_000,
+            cancel: CancellationToken::new(),
+            deadline: None,
+            annotations: Mutex::new(Annotations::new()),
+            samples_read: AtomicU64::new(0),
+            samples_held: AtomicI64::new(0),
+            samples_peak: AtomicI64::new(0),
+        }
+    }
+
+    /// To be called every few hundred microseconds of work: fails when the query was cancelled or is out of time.
+    pub fn check(&self) -> Result<(), QueryError> {
+        if self.cancel.is_cancelled() {
+            return Err(QueryError::Canceled("query was canceled in expression evaluation".into()));
+        }
+        if self.deadline.is_some_and(|d| Instant::now() >= d) {
+            return Err(QueryError::Timeout("query timed out in expression evaluation".into()));
+        }
+        Ok(())
+    }
+
+    /// Reports annotations; one call per series or batch, not per sample.
+    pub fn annotate(&self, new: Annotations) {
+        if !new.is_empty() {
+            self.annotations.lock().merge(new);
+        }
+    }
+
+    /// All annotations so far.
+    pub fn annotations(&self) -> Annotations {
+        self.annotations.lock().clone()
+    }
+
+    /// Counts samples decoded from storage.
+    pub fn count_read(&self, samples: u64) {
+        self.samples_read.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    /// Samples decoded so far.
+    pub fn samples_read(&self) -> u64 {
+        self.samples_read.load(Ordering::Relaxed)
+    }
+
+    /// Most samples held at a time so far.
+    pub fn samples_peak(&self) -> u64 {
+        self.samples_peak.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Charges samples held (result points, accumulators, window contents); fails past `query_samples_max`.
+    pub fn hold(&self, samples: u64) -> Result<(), QueryError> {
+        let now = self.samples_held.fetch_add(samples as i64, Ordering::Relaxed) + samples as i64;
+        self.samples_peak.fetch_max(now, Ordering::Relaxed);
+        if now > self.limits.query_samples_max as i64 {
+            return Err(QueryError::Execution(
+                "query processing would load too many samples into memory in query execution".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`QueryContext::hold`] charged.
+    pub fn release(&self, samples: u64) {
+        self.samples_held.fetch_sub(samples as i64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,3 @@
+//! Physical operators and the tile they exchange.
+
+pub mod tile;

@@ -1,0 +1,1 @@
+//! What operators compute, as pure functions over slices: no DataFusion, no I/O.

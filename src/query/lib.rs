@@ -1,0 +1,28 @@
+//! Queries: PromQL and SQL text in, DataFusion plans inside, columns out.
+//!
+//! ```text
+//! promql/   text ─▶ lexer ─▶ parser ─▶ checked AST with positions
+//! plan/     AST ─▶ logical nodes ─▶ physical operators
+//! scan/     table providers over a storage snapshot; rosters
+//! exec/     physical operators; the tile they exchange
+//! kernels/  what operators compute: windows, aggregates, matching, quantiles. Pure functions over slices
+//! sql/      session, catalog of metric tables, `promql()` table function
+//! engine    the front: limits, timeouts, cancellation, plan cache, answers
+//! ```
+//!
+//! Invariants
+//! 1. DataFusion is known here and nowhere else; below here nobody knows a query language.
+//! 2. What an answer says (values, annotations, errors, their order) does not depend on partitioning or block layout.
+
+pub mod annotation;
+pub mod answer;
+pub mod context;
+pub mod error;
+pub mod exec;
+pub mod kernels;
+pub mod promql;
+
+pub use annotation::{Annotation, AnnotationKind, Annotations};
+pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
+pub use context::{Features, QueryContext};
+pub use error::QueryError;

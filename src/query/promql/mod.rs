@@ -1,0 +1,4 @@
+//! PromQL text: lexer, parser, checker, printer.
+
+pub mod ast;
+pub mod functions;
