@@ -19,30 +19,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch};
+pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
 pub mod memory;
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// A closed range of time, ms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TimeRange {
-    /// First instant.
-    pub min: i64,
-    /// Last instant.
-    pub max: i64,
-}
-
-impl TimeRange {
-    /// All of time.
-    pub const ALL: TimeRange = TimeRange { min: i64::MIN, max: i64::MAX };
-
-    /// Has it an instant in common with `min..=max`?
-    pub fn overlaps(&self, min: i64, max: i64) -> bool {
-        self.min <= max && min <= self.max
-    }
-}
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,33 +90,6 @@ pub enum ReadError {
     /// More series than the caller can take.
     #[error("{0}")]
     Limit(String),
-}
-
-/// What a series holds, as far as an index knows without reading samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SeriesKinds {
-    /// May have float samples.
-    pub floats: bool,
-    /// May have histogram samples.
-    pub histograms: bool,
-    /// May have start timestamps.
-    pub start_ts: bool,
-}
-
-/// Which columns a reader needs; the others may come back as zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// Values of floats (times always come).
-    pub values: bool,
-    /// Buckets of histograms (count and sum always come).
-    pub buckets: bool,
-    /// Start timestamps.
-    pub start_ts: bool,
-}
-
-impl Need {
-    /// Everything.
-    pub const ALL: Need = Need { values: true, buckets: true, start_ts: true };
 }
 
 /// The series a selector picked, by index, in label order.

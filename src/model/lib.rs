@@ -20,6 +20,7 @@ pub mod labels;
 pub mod limits;
 pub mod matcher;
 pub mod metric;
+pub mod read;
 pub mod sample;
 
 pub use batch::{BatchSeries, WriteBatch};
@@ -30,4 +31,5 @@ pub use labels::{Labels, LabelsBuilder, LabelsError, LabelsRef, METRIC_NAME};
 pub use limits::Limits;
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use metric::{Exemplar, Metadata, MetricKind};
+pub use read::{Need, SeriesKinds, TimeRange};
 pub use sample::{STALE_NAN, STALE_NAN_BITS, Value, is_stale};
