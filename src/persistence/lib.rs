@@ -1,1 +1,40 @@
-//! persistence
+//! Bytes that survive: the disk as a trait, the write-ahead log, the manifest.
+//!
+//! ```text
+//! core     ─▶ log/       frames in sharded segments, group commit, replay, truncation
+//! storage  ─▶ manifest/  which blocks exist, from where the log still counts; replaced as one
+//!               │
+//!               ▼
+//!             disk/      Disk: RealDisk │ MemoryDisk (power loss) │ FaultyDisk (errors)
+//! ```
+//!
+//! Invariants
+//! 1. Only [`RealDisk`] opens files; every other line of the project goes through [`Disk`].
+//! 2. Every byte written here is under a CRC32C that is checked when it is read. `FORMAT.md` has the layouts.
+//! 3. A name is durable only after [`Disk::sync_dir`] of its folder, bytes only after [`DiskFile::sync_data`].
+
+pub mod disk;
+pub mod log;
+pub mod manifest;
+
+pub use disk::{
+    Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
+};
+pub use log::{
+    Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
+    ReplayReport, ReplayShard, replay,
+};
+pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore};
+
+/// CRC32C (Castagnoli) of `bytes`.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
+/// CRC32C of `salt` followed by `bytes`.
+pub fn crc32c_salted(salt: &[u8], bytes: &[u8]) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    digest.update(salt);
+    digest.update(bytes);
+    u32::try_from(digest.finalize() & 0xFFFF_FFFF).unwrap_or(0)
+}

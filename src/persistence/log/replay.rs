@@ -1,0 +1,544 @@
+//! Reading a log back: streaming, shards in parallel, segments in order, damage stepped over and reported.
+//!
+//! ```text
+//! segment ─▶ header ─▶ frame ─▶ frame ─▶ ✗ ─▶ frame ─▶ … ─▶ end
+//!                                        │                   └─ incomplete: a torn tail, normal after a crash
+//!                                        └─ damaged: reported; go on at the length the header vouches for,
+//!                                           else at the next valid header
+//! ```
+//!
+//! Invariants
+//! 1. A frame is handed on only if header and payload pass their checksums, and once: a copy of it is skipped.
+//! 2. Damage costs the frames it touches. Later frames and later segments are read whatever happened before them.
+//! 3. Memory is a window of 1 MiB per thread, or the largest frame.
+//! 4. A segment of an unknown version stops the replay before anything is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+use crate::crc32c;
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskRead, join};
+
+use super::frame::{FRAME_HEADER_BYTES, FRAME_MAGIC, FRAME_VERSION, Frame, FrameHeader};
+use super::segment::{Previous, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentId, read_header};
+use super::{LogFloor, LogPosition};
+
+/// Bytes read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What a medium error costs at least.
+const PAGE_BYTES: usize = 4096;
+
+/// Damages listed one by one; the rest is only counted.
+const DAMAGE_LISTED_MAX: usize = 10_000;
+
+/// Takes the frames of one shard, on one thread.
+pub trait ReplayShard: Send {
+    /// A segment begins: what its frames say of label sets starts anew.
+    fn segment_start(&mut self, _segment: SegmentId) {}
+    /// The next frame. An error is reported as damage of that frame.
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), String>;
+    /// The segment ends. An error is reported as damage of it.
+    fn segment_end(&mut self, _segment: SegmentId) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Why a range of a segment is not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DamageReason {
+    /// The segment's header does not pass its checksum; its frames are read nevertheless.
+    SegmentHeader,
+    /// The file is another segment's under a wrong name.
+    Misnamed(SegmentId),
+    /// No valid frame header where one should be.
+    FrameHeader,
+    /// The payload does not pass its checksum.
+    Payload,
+    /// The frame would end beyond the segment.
+    Truncated,
+    /// A copy of a frame that was there before.
+    Duplicate,
+    /// So many acknowledged frames are missing from the end.
+    Missing(u32),
+    /// The medium does not give the bytes.
+    Unreadable,
+    /// The payload is whole but says nothing that can be understood.
+    Rejected(String),
+}
+
+impl fmt::Display for DamageReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DamageReason::SegmentHeader => f.write_str("bad segment header"),
+            DamageReason::Misnamed(id) => write!(f, "the file is segment {} under another name", id.file_name()),
+            DamageReason::FrameHeader => f.write_str("no valid frame"),
+            DamageReason::Payload => f.write_str("a frame fails its checksum"),
+            DamageReason::Truncated => f.write_str("a frame is cut"),
+            DamageReason::Duplicate => f.write_str("a frame is there twice"),
+            DamageReason::Missing(frames) => write!(f, "{frames} acknowledged frames are missing from the end"),
+            DamageReason::Unreadable => f.write_str("the medium does not give the bytes"),
+            DamageReason::Rejected(what) => write!(f, "a frame is whole but cannot be understood: {what}"),
+        }
+    }
+}
+
+/// A range of a segment that was stepped over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which segment.
+    pub segment: SegmentId,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+    /// Why.
+    pub reason: DamageReason,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} bytes at {}: {}", self.segment.file_name(), self.len, self.offset, self.reason)
+    }
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Segments read.
+    pub segments: usize,
+    /// Segments below the floor, left alone.
+    pub segments_below: usize,
+    /// Frames handed on.
+    pub frames: u64,
+    /// Bytes of the segments read.
+    pub bytes: u64,
+    /// Frames that are known to be missing, by their numbers.
+    pub frames_lost: u64,
+    /// Ranges stepped over, by segment and offset.
+    pub damage: Vec<Damage>,
+    /// Damages beyond those listed.
+    pub damage_unlisted: u64,
+    /// Incomplete ends of segments, normal after a crash: nothing acknowledged was there.
+    pub torn: Vec<Damage>,
+}
+
+impl ReplayReport {
+    /// Was every byte in order, torn tails aside?
+    pub fn is_clean(&self) -> bool {
+        self.damage.is_empty() && self.damage_unlisted == 0
+    }
+
+    fn add(&mut self, damage: Damage) {
+        tracing::warn!(%damage, "damage in the log");
+        if self.damage.len() < DAMAGE_LISTED_MAX {
+            self.damage.push(damage);
+        } else {
+            self.damage_unlisted += 1;
+        }
+    }
+
+    fn merge(&mut self, other: ReplayReport) {
+        self.segments += other.segments;
+        self.segments_below += other.segments_below;
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.frames_lost += other.frames_lost;
+        self.damage.extend(other.damage);
+        self.damage_unlisted += other.damage_unlisted;
+        self.torn.extend(other.torn);
+    }
+}
+
+/// Why a log cannot be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// Written by a newer program.
+    #[error(
+        "{file} has log format {found}, this program knows format {known}: it was written by a newer version; \
+         nothing was changed"
+    )]
+    OtherVersion {
+        /// Which file.
+        file: String,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// The disk did not let us read. Nothing is lost, but going on would be without these entries.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// Reads the log of a folder from `floor` on. `make` gives the taker of a shard's frames; shards run on up to `threads`
+/// threads (0: as many as there are processors). A missing folder is an empty log.
+pub fn replay<V: ReplayShard>(
+    disk: &dyn Disk,
+    dir: &str,
+    floor: &LogFloor,
+    threads: usize,
+    make: impl Fn(u32) -> V + Sync,
+) -> Result<ReplayReport, ReplayError> {
+    let mut report = ReplayReport::default();
+    let mut shards: BTreeMap<u32, Vec<SegmentId>> = BTreeMap::new();
+    let names = match disk.list(dir) {
+        Err(e) if e.is_not_found() => return Ok(report),
+        names => names?,
+    };
+    for id in names.iter().filter_map(|name| SegmentId::parse(name)) {
+        if id.number < floor.of(id.shard) {
+            report.segments_below += 1;
+        } else {
+            shards.entry(id.shard).or_default().push(id);
+        }
+    }
+    let mut jobs: Vec<(u32, Vec<SegmentId>)> = shards.into_iter().collect();
+    for (_, segments) in &mut jobs {
+        segments.sort_unstable();
+        for id in segments {
+            check_version(disk, dir, *id)?;
+        }
+    }
+    let threads = match threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let next = AtomicUsize::new(0);
+    let results: Mutex<BTreeMap<u32, Result<ReplayReport, ReplayError>>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..threads.min(jobs.len()) {
+            scope.spawn(|| {
+                while let Some((shard, segments)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = replay_shard(disk, dir, segments, &mut make(*shard));
+                    results.lock().insert(*shard, result);
+                }
+            });
+        }
+    });
+    for result in results.into_inner().into_values() {
+        report.merge(result?);
+    }
+    Ok(report)
+}
+
+/// Looks at the version before any frame is handed on.
+fn check_version(disk: &dyn Disk, dir: &str, id: SegmentId) -> Result<(), ReplayError> {
+    let file = join(dir, &id.file_name());
+    match disk.read_at(&file, 0, SEGMENT_HEADER_BYTES) {
+        Ok(bytes) => match read_header(&bytes) {
+            SegmentHeader::OtherVersion(found) => {
+                Err(ReplayError::OtherVersion { file, found, known: SEGMENT_VERSION })
+            }
+            _ => Ok(()),
+        },
+        Err(e) if e.kind == DiskErrorKind::Media => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn replay_shard<V: ReplayShard>(
+    disk: &dyn Disk,
+    dir: &str,
+    segments: &[SegmentId],
+    visitor: &mut V,
+) -> Result<ReplayReport, ReplayError> {
+    let mut report = ReplayReport::default();
+    let mut before: Option<Previous> = None;
+    for id in segments {
+        let file = join(dir, &id.file_name());
+        let window = Window::open(disk.open_read(&file)?)?;
+        let mut reader = SegmentReader { id: *id, file, window, numbers: Numbers::default(), report: &mut report };
+        let previous = reader.header();
+        if let (Some(before), Some(claimed)) = (before, previous)
+            && before.number == claimed.number
+            && before.frames < claimed.frames
+        {
+            reader.missing_before(before, claimed.frames - before.frames);
+        }
+        visitor.segment_start(*id);
+        reader.frames(visitor)?;
+        let size = reader.window.size;
+        let (frames, lost) = reader.numbers.finish();
+        report.segments += 1;
+        report.bytes += size;
+        report.frames_lost += lost;
+        before = Some(Previous { number: id.number, frames });
+        if let Err(what) = visitor.segment_end(*id) {
+            report.add(Damage { segment: *id, offset: 0, len: size, reason: DamageReason::Rejected(what) });
+        }
+    }
+    Ok(report)
+}
+
+/// One segment being read.
+struct SegmentReader<'a> {
+    id: SegmentId,
+    file: String,
+    window: Window,
+    numbers: Numbers,
+    report: &'a mut ReplayReport,
+}
+
+/// What lies at an offset.
+enum Found {
+    Frame(FrameHeader),
+    /// The header is good, the payload is not.
+    BadPayload(FrameHeader),
+    /// The header is good, the file ends before the payload does.
+    Cut,
+    Nothing,
+}
+
+impl SegmentReader<'_> {
+    fn damage(&mut self, from: u64, to: u64, reason: DamageReason) {
+        let segment = self.id;
+        self.report.add(Damage { segment, offset: from, len: to.saturating_sub(from), reason });
+    }
+
+    /// Reads the header; gives what it says of the segment before.
+    fn header(&mut self) -> Option<Previous> {
+        let size = self.window.size;
+        let header = read_header(self.window.get(0, SEGMENT_HEADER_BYTES));
+        let end = (SEGMENT_HEADER_BYTES as u64).min(size);
+        match header {
+            SegmentHeader::Ok { id, previous } if id == self.id => return previous,
+            SegmentHeader::Ok { id, .. } => self.damage(0, size, DamageReason::Misnamed(id)),
+            SegmentHeader::OtherVersion(_) | SegmentHeader::Damaged => {
+                // A crash while the segment was made leaves no frame: that is a torn tail, found below.
+                if self.search(0).is_some() {
+                    self.damage(0, end, DamageReason::SegmentHeader);
+                }
+            }
+        }
+        None
+    }
+
+    /// The segment before ends early: what looked like its torn tail was more.
+    fn missing_before(&mut self, before: Previous, frames: u32) {
+        let segment = SegmentId { shard: self.id.shard, number: before.number };
+        let torn = self.report.torn.iter().position(|t| t.segment == segment);
+        let (offset, len) = torn.map_or((0, 0), |i| {
+            let torn = self.report.torn.remove(i);
+            (torn.offset, torn.len)
+        });
+        self.report.frames_lost += u64::from(frames);
+        self.report.add(Damage { segment, offset, len, reason: DamageReason::Missing(frames) });
+    }
+
+    /// Hands on all frames.
+    fn frames<V: ReplayShard>(&mut self, visitor: &mut V) -> Result<(), ReplayError> {
+        let mut offset = SEGMENT_HEADER_BYTES as u64;
+        let size = self.window.size;
+        if size <= offset {
+            if size < offset && size > 0 {
+                self.torn(0, DamageReason::Truncated);
+            }
+            return self.window.result();
+        }
+        while offset < size {
+            let (next, reason) = match self.look(offset)? {
+                Found::Frame(header) => {
+                    self.hand_on(offset, header, visitor);
+                    offset += header.total_bytes();
+                    continue;
+                }
+                Found::BadPayload(header) => {
+                    let end = offset + header.total_bytes();
+                    // Believe the length where it leads to the end or to a frame.
+                    if end == size {
+                        (None, DamageReason::Payload)
+                    } else if self.header_at(end).is_some() {
+                        (Some(end), DamageReason::Payload)
+                    } else {
+                        (self.search(offset + 1), DamageReason::Payload)
+                    }
+                }
+                Found::Cut => (self.search(offset + 1), DamageReason::Truncated),
+                Found::Nothing => (self.search(offset + 1), DamageReason::FrameHeader),
+            };
+            self.window.result()?;
+            let is_unreadable = self.window.was_unreadable(offset, next.unwrap_or(size));
+            let reason = if is_unreadable { DamageReason::Unreadable } else { reason };
+            let Some(next) = next else {
+                if is_unreadable {
+                    self.damage(offset, size, reason);
+                } else {
+                    self.torn(offset, reason);
+                }
+                break;
+            };
+            self.damage(offset, next, reason);
+            offset = next;
+        }
+        self.window.result()
+    }
+
+    fn torn(&mut self, offset: u64, reason: DamageReason) {
+        let len = self.window.size - offset;
+        self.report.torn.push(Damage { segment: self.id, offset, len, reason });
+    }
+
+    fn hand_on<V: ReplayShard>(&mut self, offset: u64, header: FrameHeader, visitor: &mut V) {
+        let end = offset + header.total_bytes();
+        if !self.numbers.take(header.sequence) {
+            return self.damage(offset, end, DamageReason::Duplicate);
+        }
+        let position = LogPosition { shard: self.id.shard, segment: self.id.number, offset };
+        let payload = self.window.get(offset + FRAME_HEADER_BYTES as u64, header.length as usize);
+        self.report.frames += 1;
+        if let Err(what) = visitor.frame(Frame { kind: header.kind, sequence: header.sequence, position, payload }) {
+            self.damage(offset, end, DamageReason::Rejected(what));
+        }
+    }
+
+    fn header_at(&mut self, offset: u64) -> Option<FrameHeader> {
+        FrameHeader::read(self.window.get(offset, FRAME_HEADER_BYTES), self.id)
+    }
+
+    fn look(&mut self, offset: u64) -> Result<Found, ReplayError> {
+        let Some(header) = self.header_at(offset) else { return Ok(Found::Nothing) };
+        if header.version != FRAME_VERSION {
+            let found = u32::from(header.version);
+            return Err(ReplayError::OtherVersion { file: self.file.clone(), found, known: u32::from(FRAME_VERSION) });
+        }
+        if offset + header.total_bytes() > self.window.size {
+            return Ok(Found::Cut);
+        }
+        let total = FRAME_HEADER_BYTES + header.length as usize;
+        let payload = self.window.get(offset, total).get(FRAME_HEADER_BYTES..).unwrap_or_default();
+        let is_good = payload.len() == header.length as usize && crc32c(payload) == header.payload_crc;
+        Ok(if is_good { Found::Frame(header) } else { Found::BadPayload(header) })
+    }
+
+    /// The first valid frame header at or after `offset`.
+    fn search(&mut self, offset: u64) -> Option<u64> {
+        let mut at = offset;
+        while at + FRAME_HEADER_BYTES as u64 <= self.window.size {
+            let id = self.id;
+            let bytes = self.window.get(at, WINDOW_BYTES);
+            let mut seen = 0;
+            while let Some(hit) = bytes.get(seen..).and_then(|rest| rest.iter().position(|b| *b == FRAME_MAGIC[0])) {
+                let start = seen + hit;
+                let Some(candidate) = bytes.get(start..start + FRAME_HEADER_BYTES) else { break };
+                if FrameHeader::read(candidate, id).is_some() {
+                    return Some(at + start as u64);
+                }
+                seen = start + 1;
+            }
+            let step = bytes.len().saturating_sub(FRAME_HEADER_BYTES - 1);
+            if step == 0 {
+                break;
+            }
+            at += step as u64;
+        }
+        None
+    }
+}
+
+/// The frame numbers of a segment that have been seen.
+#[derive(Debug, Default)]
+struct Numbers {
+    next: u32,
+    missing: BTreeSet<u32>,
+    /// Missing numbers that are only counted: a gap too wide to list.
+    missing_more: u64,
+}
+
+/// Gaps wider than this are counted, not listed.
+const GAP_LISTED_MAX: u32 = 100_000;
+
+impl Numbers {
+    /// Notes a number; false if it was there before.
+    fn take(&mut self, number: u32) -> bool {
+        if number < self.next {
+            return self.missing.remove(&number);
+        }
+        let gap = number - self.next;
+        if gap <= GAP_LISTED_MAX {
+            self.missing.extend(self.next..number);
+        } else {
+            self.missing_more += u64::from(gap);
+        }
+        self.next = number.saturating_add(1);
+        true
+    }
+
+    /// The number after the last one seen, and how many before it are missing.
+    fn finish(&self) -> (u32, u64) {
+        (self.next, self.missing.len() as u64 + self.missing_more)
+    }
+}
+
+/// A file seen through a buffer that moves forward.
+#[derive(Debug)]
+struct Window {
+    file: Arc<dyn DiskRead>,
+    size: u64,
+    base: u64,
+    bytes: Vec<u8>,
+    unreadable: Vec<(u64, u64)>,
+    error: Option<DiskError>,
+}
+
+impl Window {
+    fn open(file: Arc<dyn DiskRead>) -> Result<Self, DiskError> {
+        let size = file.len()?;
+        Ok(Self { file, size, base: 0, bytes: Vec::new(), unreadable: Vec::new(), error: None })
+    }
+
+    /// `len` bytes at `offset`; fewer at the end of the file. Bytes that the medium does not give read as zeros; another
+    /// error is kept for [`Window::result`].
+    fn get(&mut self, offset: u64, len: usize) -> &[u8] {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = len.min(left);
+        let is_inside = offset >= self.base && offset + len as u64 <= self.base + self.bytes.len() as u64;
+        if !is_inside {
+            self.base = offset;
+            self.bytes = self.load(offset, len.max(WINDOW_BYTES).min(left));
+        }
+        let start = usize::try_from(offset - self.base).unwrap_or(usize::MAX);
+        self.bytes.get(start..start.saturating_add(len)).unwrap_or_default()
+    }
+
+    fn load(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        match self.file.read_at(offset, len) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind == DiskErrorKind::Media => self.load_pages(offset, len),
+            Err(e) => {
+                self.error.get_or_insert(e);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Page by page, so that one bad page costs only itself.
+    fn load_pages(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            let to_page_end = PAGE_BYTES - usize::try_from(at % PAGE_BYTES as u64).unwrap_or(0);
+            let want = to_page_end.min(len - bytes.len());
+            let target = bytes.len() + want;
+            match self.file.read_at(at, want) {
+                Ok(page) => bytes.extend_from_slice(&page),
+                Err(_) => self.unreadable.push((at, at + want as u64)),
+            }
+            bytes.resize(target, 0);
+        }
+        bytes
+    }
+
+    fn was_unreadable(&self, from: u64, to: u64) -> bool {
+        self.unreadable.iter().any(|(start, end)| *start < to && from < *end)
+    }
+
+    fn result(&self) -> Result<(), ReplayError> {
+        self.error.clone().map_or(Ok(()), |e| Err(e.into()))
+    }
+}

@@ -1,0 +1,1 @@
+//! The log over disks that fail, lose power, or rot.
