@@ -21,7 +21,19 @@ use std::sync::Arc;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch};
 pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
+mod head;
 pub mod memory;
+mod merge;
+mod part;
+mod place;
+mod record;
+mod set;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,549 @@
+//! The head: what was written since the last flush began, in columns, ready to read.
+//!
+//! ```text
+//! batch ─▶ resolve: label bytes → dense id      (one read lock per batch; new series one write lock per few)
+//!       ─▶ log …
+//!       ─▶ apply: page by page (one lock per run of ids)
+//! ```
+//!
+//! A head is a generation: at a flush a new, empty one takes its place and the old one, frozen, becomes a block. Series
+//! that no longer come are gone with it; nothing has to be collected.
+//!
+//! Invariants
+//! 1. Ids are dense, given in order, never given back while the head lives.
+//! 2. A frozen head gets no more samples: it is frozen when the last write that was resolved against it is applied.
+//! 3. The series table's lock is never held while a query evaluates matchers; the index has its own.
+
+pub(crate) mod page;
+mod postings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::{Condvar, Mutex, RwLock};
+use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
+use postings::HeadIndex;
+
+use crate::record::NO_SERIES;
+use crate::{NamedCount, StoreStats, TimeRange};
+use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
+
+/// New series registered under one hold of the table's write lock.
+const REGISTER_RUN: usize = 64;
+/// Versions of metadata kept for one metric family.
+const METADATA_VERSIONS: usize = 64;
+
+/// Counters that live as long as the store.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Number of the set of visible series; see [`crate::Snapshot::generation`].
+    pub(crate) generation: AtomicU64,
+    pub(crate) samples: AtomicU64,
+    pub(crate) late: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) refused_series: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+}
+
+#[derive(Default)]
+struct Series {
+    /// (hash, id)
+    table: HashTable<(u64, u32)>,
+    labels: Vec<Labels>,
+}
+
+impl Series {
+    fn find(&self, hash: u64, packed: &[u8]) -> Option<u32> {
+        let same = |(h, id): &(u64, u32)| *h == hash && self.labels[*id as usize].packed() == packed;
+        self.table.find(hash, same).map(|(_, id)| *id)
+    }
+}
+
+/// Series ids in label order, and each id's place in it.
+#[derive(Debug, Default)]
+struct Order {
+    ids: Vec<u32>,
+    rank: Vec<u32>,
+}
+
+/// A series of the head that a selector picked.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadSeries {
+    pub(crate) labels: Labels,
+    pub(crate) id: u32,
+    pub(crate) summary: Summary,
+}
+
+/// Metadata by metric family, the newest first.
+pub(crate) type MetadataMap = BTreeMap<String, Vec<Metadata>>;
+
+/// See the module.
+pub(crate) struct Head {
+    /// Generation: rises by one with every flush.
+    pub(crate) generation: u64,
+    series: RwLock<Series>,
+    index: RwLock<HeadIndex>,
+    pages: RwLock<Vec<Arc<Mutex<Page>>>>,
+    order: Mutex<Arc<Order>>,
+    exemplars: Mutex<BTreeMap<u32, Vec<Exemplar>>>,
+    metadata: Mutex<MetadataMap>,
+    writes: Mutex<usize>,
+    drained: Condvar,
+    touched: AtomicBool,
+    samples: AtomicU64,
+    bytes: AtomicI64,
+    min_ts: AtomicI64,
+    max_ts: AtomicI64,
+    /// When the first batch came, by the store's clock, ms; 0: none yet.
+    pub(crate) first_write_ms: AtomicI64,
+    counters: Arc<Counters>,
+}
+
+impl Head {
+    /// An empty head.
+    pub(crate) fn new(generation: u64, counters: Arc<Counters>) -> Self {
+        Self {
+            generation,
+            series: RwLock::default(),
+            index: RwLock::default(),
+            pages: RwLock::default(),
+            order: Mutex::default(),
+            exemplars: Mutex::default(),
+            metadata: Mutex::default(),
+            writes: Mutex::new(0),
+            drained: Condvar::new(),
+            touched: AtomicBool::new(false),
+            samples: AtomicU64::new(0),
+            bytes: AtomicI64::new(0),
+            min_ts: AtomicI64::new(i64::MAX),
+            max_ts: AtomicI64::new(i64::MIN),
+            first_write_ms: AtomicI64::new(0),
+            counters,
+        }
+    }
+
+    /// Takes part in this head: it is not frozen before the guard is gone.
+    pub(crate) fn enter(self: &Arc<Self>) -> WriteGuard {
+        *self.writes.lock() += 1;
+        WriteGuard { head: Arc::clone(self) }
+    }
+
+    /// Waits until no write is on its way into this head. The caller made sure that no new one comes.
+    pub(crate) fn wait_until_frozen(&self) {
+        let mut writes = self.writes.lock();
+        while *writes > 0 {
+            self.drained.wait(&mut writes);
+        }
+    }
+
+    /// Finds the ids of a batch's series, registering new ones up to `series_max` in all; those past it get
+    /// [`NO_SERIES`]. Returns how many were refused. Label sets of new series are taken from `elder` where it has them.
+    pub(crate) fn resolve(
+        &self,
+        batch: &WriteBatch,
+        ids: &mut Vec<u32>,
+        series_max: usize,
+        elder: Option<&Head>,
+    ) -> Result<usize, LabelsError> {
+        ids.clear();
+        ids.reserve(batch.series.len());
+        let mut missing: Vec<(u32, u64)> = Vec::new();
+        {
+            let series = self.series.read();
+            let mut next = u32::MAX;
+            for (k, s) in batch.series.iter().enumerate() {
+                let packed = packed(batch, s.labels)?;
+                // Clients repeat their series in the same order, which is the order of ids: try the next one first.
+                if series.labels.get(next as usize).is_some_and(|l| l.packed() == packed) {
+                    ids.push(next);
+                    next = next.wrapping_add(1);
+                    continue;
+                }
+                let hash = hash(packed);
+                match series.find(hash, packed) {
+                    Some(id) => {
+                        ids.push(id);
+                        next = id + 1;
+                    }
+                    None => {
+                        ids.push(NO_SERIES);
+                        missing.push((k as u32, hash));
+                    }
+                }
+            }
+        }
+        let mut refused = 0;
+        for run in missing.chunks(REGISTER_RUN) {
+            let labels: Vec<Labels> = run
+                .iter()
+                .map(|(k, hash)| {
+                    let bytes = packed(batch, batch.series[*k as usize].labels)?;
+                    match elder.and_then(|e| e.find_labels(*hash, bytes)) {
+                        Some(labels) => Ok(labels),
+                        None => Labels::from_packed(bytes),
+                    }
+                })
+                .collect::<Result<_, LabelsError>>()?;
+            refused += self.register(run, labels, ids, series_max);
+        }
+        Ok(refused)
+    }
+
+    fn register(&self, run: &[(u32, u64)], labels: Vec<Labels>, ids: &mut [u32], series_max: usize) -> usize {
+        // The index first: a series that can be found by a writer can be found by a query.
+        let mut index = self.index.write();
+        let mut series = self.series.write();
+        let mut pages = self.pages.write();
+        let mut bytes = 0;
+        let mut refused = 0;
+        for ((k, hash), labels) in run.iter().zip(labels) {
+            if let Some(id) = series.find(*hash, labels.packed()) {
+                ids[*k as usize] = id;
+                continue;
+            }
+            if series.labels.len() >= series_max {
+                refused += 1;
+                continue;
+            }
+            let id = series.labels.len() as u32;
+            let page = id as usize / PAGE_SERIES;
+            if page == pages.len() {
+                pages.push(Arc::new(Mutex::new(Page::new(page))));
+            }
+            pages[page].lock().push_series();
+            index.insert(id, labels.as_ref());
+            bytes += 200 + labels.packed().len() as i64 + 16 * labels.len() as i64;
+            series.labels.push(labels);
+            series.table.insert_unique(*hash, (*hash, id), |(h, _)| *h);
+            ids[*k as usize] = id;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        refused
+    }
+
+    fn find_labels(&self, hash: u64, packed: &[u8]) -> Option<Labels> {
+        let series = self.series.read();
+        series.find(hash, packed).map(|id| series.labels[id as usize].clone())
+    }
+
+    /// Adds a batch's samples, whose series have the ids `ids`. Takes the histograms out of the batch.
+    pub(crate) fn apply(&self, ids: &[u32], batch: &mut WriteBatch) -> Applied {
+        let mut applied = Applied::default();
+        let mut samples = 0u64;
+        let (mut min_ts, mut max_ts) = (i64::MAX, i64::MIN);
+        let mut k = 0;
+        while k < ids.len() {
+            if ids[k] == NO_SERIES {
+                k += 1;
+                continue;
+            }
+            let number = ids[k] as usize / PAGE_SERIES;
+            let page = self.page(ids[k]);
+            let mut page = page.lock();
+            // Most samples go to the page of the one before: one lock per run of ids.
+            while let Some(id) = ids.get(k).filter(|id| **id as usize / PAGE_SERIES == number) {
+                let (s, i) = (&batch.series[k], *id as usize % PAGE_SERIES);
+                k += 1;
+                let floats = s.floats.0 as usize..s.floats.1 as usize;
+                samples += floats.len() as u64;
+                for k in floats {
+                    let t = batch.ts[k];
+                    min_ts = min_ts.min(t);
+                    max_ts = max_ts.max(t);
+                    let start = if batch.start_ts.is_empty() { 0 } else { batch.start_ts[k] };
+                    page.push_float(i, t, batch.values[k], start, &mut applied);
+                }
+                for h in &mut batch.histograms[s.histograms.0 as usize..s.histograms.1 as usize] {
+                    samples += 1;
+                    min_ts = min_ts.min(h.ts);
+                    max_ts = max_ts.max(h.ts);
+                    let histogram = Arc::new(std::mem::take(&mut h.histogram));
+                    page.push_histogram(i, h.ts, histogram, h.start_ts, &mut applied);
+                }
+            }
+        }
+        if !batch.exemplars.is_empty() {
+            self.apply_exemplars(ids, batch);
+        }
+        if !batch.metadata.is_empty() {
+            let mut map = self.metadata.lock();
+            for (name, m) in batch.metadata.drain(..) {
+                add_metadata(&mut map, name, m);
+            }
+        }
+        self.touched.store(true, Ordering::Release);
+        self.min_ts.fetch_min(min_ts, Ordering::Relaxed);
+        self.max_ts.fetch_max(max_ts, Ordering::Relaxed);
+        self.samples.fetch_add(samples, Ordering::Relaxed);
+        self.bytes.fetch_add(applied.bytes, Ordering::Relaxed);
+        self.counters.samples.fetch_add(samples, Ordering::Relaxed);
+        self.counters.late.fetch_add(applied.late, Ordering::Relaxed);
+        self.counters.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
+        if applied.roster_changed {
+            self.counters.generation.fetch_add(1, Ordering::AcqRel);
+        }
+        applied
+    }
+
+    fn apply_exemplars(&self, ids: &[u32], batch: &WriteBatch) {
+        let mut map = self.exemplars.lock();
+        for (s, id) in batch.series.iter().zip(ids) {
+            if *id == NO_SERIES || s.exemplars.0 >= s.exemplars.1 {
+                continue;
+            }
+            let list = map.entry(*id).or_default();
+            for e in &batch.exemplars[s.exemplars.0 as usize..s.exemplars.1 as usize] {
+                if add_exemplar(list, e) {
+                    self.bytes.fetch_add(64 + e.labels.packed().len() as i64, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Nothing was ever applied?
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.touched.load(Ordering::Acquire)
+    }
+
+    /// Series registered.
+    pub(crate) fn series_len(&self) -> usize {
+        self.series.read().labels.len()
+    }
+
+    /// Memory held, bytes (about).
+    pub(crate) fn bytes(&self) -> usize {
+        usize::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Samples applied, repeats included.
+    pub(crate) fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Relaxed)
+    }
+
+    /// Earliest and latest sample.
+    pub(crate) fn time_bounds(&self) -> Option<TimeRange> {
+        let (min, max) = (self.min_ts.load(Ordering::Relaxed), self.max_ts.load(Ordering::Relaxed));
+        (min <= max).then_some(TimeRange { min, max })
+    }
+
+    /// Label set of a series.
+    pub(crate) fn labels(&self, id: u32) -> Labels {
+        self.series.read().labels[id as usize].clone()
+    }
+
+    /// Kinds of samples a series has.
+    pub(crate) fn kinds(&self, id: u32) -> u8 {
+        self.page(id).lock().summary(id as usize % PAGE_SERIES).kinds
+    }
+
+    fn page(&self, id: u32) -> Arc<Mutex<Page>> {
+        Arc::clone(&self.pages.read()[id as usize / PAGE_SERIES])
+    }
+
+    /// What a series has in `range`.
+    pub(crate) fn collect(&self, id: u32, range: TimeRange, out: &mut Pieces) {
+        self.page(id).lock().collect(id as usize % PAGE_SERIES, range, out);
+    }
+
+    /// About how many samples a series has in `range`.
+    pub(crate) fn samples_hint(&self, id: u32, range: TimeRange) -> usize {
+        self.page(id).lock().samples_hint(id as usize % PAGE_SERIES, range)
+    }
+
+    /// Series with a sample, below id `bound`, that all `matchers` accept, in label order. With `exact` their first and
+    /// last sample must leave room for one in `range`; without, the span is taken in the steps that keep a roster valid
+    /// while the generation stands.
+    pub(crate) fn select(&self, matchers: &[Matcher], range: TimeRange, bound: u32, exact: bool) -> Vec<HeadSeries> {
+        let ids: Vec<u32> = self.index.read().select(matchers).iter().take_while(|id| *id < bound).collect();
+        self.gather(ids, range, exact)
+    }
+
+    /// All series below `bound` with a sample in `range`, in label order.
+    pub(crate) fn all(&self, range: TimeRange, bound: u32) -> Vec<HeadSeries> {
+        let n = bound.min(self.series_len() as u32);
+        self.gather((0..n).collect(), range, true)
+    }
+
+    /// Labels and spans of `ids` (ascending), in label order.
+    fn gather(&self, ids: Vec<u32>, range: TimeRange, exact: bool) -> Vec<HeadSeries> {
+        let mut found: Vec<(u32, Summary)> = Vec::with_capacity(ids.len());
+        {
+            for run in ids.chunk_by(|a, b| *a as usize / PAGE_SERIES == *b as usize / PAGE_SERIES) {
+                let page = self.page(run[0]);
+                let page = page.lock();
+                for id in run {
+                    let s = page.summary(*id as usize % PAGE_SERIES);
+                    if s.may_cover(range) && (!exact || range.overlaps(s.min_ts, s.max_ts)) {
+                        found.push((*id, s));
+                    }
+                }
+            }
+        }
+        let order = self.order();
+        let ranked = order.rank.len() as u32;
+        // Ids are ascending: the ranked ones come first.
+        let (total, split) = (found.len(), found.partition_point(|(id, _)| *id < ranked));
+        let (old, new) = found.split_at_mut(split);
+        old.sort_unstable_by_key(|(id, _)| order.rank[*id as usize]);
+        let series = self.series.read();
+        new.sort_unstable_by(|(a, _), (b, _)| series.labels[*a as usize].cmp(&series.labels[*b as usize]));
+        let of = |(id, summary): &(u32, Summary)| HeadSeries {
+            labels: series.labels[*id as usize].clone(),
+            id: *id,
+            summary: *summary,
+        };
+        let mut out: Vec<HeadSeries> = Vec::with_capacity(total);
+        let (mut a, mut b) = (old.iter().peekable(), new.iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let first = series.labels[x.0 as usize] < series.labels[y.0 as usize];
+            out.extend(if first { a.next() } else { b.next() }.map(of));
+        }
+        out.extend(a.map(of));
+        out.extend(b.map(of));
+        out
+    }
+
+    /// The label order of all but a few series.
+    fn order(&self) -> Arc<Order> {
+        let mut order = self.order.lock();
+        let series = self.series.read();
+        let (have, all) = (order.rank.len(), series.labels.len());
+        if all - have > 64 + have / 16 {
+            let labels = |id: u32| &series.labels[id as usize];
+            let mut ids = Vec::with_capacity(all);
+            ids.extend_from_slice(&order.ids);
+            ids.extend(have as u32..all as u32);
+            // Two runs, the first of them sorted: the sort finds that.
+            ids[have..].sort_unstable_by(|a, b| labels(*a).cmp(labels(*b)));
+            ids.sort_by(|a, b| labels(*a).cmp(labels(*b)));
+            let mut rank = vec![0; all];
+            for (r, id) in ids.iter().enumerate() {
+                rank[*id as usize] = r as u32;
+            }
+            *order = Arc::new(Order { ids, rank });
+        }
+        Arc::clone(&order)
+    }
+
+    /// Exemplars of a series in `range`, by time.
+    pub(crate) fn exemplars(&self, id: u32, range: TimeRange) -> Vec<Exemplar> {
+        let map = self.exemplars.lock();
+        map.get(&id).into_iter().flatten().filter(|e| range.overlaps(e.ts, e.ts)).cloned().collect()
+    }
+
+    /// Ids of the series below `bound` that have exemplars and that `selectors` accept (all, where there is none).
+    pub(crate) fn with_exemplars(&self, selectors: &[Vec<Matcher>], bound: u32) -> Vec<(Labels, u32)> {
+        let ids: Vec<u32> = self.exemplars.lock().keys().copied().filter(|id| *id < bound).collect();
+        let accepts = |l: &Labels| {
+            selectors.is_empty() || selectors.iter().any(|ms| ms.iter().all(|m| m.matches_labels(l.as_ref())))
+        };
+        let series = self.series.read();
+        ids.into_iter().map(|id| (series.labels[id as usize].clone(), id)).filter(|(l, _)| accepts(l)).collect()
+    }
+
+    /// A copy of the metadata.
+    pub(crate) fn metadata(&self, metric: Option<&str>) -> MetadataMap {
+        let map = self.metadata.lock();
+        match metric {
+            None => map.clone(),
+            Some(name) => map.get_key_value(name).map(|(k, v)| (k.clone(), v.clone())).into_iter().collect(),
+        }
+    }
+
+    /// Adds this head's figures; top lists at most `top` long.
+    pub(crate) fn stats(&self, top: usize, out: &mut StoreStats) {
+        out.head_series += self.series_len() as u64;
+        let pages = self.pages.read().clone();
+        out.head_chunks += pages.iter().map(|p| p.lock().chunks() as u64).sum::<u64>();
+        let labels = self.series.read().labels.clone();
+        let mut by_name: BTreeMap<&str, (BTreeSet<&str>, u64)> = BTreeMap::new();
+        let mut by_metric: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut by_pair: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for l in &labels {
+            *by_metric.entry(l.metric_name()).or_default() += 1;
+            for (n, v) in l.iter() {
+                by_name.entry(n).or_default().0.insert(v);
+                *by_pair.entry((n, v)).or_default() += 1;
+            }
+        }
+        out.label_pairs += by_pair.len() as u64;
+        let list = |counts: Vec<(String, u64)>| top_of(counts, top);
+        out.series_by_metric = list(by_metric.into_iter().map(|(n, c)| (n.to_owned(), c)).collect());
+        let bytes = |v: &BTreeSet<&str>| v.iter().map(|s| s.len() as u64).sum();
+        out.bytes_by_label = list(by_name.iter().map(|(n, (v, _))| ((*n).to_owned(), bytes(v))).collect());
+        out.values_by_label = list(by_name.iter().map(|(n, (v, _))| ((*n).to_owned(), v.len() as u64)).collect());
+        out.series_by_pair = list(by_pair.into_iter().map(|((n, v), c)| (format!("{n}={v}"), c)).collect());
+    }
+}
+
+/// The `top` largest counts, ties by name.
+fn top_of(mut counts: Vec<(String, u64)>, top: usize) -> Vec<NamedCount> {
+    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    counts.truncate(top);
+    counts.into_iter().map(|(name, count)| NamedCount { name, count }).collect()
+}
+
+/// Adds an exemplar to a list by time, unless it is there.
+pub(crate) fn add_exemplar(list: &mut Vec<Exemplar>, e: &Exemplar) -> bool {
+    let from = list.partition_point(|x| x.ts < e.ts);
+    let to = list.partition_point(|x| x.ts <= e.ts);
+    let same = |x: &Exemplar| x.value.to_bits() == e.value.to_bits() && x.labels == e.labels;
+    if list[from..to].iter().any(same) {
+        return false;
+    }
+    list.insert(to, e.clone());
+    true
+}
+
+/// Adds metadata as the newest of its family.
+pub(crate) fn add_metadata(map: &mut MetadataMap, name: String, m: Metadata) {
+    let list = map.entry(name).or_default();
+    if list.first() == Some(&m) {
+        return;
+    }
+    list.retain(|have| *have != m);
+    list.insert(0, m);
+    list.truncate(METADATA_VERSIONS);
+}
+
+fn packed(batch: &WriteBatch, at: (u32, u32)) -> Result<&[u8], LabelsError> {
+    batch.label_bytes.get(at.0 as usize..at.1 as usize).ok_or(LabelsError::Malformed)
+}
+
+fn hash(packed: &[u8]) -> u64 {
+    rapidhash::v3::rapidhash_v3_seeded(packed, seed())
+}
+
+/// Drawn once per process, so that nobody outside can choose label sets that collide.
+fn seed() -> &'static rapidhash::v3::RapidSecrets {
+    static SEED: std::sync::OnceLock<rapidhash::v3::RapidSecrets> = std::sync::OnceLock::new();
+    SEED.get_or_init(|| {
+        use std::hash::BuildHasher;
+        rapidhash::v3::RapidSecrets::seed(std::hash::RandomState::new().hash_one(0u8))
+    })
+}
+
+/// A write on its way into a head; see [`Head::enter`].
+pub(crate) struct WriteGuard {
+    head: Arc<Head>,
+}
+
+impl std::ops::Deref for WriteGuard {
+    type Target = Arc<Head>;
+    fn deref(&self) -> &Arc<Head> {
+        &self.head
+    }
+}
+
+impl Drop for WriteGuard {
+    fn drop(&mut self) {
+        let mut writes = self.head.writes.lock();
+        *writes -= 1;
+        if *writes == 0 {
+            self.head.drained.notify_all();
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a reader sees: the heads and the blocks of one moment.
+//!
+//! ```text
+//! View (swapped as one)   heads: [present, being flushed …]   blocks: [newest … oldest]
+//! ```
+//!
+//! A snapshot holds its view; a block that a later view no longer names lives as long as a snapshot does. Series that
+//! appear after it was taken are not in it; samples that come to known series of the present head are.
+//!
+//! Invariant: whoever changes what is visible does that first and raises the generation after; a snapshot reads the
+//! generation first and the view after. So a roster made under a generation is never older than it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quiver_model::{Exemplar, Labels, Matcher, Metadata};
+
+use crate::head::{Head, add_exemplar, add_metadata};
+use crate::place::Place;
+use crate::set::Roster;
+use crate::{ReadError, SeriesSet, Snapshot, TimeRange};
+
+/// All that is visible.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    /// The one that takes writes first, then those being flushed, newest first.
+    pub(crate) heads: Vec<Arc<Head>>,
+}
+
+/// See the module.
+pub(crate) struct StoreSnapshot {
+    generation: u64,
+    places: Vec<Place>,
+}
+
+impl StoreSnapshot {
+    /// The view `view`; `generation` was read before the view was.
+    pub(crate) fn new(generation: u64, view: &View) -> Self {
+        let places = view.heads.iter().map(|h| Place::Head(Arc::clone(h), h.series_len() as u32)).collect();
+        Self { generation, places }
+    }
+
+    fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(move |p| p.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max)))
+    }
+
+    fn roster(&self, matchers: &[Matcher], range: TimeRange, exact: bool, max: usize) -> Result<Roster, ReadError> {
+        let mut lists = Vec::new();
+        // Without `exact` a head may get samples in the range while the roster is used.
+        for place in self.places.iter().filter(|p| !exact || self.covers(p, range)) {
+            lists.push((place.clone(), place.select(matchers, range, exact)?));
+        }
+        Roster::merge(lists, range, max)
+    }
+
+    fn covers(&self, place: &Place, range: TimeRange) -> bool {
+        place.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max))
+    }
+
+    /// Calls `each` with the label sets of the series that match any of the selectors.
+    fn each_labels(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        mut each: impl FnMut(&Labels),
+    ) -> Result<(), ReadError> {
+        if selectors.is_empty() {
+            for place in self.overlapping(range) {
+                place.all(range)?.iter().for_each(|s| each(&s.labels));
+            }
+        }
+        for matchers in selectors {
+            for place in self.overlapping(range) {
+                place.select(matchers, range, true)?.iter().for_each(|s| each(&s.labels));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot for StoreSnapshot {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError> {
+        if range.min > range.max {
+            return Ok(crate::set::empty());
+        }
+        Ok(Arc::new(self.roster(matchers, range, false, series_max)?))
+    }
+
+    fn label_names(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        self.each_labels(selectors, range, |labels| {
+            for (n, _) in labels.iter() {
+                if !names.contains(n) {
+                    names.insert(n.to_owned());
+                }
+            }
+        })?;
+        Ok(names.into_iter().take(limit).collect())
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut values: BTreeSet<String> = BTreeSet::new();
+        self.each_labels(selectors, range, |labels| {
+            let v = labels.get(name);
+            if !v.is_empty() && !values.contains(v) {
+                values.insert(v.to_owned());
+            }
+        })?;
+        Ok(values.into_iter().take(limit).collect())
+    }
+
+    fn exemplars(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+    ) -> Result<Vec<(Labels, Vec<Exemplar>)>, ReadError> {
+        let mut out: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
+        for place in &self.places {
+            for (labels, list) in place.exemplars(selectors, range)? {
+                if !list.is_empty() {
+                    let all = out.entry(labels).or_default();
+                    for e in &list {
+                        add_exemplar(all, e);
+                    }
+                }
+            }
+        }
+        Ok(out.into_iter().collect())
+    }
+
+    fn metadata(&self, metric: Option<&str>) -> Vec<(String, Vec<Metadata>)> {
+        let mut out = crate::head::MetadataMap::new();
+        // From the oldest place to the newest, each from its oldest to its newest.
+        for place in self.places.iter().rev() {
+            for (name, list) in place.metadata(metric) {
+                list.into_iter().rev().for_each(|m| add_metadata(&mut out, name.clone(), m));
+            }
+        }
+        out.into_iter().collect()
+    }
+
+    fn time_bounds(&self) -> Option<TimeRange> {
+        let all = self.places.iter().filter_map(Place::time_bounds);
+        all.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) })
+    }
+}

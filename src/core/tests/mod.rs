@@ -1,0 +1,4 @@
+//! The store against its oracle.
+
+mod head;
+mod oracle;
