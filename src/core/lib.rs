@@ -21,19 +21,28 @@ use std::sync::Arc;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch};
 pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
+mod background;
 mod head;
+mod ingest;
 pub mod memory;
 mod merge;
+pub mod options;
 mod part;
 mod place;
 mod record;
+mod replay;
 mod set;
 mod snapshot;
+mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod wire;
+
+pub use background::{TaskKind, TaskStatus};
+pub use options::{OpenError, StoreOptions};
+pub use store::Store;
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -47,6 +56,9 @@ pub struct WriteReceipt {
     pub histograms: u64,
     /// Exemplars acknowledged.
     pub exemplars: u64,
+    /// New series refused since the limit of active series is reached; the samples of the others are kept. Where all are
+    /// refused the write is [`WriteError::SeriesLimit`] instead.
+    pub refused_series: u64,
 }
 
 /// Why a write was not taken; nothing of it is kept.

@@ -68,7 +68,12 @@ impl Sink<'_> {
 
 impl Place {
     /// Series that all `matchers` accept, in label order; see [`Head::select`] for `exact`.
-    pub(crate) fn select(&self, matchers: &[Matcher], range: TimeRange, exact: bool) -> Result<Vec<PlaceSeries>, ReadError> {
+    pub(crate) fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        exact: bool,
+    ) -> Result<Vec<PlaceSeries>, ReadError> {
         match self {
             Place::Head(head, bound) => {
                 Ok(head.select(matchers, range, *bound, exact).into_iter().map(Into::into).collect())

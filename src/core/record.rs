@@ -10,7 +10,9 @@
 //! 2. Decoding checks every bound, and what it allocates is at most a small multiple of the payload.
 
 use quiver_model::batch::BatchHistogram;
-use quiver_model::{BatchSeries, Exemplar, Histogram, Labels, LabelsRef, Metadata, MetricKind, ResetHint, Span, WriteBatch};
+use quiver_model::{
+    BatchSeries, Exemplar, Histogram, Labels, LabelsRef, Metadata, MetricKind, ResetHint, Span, WriteBatch,
+};
 
 use crate::wire::{Cursor, put_bytes, put_varint, put_zigzag};
 

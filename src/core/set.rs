@@ -15,8 +15,8 @@ use std::sync::Arc;
 use quiver_model::{Labels, SampleColumn};
 
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
-use crate::place::{Place, PlaceSeries};
 use crate::merge::merge_columns;
+use crate::place::{Place, PlaceSeries};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
 
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,11 @@ pub(crate) struct Roster {
 
 impl Roster {
     /// Merges the lists of places, each in label order.
-    pub(crate) fn merge(lists: Vec<(Place, Vec<PlaceSeries>)>, range: TimeRange, series_max: usize) -> Result<Self, ReadError> {
+    pub(crate) fn merge(
+        lists: Vec<(Place, Vec<PlaceSeries>)>,
+        range: TimeRange,
+        series_max: usize,
+    ) -> Result<Self, ReadError> {
         let total = lists.iter().map(|(_, l)| l.len()).sum();
         let mut all: Vec<(Labels, PartOf)> = Vec::with_capacity(total);
         let mut places = Vec::with_capacity(lists.len());
@@ -123,5 +127,11 @@ impl SeriesSet for Roster {
 
 /// A set without series.
 pub(crate) fn empty() -> Arc<dyn SeriesSet> {
-    Arc::new(Roster { places: Vec::new(), range: TimeRange::ALL, labels: Vec::new(), first: vec![0], parts: Vec::new() })
+    Arc::new(Roster {
+        places: Vec::new(),
+        range: TimeRange::ALL,
+        labels: Vec::new(),
+        first: vec![0],
+        parts: Vec::new(),
+    })
 }

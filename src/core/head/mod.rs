@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex, RwLock};
-use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
 use postings::HeadIndex;
+use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
 
 use crate::record::NO_SERIES;
 use crate::{NamedCount, StoreStats, TimeRange};
@@ -46,6 +46,15 @@ pub(crate) struct Counters {
     pub(crate) refused_series: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) compactions: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a write.
+    pub(crate) fn add(&self, applied: &Applied, samples: u64) {
+        self.samples.fetch_add(samples, Ordering::Relaxed);
+        self.late.fetch_add(applied.late, Ordering::Relaxed);
+        self.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -279,9 +288,6 @@ impl Head {
         self.max_ts.fetch_max(max_ts, Ordering::Relaxed);
         self.samples.fetch_add(samples, Ordering::Relaxed);
         self.bytes.fetch_add(applied.bytes, Ordering::Relaxed);
-        self.counters.samples.fetch_add(samples, Ordering::Relaxed);
-        self.counters.late.fetch_add(applied.late, Ordering::Relaxed);
-        self.counters.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
         if applied.roster_changed {
             self.counters.generation.fetch_add(1, Ordering::AcqRel);
         }

@@ -257,9 +257,10 @@ impl Page {
     /// Gives an empty open column its times: those of a column that just got `t`, or new ones.
     #[cold]
     fn join(&mut self, i: usize, t: i64) {
-        let found = self.recent.iter().copied().find(|r| {
-            self.times.get(*r as usize).is_some_and(|times| times.users > 0 && times.ts.last() == Some(&t))
-        });
+        let found =
+            self.recent.iter().copied().find(|r| {
+                self.times.get(*r as usize).is_some_and(|times| times.users > 0 && times.ts.last() == Some(&t))
+            });
         let (column, start) = match found {
             Some(r) => (r, self.times[r as usize].ts.len() - 1),
             None => {
@@ -280,9 +281,10 @@ impl Page {
         let mine = &self.times[old as usize].ts[start..start + len];
         let found = self.recent.iter().copied().find(|r| {
             *r != old
-                && self.times.get(*r as usize).is_some_and(|x| {
-                    x.users > 0 && x.ts.get(len) == Some(&t) && x.ts[..len] == *mine
-                })
+                && self
+                    .times
+                    .get(*r as usize)
+                    .is_some_and(|x| x.users > 0 && x.ts.get(len) == Some(&t) && x.ts[..len] == *mine)
         });
         let column = match found {
             Some(r) => r,
@@ -417,8 +419,7 @@ impl Page {
             let overlaps = |p: &&Arc<Part>| range.overlaps(p.min_ts(), p.max_ts());
             out.late_sealed.extend(extra.late_sealed.iter().filter(overlaps).cloned());
             if !extra.late.is_empty() {
-                let mut late: Vec<Late> =
-                    extra.late.iter().filter(|l| range.overlaps(l.ts, l.ts)).cloned().collect();
+                let mut late: Vec<Late> = extra.late.iter().filter(|l| range.overlaps(l.ts, l.ts)).cloned().collect();
                 sort_late(&mut late, &mut out.late);
             }
         }

@@ -2,3 +2,4 @@
 
 mod head;
 mod oracle;
+mod store;

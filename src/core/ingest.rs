@@ -1,0 +1,200 @@
+//! The way of a batch: checked, resolved to ids, logged, applied, acknowledged.
+//!
+//! ```text
+//! write ─ check ─ enter head ─ resolve ─▶ log shard's queue ─▶ frame ─▶ fdatasync ─▶ apply ─▶ ack
+//!                    └────────── guard: the head is not frozen before ───────────────────┘
+//! ```
+//!
+//! The shard of the log follows the first series of the batch, so that one client's label sets are logged in one shard.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use quiver_model::{Limits, WriteBatch};
+use quiver_persistence::{LogEntry, LogError, LogPosition};
+use tokio::sync::oneshot;
+
+use crate::head::page::PAGE_SERIES;
+use crate::head::{Counters, WriteGuard};
+use crate::record::{self, NO_SERIES, SegmentRefs};
+use crate::{WriteError, WriteReceipt};
+
+/// Kind of the frames written here: samples and all that belongs to them.
+pub(crate) const FRAME_BATCH: u8 = 1;
+
+/// Buffers kept for the next batches.
+const POOL_BATCHES: usize = 32;
+/// Larger ones are given back to the allocator.
+const POOL_BYTES_MAX: usize = 4 << 20;
+
+/// Buffers to be used again.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    batches: Mutex<Vec<WriteBatch>>,
+    ids: Mutex<Vec<Vec<u32>>>,
+}
+
+impl Pool {
+    /// An empty batch.
+    pub(crate) fn batch(&self) -> WriteBatch {
+        self.batches.lock().pop().unwrap_or_default()
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.ids.lock().pop().unwrap_or_default()
+    }
+
+    fn put(&self, mut batch: WriteBatch, mut ids: Vec<u32>) {
+        if batch.label_bytes.capacity() + 24 * batch.ts.capacity() <= POOL_BYTES_MAX {
+            batch.clear();
+            let mut batches = self.batches.lock();
+            if batches.len() < POOL_BATCHES {
+                batches.push(batch);
+            }
+        }
+        if ids.capacity() * 4 <= POOL_BYTES_MAX {
+            ids.clear();
+            let mut all = self.ids.lock();
+            if all.len() < POOL_BATCHES {
+                all.push(ids);
+            }
+        }
+    }
+}
+
+/// A batch on its way through the log.
+pub(crate) struct Entry {
+    head: WriteGuard,
+    batch: WriteBatch,
+    ids: Vec<u32>,
+    receipt: WriteReceipt,
+    counters: Arc<Counters>,
+    pool: Arc<Pool>,
+    now_ms: i64,
+    done: oneshot::Sender<Result<WriteReceipt, WriteError>>,
+}
+
+/// Where the answer to an [`Entry`] comes.
+pub(crate) type Answer = oneshot::Receiver<Result<WriteReceipt, WriteError>>;
+
+impl Entry {
+    /// Resolves a batch that was checked against a head.
+    pub(crate) fn new(
+        head: WriteGuard,
+        elder: Option<&crate::head::Head>,
+        batch: WriteBatch,
+        series_max: usize,
+        now_ms: i64,
+        counters: &Arc<Counters>,
+        pool: &Arc<Pool>,
+    ) -> Result<(Self, Answer), WriteError> {
+        let mut ids = pool.ids();
+        let refused = head
+            .resolve(&batch, &mut ids, series_max, elder)
+            .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
+        let mut receipt = WriteReceipt { refused_series: refused as u64, ..WriteReceipt::default() };
+        for (s, id) in batch.series.iter().zip(&ids) {
+            if *id != NO_SERIES {
+                receipt.floats += u64::from(s.floats.1 - s.floats.0);
+                receipt.histograms += u64::from(s.histograms.1 - s.histograms.0);
+                receipt.exemplars += u64::from(s.exemplars.1 - s.exemplars.0);
+            }
+        }
+        if refused > 0 {
+            counters.refused_series.fetch_add(refused as u64, Ordering::Relaxed);
+            if refused == batch.series.len() && batch.metadata.is_empty() {
+                return Err(series_limit(series_max));
+            }
+        }
+        let (done, answer) = oneshot::channel();
+        let (counters, pool) = (Arc::clone(counters), Arc::clone(pool));
+        Ok((Self { head, batch, ids, receipt, counters, pool, now_ms, done }, answer))
+    }
+
+    /// Which shard of the log takes it.
+    pub(crate) fn shard(&self) -> usize {
+        self.ids.first().map_or(0, |id| *id as usize / PAGE_SERIES)
+    }
+}
+
+/// What a client is told whose new series are too many.
+pub(crate) fn series_limit(series_max: usize) -> WriteError {
+    WriteError::SeriesLimit(format!(
+        "the limit of {series_max} active series is reached: samples of new series are refused, those of known ones taken"
+    ))
+}
+
+impl LogEntry for Entry {
+    type SegmentState = SegmentRefs;
+
+    fn size_hint(&self) -> usize {
+        self.batch.heap_bytes()
+    }
+
+    fn encode(&self, state: &mut SegmentRefs, out: &mut Vec<u8>) -> u8 {
+        record::encode(&self.batch, &self.ids, self.head.generation, state, out);
+        FRAME_BATCH
+    }
+
+    fn committed(mut self, result: Result<LogPosition, LogError>) {
+        let answer = match result {
+            Ok(_) => {
+                let _ = self.head.first_write_ms.compare_exchange(
+                    0,
+                    self.now_ms.max(1),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                let applied = self.head.apply(&self.ids, &mut self.batch);
+                self.counters.add(&applied, self.receipt.floats + self.receipt.histograms);
+                self.pool.put(self.batch, self.ids);
+                Ok(self.receipt)
+            }
+            Err(e) => Err(e.into()),
+        };
+        drop(self.head);
+        // The client may have gone.
+        let _ = self.done.send(answer);
+    }
+}
+
+impl From<LogError> for WriteError {
+    fn from(e: LogError) -> Self {
+        match e {
+            LogError::Busy => WriteError::Busy(e.to_string()),
+            LogError::Full(_) => WriteError::DiskFull(e.to_string()),
+            LogError::Poisoned(_) => WriteError::Poisoned(e.to_string()),
+            LogError::TooLarge { .. } => WriteError::Rejected(e.to_string()),
+            LogError::Io(_) => WriteError::Busy(e.to_string()),
+            LogError::Closed => WriteError::Closed,
+        }
+    }
+}
+
+/// Are the ranges of a batch within its columns, and its times not too far ahead?
+pub(crate) fn check(batch: &WriteBatch, limits: &Limits, now_ms: i64) -> Result<(), WriteError> {
+    let malformed = || WriteError::Rejected("malformed batch".to_owned());
+    let columns = batch.values.len() == batch.ts.len()
+        && (batch.start_ts.is_empty() || batch.start_ts.len() == batch.ts.len())
+        && batch.series.len() < NO_SERIES as usize;
+    let within = |(from, to): (u32, u32), len: usize| from <= to && to as usize <= len;
+    let ranges = batch.series.iter().all(|s| {
+        within(s.labels, batch.label_bytes.len())
+            && within(s.floats, batch.ts.len())
+            && within(s.histograms, batch.histograms.len())
+            && within(s.exemplars, batch.exemplars.len())
+    });
+    if !columns || !ranges {
+        return Err(malformed());
+    }
+    let max = now_ms.saturating_add(limits.future_ms_max);
+    let latest = batch.ts.iter().copied().chain(batch.histograms.iter().map(|h| h.ts)).max();
+    match latest.filter(|t| *t > max) {
+        None => Ok(()),
+        Some(t) => Err(WriteError::Rejected(format!(
+            "sample time {t} ms is more than {} ms ahead of the server's clock ({now_ms} ms)",
+            limits.future_ms_max
+        ))),
+    }
+}

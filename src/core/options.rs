@@ -1,0 +1,100 @@
+//! How a store is set up, and why it may not open.
+
+use std::sync::Arc;
+
+use quiver_model::{Clock, Limits, SystemClock};
+use quiver_persistence::{DiskError, DiskErrorKind, LogOptions, ManifestError, ReplayError};
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// How a store is set up.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Limits on requests and queues.
+    pub limits: Limits,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// How the log is run.
+    pub log: LogOptions,
+    /// A head whose first sample came so long ago is flushed, ms.
+    pub flush_interval_ms: i64,
+    /// A head that takes as many bytes is flushed.
+    pub head_bytes_max: usize,
+    /// Blocks all of whose samples are older than this are dropped, ms; `None`: never.
+    pub retention_ms: Option<i64>,
+    /// Spans of time that blocks are merged into, rung by rung, ms. Each is a multiple of the one before.
+    pub ladder_ms: Vec<i64>,
+    /// Blocks larger than this are not merged by themselves.
+    pub compact_bytes_max: u64,
+    /// Decoded chunks of blocks kept for the next query, bytes.
+    pub cache_bytes_max: usize,
+    /// Flushes, merges and drops blocks by itself. Off: only on demand.
+    pub background: bool,
+    /// Threads that replay the log; 0: as many as there are processors.
+    pub replay_threads: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        let shards = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4) as u32;
+        let limits = Limits::default();
+        Self {
+            log: LogOptions { shards, queue_max: limits.write_queue_max, ..LogOptions::default() },
+            limits,
+            clock: Arc::new(SystemClock),
+            flush_interval_ms: 2 * HOUR_MS,
+            head_bytes_max: 512 << 20,
+            retention_ms: None,
+            ladder_ms: vec![2 * HOUR_MS, 12 * HOUR_MS, 72 * HOUR_MS],
+            compact_bytes_max: 8 << 30,
+            cache_bytes_max: 128 << 20,
+            background: true,
+            replay_threads: 0,
+        }
+    }
+}
+
+/// Why a data folder does not open. Nothing in it was changed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data folder {folder} is in use by another process")]
+    InUse {
+        /// Which folder.
+        folder: String,
+    },
+    /// A newer version wrote it.
+    #[error("{0}")]
+    Newer(String),
+    /// The manifest cannot be read.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk said no.
+    #[error("cannot open the data folder: {0}")]
+    Disk(DiskError),
+}
+
+impl From<DiskError> for OpenError {
+    fn from(e: DiskError) -> Self {
+        if e.kind == DiskErrorKind::Locked { OpenError::InUse { folder: e.path } } else { OpenError::Disk(e) }
+    }
+}
+
+impl From<ManifestError> for OpenError {
+    fn from(e: ManifestError) -> Self {
+        match e {
+            ManifestError::OtherVersion { .. } => OpenError::Newer(e.to_string()),
+            ManifestError::Damaged { .. } => OpenError::Damaged(e.to_string()),
+            ManifestError::Disk(e) => e.into(),
+        }
+    }
+}
+
+impl From<ReplayError> for OpenError {
+    fn from(e: ReplayError) -> Self {
+        match e {
+            ReplayError::OtherVersion { .. } => OpenError::Newer(e.to_string()),
+            ReplayError::Disk(e) => e.into(),
+        }
+    }
+}

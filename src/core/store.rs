@@ -1,0 +1,323 @@
+//! The store: a log, heads and blocks behind the traits of this crate.
+//!
+//! ```text
+//! open ─ lock ─ manifest ─ blocks ─ (reads begin) ─ replay ─ (writes begin) ─ … ─ close: drain, sync
+//! ```
+//!
+//! Invariants
+//! 1. The present head changes only under `gate`'s write lock: a write enters the head it will be applied to under the
+//!    read lock, so after a change no new write can enter the old head.
+//! 2. Nothing is flushed before the replay is over: the floor a rotation gives would pass over frames not yet read.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use quiver_model::WriteBatch;
+use quiver_persistence::log::LogHealth;
+use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
+
+use crate::background::{Background, TaskKind, TaskStatus};
+use crate::head::{Counters, Head};
+use crate::ingest::{Answer, Entry, Pool, check};
+use crate::options::{OpenError, StoreOptions};
+use crate::replay::{Phase, Progress, ShardReplay};
+use crate::snapshot::{StoreSnapshot, View};
+use crate::{BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, Source, StoreStats, WriteError, WriteReceipt};
+
+/// Folder of the log's segments.
+pub(crate) const LOG_DIR: &str = "log";
+/// Folder of the blocks.
+pub(crate) const BLOCK_DIR: &str = "blocks";
+/// Threads for background work: a flush never waits for a long merge.
+const BACKGROUND_THREADS: usize = 2;
+
+/// What the store's threads share.
+pub(crate) struct Inner {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: StoreOptions,
+    pub(crate) manifest: ManifestStore,
+    pub(crate) log: Log<Entry>,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) background: Arc<Background>,
+    gate: RwLock<()>,
+    pool: Arc<Pool>,
+    progress: Arc<Progress>,
+    replayed: Mutex<ReplayReport>,
+    is_closed: AtomicBool,
+}
+
+/// See the module.
+pub struct Store {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<DiskLock>>,
+}
+
+impl Store {
+    /// Opens the data folder at `path`, which is made if it is missing. See [`Store::open`].
+    pub fn open_dir(path: impl AsRef<Path>, options: StoreOptions) -> Result<Arc<Store>, OpenError> {
+        let path = path.as_ref();
+        let disk = RealDisk::create(path)?;
+        Self::open(Arc::new(disk), options).map_err(|e| match e {
+            OpenError::InUse { .. } => OpenError::InUse { folder: path.display().to_string() },
+            e => e,
+        })
+    }
+
+    /// Opens the store of a disk. It reads as soon as this returns; it takes writes (they wait) once the log is replayed,
+    /// see [`Store::wait_until_ready`].
+    pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Arc<Store>, OpenError> {
+        let lock = disk.lock("").map_err(|e| match e.into() {
+            OpenError::InUse { .. } => OpenError::InUse { folder: disk.name() },
+            e => e,
+        })?;
+        let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
+        let counters = Arc::new(Counters::default());
+        let floor = manifest.current().log_floor.clone();
+        let head = Arc::new(Head::new(1, Arc::clone(&counters)));
+        let view = View { heads: vec![Arc::clone(&head)] };
+        let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
+        let inner = Arc::new(Inner {
+            disk,
+            options,
+            manifest,
+            log,
+            view: ArcSwap::from_pointee(view),
+            counters,
+            background: Arc::default(),
+            gate: RwLock::new(()),
+            pool: Arc::default(),
+            progress: Arc::new(Progress::new()),
+            replayed: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        });
+        let store =
+            Arc::new(Store { inner: Arc::clone(&inner), threads: Mutex::default(), lock: Mutex::new(Some(lock)) });
+        store.start_replay(head)?;
+        for number in 0..BACKGROUND_THREADS {
+            let inner = Arc::clone(&inner);
+            store.spawn(&format!("background-{number}"), move || {
+                let tick = (number == 0 && inner.options.background).then_some(|b: &Background| inner.tick(b));
+                inner.background.work(|kind| inner.run(kind), tick);
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// Replays the log on a thread of its own; returns when it is known that it can be read.
+    fn start_replay(&self, head: Arc<Head>) -> Result<(), OpenError> {
+        let inner = Arc::clone(&self.inner);
+        let failure = Arc::new(Mutex::new(None));
+        let failed = Arc::clone(&failure);
+        self.spawn("replay", move || {
+            if let Err(e) = inner.replay(head) {
+                let text = e.to_string();
+                *failed.lock() = Some(e);
+                inner.progress.set(Phase::Failed(text));
+            }
+        })?;
+        match self.inner.progress.wait_while(&[Phase::Checking]) {
+            Phase::Failed(_) => match failure.lock().take() {
+                Some(e) => {
+                    self.close();
+                    Err(e)
+                }
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread = thread.map_err(|e| OpenError::Damaged(format!("cannot start the thread {name}: {e}")))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Blocks until the log is replayed.
+    pub fn wait_until_ready(&self) {
+        self.inner.progress.wait_while(&[Phase::Checking, Phase::Replaying]);
+    }
+
+    /// [`Store::wait_until_ready`] for async callers.
+    pub async fn ready(&self) {
+        self.inner.progress.finished().await;
+    }
+
+    /// An empty batch with room from earlier ones.
+    pub fn batch(&self) -> WriteBatch {
+        self.inner.pool.batch()
+    }
+
+    /// What the log's replay found at the start.
+    pub fn replay_report(&self) -> ReplayReport {
+        self.inner.replayed.lock().clone()
+    }
+
+    /// Figures of the log.
+    pub fn log_figures(&self) -> LogFigures {
+        self.inner.log.figures()
+    }
+
+    /// Background tasks that run or wait.
+    pub fn tasks(&self) -> Vec<TaskStatus> {
+        self.inner.background.status()
+    }
+
+    /// Holds back (or no longer) flushes, merges and drops that nobody asked for.
+    pub fn pause_background(&self, is_paused: bool) {
+        self.inner.background.pause(is_paused);
+    }
+
+    /// Ends background work, commits what is queued and lets go of the folder. What is in the head stays in the log.
+    pub fn close(&self) {
+        self.inner.is_closed.store(true, Ordering::Release);
+        self.inner.background.stop();
+        self.inner.log.close();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the store ended by a panic");
+            }
+        }
+        *self.lock.lock() = None;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn replay(&self, head: Arc<Head>) -> Result<(), OpenError> {
+        let floor = self.manifest.current().log_floor.clone();
+        let make = |_| ShardReplay::new(Arc::clone(&head), Some(Arc::clone(&self.progress)));
+        let report = replay(&*self.disk, LOG_DIR, &floor, self.options.replay_threads, make)?;
+        self.log.keep_damaged(&report);
+        if !head.is_empty() {
+            head.first_write_ms.store(self.options.clock.now_ms().max(1), Ordering::Relaxed);
+        }
+        if report.segments > 0 {
+            tracing::info!(
+                segments = report.segments,
+                frames = report.frames,
+                samples = head.samples(),
+                damages = report.damage.len(),
+                "the log is replayed"
+            );
+        }
+        *self.replayed.lock() = report;
+        self.progress.set(Phase::Ready);
+        Ok(())
+    }
+
+    fn begin_write(&self, batch: WriteBatch) -> Result<Answer, WriteError> {
+        let now_ms = self.options.clock.now_ms();
+        check(&batch, &self.options.limits, now_ms)?;
+        let (head, elder) = {
+            let _gate = self.gate.read();
+            let view = self.view.load();
+            let Some(head) = view.heads.first() else { return Err(WriteError::Closed) };
+            (head.enter(), view.heads.get(1).cloned())
+        };
+        let series_max = self.options.limits.active_series_max;
+        let (entry, answer) =
+            Entry::new(head, elder.as_deref(), batch, series_max, now_ms, &self.counters, &self.pool)?;
+        self.log.submit(entry.shard(), entry)?;
+        Ok(answer)
+    }
+
+    fn tick(&self, _background: &Background) {}
+
+    fn run(&self, _kind: TaskKind) -> Result<(), ReadError> {
+        Ok(())
+    }
+}
+
+impl Ingest for Store {
+    fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<WriteReceipt, WriteError>> {
+        Box::pin(async move {
+            if batch.is_empty() {
+                return Ok(WriteReceipt::default());
+            }
+            if self.inner.is_closed.load(Ordering::Acquire) {
+                return Err(WriteError::Closed);
+            }
+            if let Phase::Failed(why) = self.inner.progress.finished().await {
+                return Err(WriteError::Poisoned(why));
+            }
+            let answer = self.inner.begin_write(batch)?;
+            answer.await.unwrap_or(Err(WriteError::Closed))
+        })
+    }
+}
+
+impl Source for Store {
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        let generation = self.inner.counters.generation.load(Ordering::Acquire);
+        Arc::new(StoreSnapshot::new(generation, &self.inner.view.load()))
+    }
+}
+
+impl Maintain for Store {
+    fn flush(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.task(TaskKind::Flush)
+    }
+
+    fn compact(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.task(TaskKind::CompactAll)
+    }
+
+    fn stats(&self, top: usize) -> StoreStats {
+        let inner = &self.inner;
+        let view = inner.view.load();
+        let mut out = StoreStats::default();
+        if let Some(head) = view.heads.first() {
+            head.stats(top, &mut out);
+        }
+        let bounds = view.heads.iter().filter_map(|h| h.time_bounds());
+        if let Some(b) = bounds.reduce(|a, b| crate::TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) }) {
+            (out.head_min_ts, out.head_max_ts) = (b.min, b.max);
+        }
+        let manifest = inner.manifest.current();
+        out.blocks = manifest.entries.len() as u64;
+        out.block_bytes = manifest.entries.iter().map(|e| e.bytes).sum();
+        out.log_bytes = inner.log.bytes();
+        let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        out.samples_ingested = get(&inner.counters.samples);
+        out.conflicts = get(&inner.counters.conflicts);
+        out.flushes = get(&inner.counters.flushes);
+        out.compactions = get(&inner.counters.compactions);
+        out
+    }
+
+    fn health(&self) -> Health {
+        match self.inner.progress.phase() {
+            Phase::Checking | Phase::Replaying => Health::Starting,
+            Phase::Failed(why) => Health::ReadOnly(why),
+            Phase::Ready => match self.inner.log.health() {
+                LogHealth::Ok => Health::Ok,
+                LogHealth::Full(why) => Health::ReadOnly(format!("the disk is full: {why}")),
+                LogHealth::Poisoned(why) => Health::ReadOnly(why.to_string()),
+            },
+        }
+    }
+}
+
+impl Store {
+    fn task(&self, kind: TaskKind) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            self.ready().await;
+            let answer = self.inner.background.request(kind);
+            let closed = || ReadError::Io { file: self.inner.disk.name(), what: "the store is shutting down".into() };
+            answer.await.unwrap_or_else(|_| Err(closed()))
+        })
+    }
+}
