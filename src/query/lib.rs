@@ -17,12 +17,16 @@
 pub mod annotation;
 pub mod answer;
 pub mod context;
+pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod kernels;
+pub mod plan;
 pub mod promql;
+pub mod scan;
 
 pub use annotation::{Annotation, AnnotationKind, Annotations};
 pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 pub use context::{Features, QueryContext};
+pub use engine::{Engine, EngineOptions};
 pub use error::QueryError;

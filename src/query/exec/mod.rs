@@ -1,3 +1,15 @@
 //! Physical operators and the tile they exchange.
+//!
+//! Operators push: a parent hands its child a [`operator::TileSink`], the child announces its roster, then pushes tiles.
+//! A query is evaluated on one blocking thread with a deep stack (parallel parts fan out from there), so that operators are plain loops and
+//! long queries leave the threads that answer HTTP alone. For DataFusion each operator is an
+//! [`datafusion::physical_plan::ExecutionPlan`] ([`operator::PromExec`]) whose stream runs the same loops on a blocking
+//! thread and turns tiles into batches.
 
+pub mod batch;
+pub mod fold;
+pub mod operator;
+pub mod parallel;
+pub mod specs;
 pub mod tile;
+pub mod transform;

@@ -129,6 +129,25 @@ impl Tile {
         self.sids.len() - 1
     }
 
+    /// Keeps the first `rows` rows.
+    pub fn truncate_rows(&mut self, rows: usize) {
+        if rows >= self.rows() {
+            return;
+        }
+        let cells = rows * self.width;
+        self.sids.truncate(rows);
+        self.values.truncate(cells);
+        self.present.truncate(cells.div_ceil(64));
+        if cells & 63 != 0
+            && let Some(last) = self.present.last_mut()
+        {
+            *last &= (1 << (cells & 63)) - 1;
+        }
+        self.hist.truncate(self.hist.partition_point(|(c, _)| (*c as usize) < cells));
+        self.orig_ts.truncate(cells);
+        self.start_ts.truncate(cells);
+    }
+
     /// The histogram of a cell.
     pub fn histogram(&self, cell: usize) -> Option<&Arc<Histogram>> {
         let i = self.hist.binary_search_by_key(&(cell as u32), |(c, _)| *c).ok()?;

@@ -1,0 +1,102 @@
+//! Memory of queries: a pool per query under one pool of all.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::common::Result as DfResult;
+use datafusion::common::resources_err;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, MemoryReservation};
+
+/// The pool of all queries.
+pub fn total(bytes: usize) -> Arc<dyn MemoryPool> {
+    Arc::new(GreedyMemoryPool::new(bytes))
+}
+
+/// The pool of one query: refuses past its own limit, and passes the rest on to the pool of all.
+pub struct QueryPool {
+    parent: Arc<dyn MemoryPool>,
+    max: usize,
+    used: AtomicUsize,
+}
+
+impl fmt::Debug for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "query({} of {} bytes)", self.reserved(), self.max)
+    }
+}
+
+impl QueryPool {
+    /// A pool of at most `max` bytes under `parent`.
+    pub fn child(parent: &Arc<dyn MemoryPool>, max: usize) -> Arc<dyn MemoryPool> {
+        Arc::new(Self { parent: Arc::clone(parent), max, used: AtomicUsize::new(0) })
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.used.fetch_add(additional, Ordering::Relaxed);
+        self.parent.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+        self.parent.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> DfResult<()> {
+        let take = |used: usize| used.checked_add(additional).filter(|n| *n <= self.max);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return resources_err!(
+                "query would use more than its {} bytes of memory ({} asked for {additional} more at {})",
+                self.max,
+                reservation.consumer().name(),
+                self.reserved()
+            );
+        }
+        self.parent.try_grow(reservation, additional).inspect_err(|_| {
+            self.used.fetch_sub(additional, Ordering::Relaxed);
+        })
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::execution::memory_pool::MemoryConsumer;
+
+    #[test]
+    fn both_limits_hold_and_what_is_refused_is_not_kept() {
+        let all = total(100);
+        let one = QueryPool::child(&all, 60);
+        let two = QueryPool::child(&all, 60);
+        let a = MemoryConsumer::new("a").register(&one);
+        let b = MemoryConsumer::new("b").register(&two);
+        a.try_grow(50).unwrap();
+        assert!(a.try_grow(20).is_err(), "past the query's own limit");
+        b.try_grow(40).unwrap();
+        assert!(b.try_grow(15).is_err(), "past the limit of all");
+        assert_eq!((one.reserved(), two.reserved(), all.reserved()), (50, 40, 90));
+        drop(a);
+        assert_eq!((one.reserved(), all.reserved()), (0, 40));
+        b.try_grow(15).unwrap();
+    }
+}

@@ -1,0 +1,426 @@
+//! The front: takes a query, gives an answer, within limits.
+//!
+//! ```text
+//! promql() ─▶ register ─▶ wait for a turn ─▶ blocking thread with a deep stack: parse, plan, look up series, evaluate ─▶ answer
+//! ```
+//!
+//! Invariants
+//! 1. At most `query_concurrency_max` queries are evaluated at once, and at most `query_queue_max` wait; others are told to come back.
+//! 2. A query whose caller went away, whose time is up, or that was killed stops at the next check, inside kernels too.
+//! 3. Memory is reserved from a pool of the query under one pool of all queries.
+
+mod active;
+mod memory;
+mod result;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use datafusion::execution::memory_pool::MemoryPool;
+use quick_cache::sync::Cache;
+use quiver_core::{Snapshot, Source};
+use quiver_model::Limits;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{Answer, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
+use crate::context::{Features, QueryContext};
+use crate::error::QueryError;
+use crate::exec::operator::{Collect, PromExec, RunEnv, StepStats};
+use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::plan::{self, Lowered};
+use crate::promql::ast::{Expr, ValueType};
+
+pub use active::{ActiveQueries, ActiveQuery};
+pub use memory::QueryPool;
+
+/// Stack of the threads that parse, plan and evaluate; only what is touched is ever backed by memory.
+const STACK_BYTES: usize = 64 << 20;
+/// Parsed queries kept.
+const PARSED_MAX: usize = 1024;
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Limits.
+    pub limits: Limits,
+    /// Features.
+    pub features: Features,
+    /// How far back an instant selector looks, ms.
+    pub lookback_ms: i64,
+    /// Step of subqueries that name none, ms.
+    pub default_step_ms: i64,
+    /// Threads one large scan may use; 0: as many as there are cores.
+    pub threads: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            features: Features::default(),
+            lookback_ms: 300_000,
+            default_step_ms: 60_000,
+            threads: 0,
+        }
+    }
+}
+
+/// Answers PromQL over a source. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    source: Arc<dyn Source>,
+    options: EngineOptions,
+    threads: usize,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    active: ActiveQueries,
+    memory: Arc<dyn MemoryPool>,
+    parsed: Cache<Arc<str>, Arc<Expr>>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // May be dropped inside another runtime, where waiting is not allowed.
+        if let Some(rt) = self.runtime.take() {
+            rt.shutdown_background();
+        }
+    }
+}
+
+/// The value of a plan before it is an answer: rows over a grid.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// Type of the value.
+    pub kind: ValueType,
+    /// Steps.
+    pub grid: StepGrid,
+    /// Series.
+    pub roster: Arc<Roster>,
+    /// Rows, one per series.
+    pub tiles: Vec<Tile>,
+}
+
+/// A planned query.
+pub struct Planned {
+    /// The logical plan, or the text of a string literal.
+    pub lowered: Lowered,
+    /// The physical plan.
+    pub exec: Option<Arc<PromExec>>,
+    /// What it is evaluated with.
+    pub env: Arc<RunEnv>,
+}
+
+impl Engine {
+    /// An engine.
+    pub fn new(source: Arc<dyn Source>, options: EngineOptions) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = if options.threads == 0 { cores } else { options.threads };
+        // Nothing runs on its own thread but blocking work.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .thread_name("quiver-query")
+            .thread_stack_size(STACK_BYTES)
+            .thread_keep_alive(Duration::from_secs(60))
+            .max_blocking_threads(options.limits.query_concurrency_max.max(1) + 4)
+            .build()?;
+        let memory = memory::total(options.limits.query_memory_total_bytes_max);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                source,
+                threads,
+                turns: Arc::new(Semaphore::new(options.limits.query_concurrency_max.max(1))),
+                waiting: AtomicUsize::new(0),
+                active: ActiveQueries::default(),
+                memory,
+                parsed: Cache::new(PARSED_MAX),
+                runtime: Some(runtime),
+                options,
+            }),
+        })
+    }
+
+    /// Its options.
+    pub fn options(&self) -> &EngineOptions {
+        &self.inner.options
+    }
+
+    /// Queries that wait or run.
+    pub fn active(&self) -> &ActiveQueries {
+        &self.inner.active
+    }
+
+    /// The present state of what is stored.
+    pub fn snapshot(&self) -> Arc<dyn Snapshot> {
+        self.inner.source.snapshot()
+    }
+
+    /// Memory all queries share.
+    pub fn memory(&self) -> &Arc<dyn MemoryPool> {
+        &self.inner.memory
+    }
+
+    /// Answers a query.
+    pub async fn promql(&self, request: PromqlRequest) -> Result<Answer, QueryError> {
+        check_request(&request, &self.inner.options.limits)?;
+        let text = request.query.clone();
+        self.admitted(&text, &request.options.clone(), move |engine, ctx, queued| engine.answer(&request, ctx, queued))
+            .await
+    }
+
+    /// The logical and the physical plan of a query as text.
+    pub async fn explain(&self, request: PromqlRequest) -> Result<String, QueryError> {
+        check_request(&request, &self.inner.options.limits)?;
+        let text = request.query.clone();
+        self.admitted(&text, &request.options.clone(), move |engine, ctx, _| engine.explain_text(&request, ctx)).await
+    }
+
+    /// Waits for a turn, then runs `work` on a blocking thread with a deep stack. Everything that evaluates goes through
+    /// here; SQL too.
+    pub async fn admitted<T: Send + 'static>(
+        &self,
+        text: &str,
+        options: &QueryOptions,
+        work: impl FnOnce(&Engine, &Arc<QueryContext>, Duration) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let inner = &self.inner;
+        let limits = &inner.options.limits;
+        let now = Instant::now();
+        let timeout = options.timeout_ms.unwrap_or(limits.query_timeout_ms).min(limits.query_timeout_ms);
+        let deadline = now + Duration::from_millis(timeout);
+        let ctx = Arc::new(self.context(text, options, Some(deadline)));
+        // Whoever drops this future (a client that left) stops the query.
+        let _stop = StopOnDrop(ctx.cancel.clone());
+        let entry = inner.active.enter(text, &ctx);
+
+        let turn = match Arc::clone(&inner.turns).try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let _waiting = Waiting::new(&inner.waiting, limits.query_queue_max)?;
+                tokio::select! {
+                    turn = Arc::clone(&inner.turns).acquire_owned() => {
+                        turn.map_err(|_| QueryError::Busy("the engine is shutting down".into()))?
+                    }
+                    () = ctx.cancel.cancelled() => {
+                        return Err(QueryError::Canceled("query was canceled in query queue".into()));
+                    }
+                    () = tokio::time::sleep_until(deadline.into()) => {
+                        return Err(QueryError::Timeout("query timed out in query queue".into()));
+                    }
+                }
+            }
+        };
+        let queued = now.elapsed();
+        let Some(rt) = &inner.runtime else {
+            return Err(QueryError::Busy("the engine is shutting down".into()));
+        };
+        let engine = self.clone();
+        let job = rt.spawn_blocking(move || {
+            let result = work(&engine, &ctx, queued);
+            drop(entry);
+            drop(turn);
+            result
+        });
+        match job.await {
+            Ok(result) => result,
+            Err(e) if e.is_panic() => {
+                tracing::error!(query = text, "a query panicked");
+                Err(QueryError::Internal("unexpected error: the evaluation of the query panicked".into()))
+            }
+            Err(_) => Err(QueryError::Busy("the engine is shutting down".into())),
+        }
+    }
+
+    fn context(&self, text: &str, options: &QueryOptions, deadline: Option<Instant>) -> QueryContext {
+        let o = &self.inner.options;
+        let mut features = o.features;
+        if let Some(on) = options.use_start_timestamps {
+            features.use_start_timestamps = on;
+        }
+        let mut ctx = QueryContext::new(text, o.limits.clone(), features);
+        ctx.lookback_ms = options.lookback_ms.filter(|l| *l > 0).unwrap_or(o.lookback_ms);
+        ctx.default_step_ms = o.default_step_ms;
+        ctx.cancel = options.cancel.child_token();
+        ctx.deadline = deadline;
+        ctx
+    }
+
+    fn env(&self, ctx: &Arc<QueryContext>) -> Arc<RunEnv> {
+        let memory = QueryPool::child(&self.inner.memory, ctx.limits.query_memory_bytes_max);
+        Arc::new(RunEnv {
+            ctx: Arc::clone(ctx),
+            snapshot: self.inner.source.snapshot(),
+            memory,
+            threads: self.inner.threads,
+            stats: StepStats::default(),
+        })
+    }
+
+    /// Parses and plans a query; on a thread with a deep stack.
+    pub fn plan(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>) -> Result<Planned, QueryError> {
+        let expr = self.parse(&request.query, ctx)?;
+        self.plan_expr(expr, request, ctx)
+    }
+
+    fn parse(&self, text: &str, ctx: &QueryContext) -> Result<Expr, QueryError> {
+        let _ = (text, ctx, &self.inner.parsed);
+        Err(QueryError::Internal("no parser yet".into()))
+    }
+
+    pub(crate) fn plan_expr(
+        &self,
+        expr: Expr,
+        request: &PromqlRequest,
+        ctx: &Arc<QueryContext>,
+    ) -> Result<Planned, QueryError> {
+        let kind = expr.value_type();
+        let instant = request.step == 0 && request.start == request.end;
+        if !instant && !matches!(kind, ValueType::Vector | ValueType::Scalar) {
+            let word = if kind == ValueType::Matrix { "range vector" } else { kind.as_str() };
+            return Err(QueryError::BadData(format!(
+                "invalid expression type \"{word}\" for range query, must be Scalar or instant Vector"
+            )));
+        }
+        let lowered = plan::lower_query(&expr, request.start, request.end, request.step, ctx)?;
+        let env = self.env(ctx);
+        let exec = match &lowered {
+            Lowered::Plan(p, ..) => Some(plan::physical::build(p, &env)?),
+            Lowered::Text(_) => None,
+        };
+        Ok(Planned { lowered, exec, env })
+    }
+
+    /// Evaluates a planned query to rows; not for string literals and range vectors.
+    pub fn evaluate(&self, planned: &Planned) -> Result<Evaluated, QueryError> {
+        let (Lowered::Plan(_, kind, grid), Some(exec)) = (&planned.lowered, &planned.exec) else {
+            return Err(QueryError::Execution("a string has no rows".into()));
+        };
+        let mut sink = result::Held::new(&planned.env.ctx, Collect::default());
+        exec.run(&planned.env, &mut sink)?;
+        let Collect { roster, tiles } = sink.into_inner();
+        Ok(Evaluated { kind: *kind, grid: *grid, roster: roster.unwrap_or_default(), tiles })
+    }
+
+    fn answer(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>, queued: Duration) -> Result<Answer, QueryError> {
+        let begun = Instant::now();
+        let planned = self.plan(request, ctx)?;
+        self.answer_planned(planned, request, ctx, queued, begun)
+    }
+
+    pub(crate) fn answer_planned(
+        &self,
+        planned: Planned,
+        request: &PromqlRequest,
+        ctx: &Arc<QueryContext>,
+        queued: Duration,
+        begun: Instant,
+    ) -> Result<Answer, QueryError> {
+        let prepared = begun.elapsed();
+        let mut truncated = false;
+        let value = match &planned.lowered {
+            Lowered::Text(s) => AnswerValue::String(request.start, s.clone()),
+            Lowered::Plan(_, ValueType::Matrix, _) => {
+                let Some(exec) = &planned.exec else { return Err(QueryError::Internal("no plan".into())) };
+                let mut series = exec.operator().raw(&planned.env, exec.inputs())?;
+                series.sort_by(|a, b| a.labels.cmp(&b.labels));
+                AnswerValue::Matrix(series)
+            }
+            Lowered::Plan(..) => {
+                let instant = request.step == 0 && request.start == request.end;
+                result::value(self.evaluate(&planned)?, instant)
+            }
+        };
+        let value = result::cut(value, request.options.limit, &mut truncated);
+        ctx.check()?;
+        let stats = QueryStats {
+            samples_read: ctx.samples_read(),
+            queryable_samples: planned.env.stats.total(),
+            queryable_samples_per_step: Vec::new(),
+            peak_samples: ctx.samples_peak(),
+            prepare_seconds: prepared.as_secs_f64(),
+            queue_seconds: queued.as_secs_f64(),
+            eval_seconds: begun.elapsed().saturating_sub(prepared).as_secs_f64(),
+        };
+        Ok(Answer { value, annotations: ctx.annotations(), truncated, stats })
+    }
+
+    fn explain_text(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>) -> Result<String, QueryError> {
+        let planned = self.plan(request, ctx)?;
+        let mut out = String::new();
+        if let Lowered::Plan(p, ..) = &planned.lowered {
+            out.push_str(&format!("logical plan\n{}\n", p.display_indent()));
+        }
+        if let Some(e) = &planned.exec {
+            let plan = datafusion::physical_plan::displayable(e.as_ref()).indent(false).to_string();
+            out.push_str(&format!("\nphysical plan\n{plan}"));
+        }
+        Ok(out)
+    }
+}
+
+fn check_request(request: &PromqlRequest, limits: &Limits) -> Result<(), QueryError> {
+    if request.query.len() > limits.query_bytes_max {
+        return Err(QueryError::BadData(format!("a query may have at most {} bytes", limits.query_bytes_max)));
+    }
+    if request.end < request.start {
+        return Err(QueryError::BadData("end timestamp must not be before start time".into()));
+    }
+    if request.step < 0 || (request.step == 0 && request.end != request.start) {
+        return Err(QueryError::BadData(
+            "zero or negative query resolution step widths are not accepted. Try a positive integer".into(),
+        ));
+    }
+    if request.step > 0 && (request.end - request.start) / request.step > limits.query_points_max {
+        return Err(QueryError::BadData(format!(
+            "exceeded maximum resolution of {} points per timeseries. Try decreasing the query resolution (?step=XX)",
+            grouped(limits.query_points_max)
+        )));
+    }
+    Ok(())
+}
+
+/// 11000 as `11,000`.
+fn grouped(n: i64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+struct StopOnDrop(CancellationToken);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize, max: usize) -> Result<Self, QueryError> {
+        if count.fetch_add(1, Ordering::SeqCst) >= max {
+            count.fetch_sub(1, Ordering::SeqCst);
+            return Err(QueryError::Busy("too many queries are waiting; try again later".into()));
+        }
+        Ok(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,351 @@
+//! The scan that folds: each series is read once, into a buffer that is used again, and folded into a row of steps.
+//!
+//! ```text
+//! SeriesSet::read ─▶ SampleColumn (reused) ─▶ SeriesFold ─▶ row of a tile ─▶ sink, in series order
+//! ```
+//!
+//! Samples never leave here. Large selections are cut into chunks of series that several threads take in turn; tiles reach the sink
+//! in the order of series all the same.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quiver_core::{Need, SeriesSet, TimeRange};
+use quiver_model::{Labels, SampleColumn};
+
+use crate::annotation::Annotations;
+use crate::error::QueryError;
+use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink};
+use crate::exec::parallel;
+use crate::exec::tile::{Roster, StepGrid, Tile};
+
+/// Cells of one tile: 1 MiB of values.
+pub const TILE_CELLS: usize = 1 << 17;
+/// Rows of one tile at most.
+pub const TILE_ROWS: usize = 1024;
+/// Samples from which on a scan is worth a second thread.
+const PARALLEL_SAMPLES: usize = 400_000;
+
+/// Rows of tiles of a width.
+pub fn rows_per_tile(width: usize) -> usize {
+    (TILE_CELLS / width.max(1)).clamp(1, TILE_ROWS)
+}
+
+/// Folds the samples of one series after the other into rows of steps.
+pub trait SeriesFold: Send {
+    /// Folds a series into row `row` of `tile`, all of whose cells are absent. Returns samples looked at over all steps.
+    fn fold(&mut self, samples: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize)
+    -> Result<u64, QueryError>;
+
+    /// What there is to report, once all series are done.
+    fn annotations(&mut self) -> Annotations;
+}
+
+/// Makes folds, one per thread; `args` are the scalar arguments, a value per step each.
+pub trait FoldSpec: fmt::Debug + Send + Sync {
+    /// A fold.
+    fn make(&self, env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError>;
+    /// For EXPLAIN.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// A selector with the function over it.
+pub struct FoldOp {
+    set: Arc<dyn SeriesSet>,
+    range: TimeRange,
+    need: Need,
+    grid: StepGrid,
+    roster: Arc<Roster>,
+    spec: Arc<dyn FoldSpec>,
+}
+
+impl fmt::Debug for FoldOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fold({:?}, {} series)", self.spec, self.set.len())
+    }
+}
+
+impl FoldOp {
+    /// A fold over the series of a set; `roster` has a row per series of the set.
+    pub fn new(
+        set: Arc<dyn SeriesSet>,
+        range: TimeRange,
+        need: Need,
+        grid: StepGrid,
+        roster: Arc<Roster>,
+        spec: Arc<dyn FoldSpec>,
+    ) -> Self {
+        Self { set, range, need, grid, roster, spec }
+    }
+
+    /// Chunks of series it is cut into.
+    pub fn chunks(&self) -> usize {
+        self.set.len().div_ceil(rows_per_tile(self.grid.len))
+    }
+
+    /// Threads worth using.
+    pub fn threads(&self, env: &RunEnv) -> usize {
+        let n = self.set.len();
+        if env.threads <= 1 || n < 2 {
+            return 1;
+        }
+        let look = n.min(32);
+        let hint: usize = (0..look).map(|i| self.set.samples_hint(i * n / look)).sum();
+        let samples = (hint / look).saturating_mul(n).saturating_add(n.saturating_mul(self.grid.len));
+        if samples < PARALLEL_SAMPLES { 1 } else { env.threads }
+    }
+
+    /// Reads and folds chunk `c` into a tile; rows without any sample are left out.
+    pub fn chunk(
+        &self,
+        env: &RunEnv,
+        fold: &mut dyn SeriesFold,
+        column: &mut SampleColumn,
+        c: usize,
+    ) -> Result<Tile, QueryError> {
+        let width = self.grid.len;
+        let per = rows_per_tile(width);
+        let series = c * per..((c + 1) * per).min(self.set.len());
+        let mut tile = Tile::new(width, vec![0; series.len()]);
+        let mut row = 0;
+        let mut looked = 0;
+        let mut read = 0;
+        for i in series {
+            if i & 15 == 0 || width > 64 {
+                env.ctx.check()?;
+            }
+            self.set.read(i, self.range, self.need, column)?;
+            read += column.len() as u64;
+            if column.is_empty() {
+                continue;
+            }
+            looked += fold.fold(column, self.set.labels(i), &mut tile, row)?;
+            if row_present(&tile, row) {
+                tile.sids[row] = i as u32;
+                row += 1;
+            }
+        }
+        tile.truncate_rows(row);
+        env.ctx.count_read(read);
+        env.stats.add(looked);
+        Ok(tile)
+    }
+}
+
+fn row_present(tile: &Tile, row: usize) -> bool {
+    let (lo, hi) = (row * tile.width, (row + 1) * tile.width);
+    let (first, last) = (lo >> 6, (hi - 1) >> 6);
+    let mask_lo = u64::MAX << (lo & 63);
+    let mask_hi = u64::MAX >> (63 - ((hi - 1) & 63));
+    if first == last {
+        return tile.present[first] & mask_lo & mask_hi != 0;
+    }
+    tile.present[first] & mask_lo != 0
+        || tile.present[last] & mask_hi != 0
+        || tile.present[first + 1..last].iter().any(|w| *w != 0)
+}
+
+impl TileOperator for FoldOp {
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(" ")?;
+        self.spec.describe(f)
+    }
+
+    fn roster(&self) -> Option<&Arc<Roster>> {
+        Some(&self.roster)
+    }
+
+    fn as_fold(&self) -> Option<&FoldOp> {
+        Some(self)
+    }
+
+    fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
+        let mut args = Vec::with_capacity(inputs.len());
+        for i in inputs {
+            args.push(i.collect_scalar(env)?);
+        }
+        let args = Arc::new(args);
+        // Made once here, so that a bad argument is an error even where no series is.
+        let first = parking_lot::Mutex::new(Some(self.spec.make(env, &args)?));
+        sink.begin(&self.roster)?;
+        struct Worker<'a> {
+            fold: Option<Box<dyn SeriesFold>>,
+            column: SampleColumn,
+            env: &'a RunEnv,
+        }
+        impl Drop for Worker<'_> {
+            fn drop(&mut self) {
+                if let Some(f) = &mut self.fold {
+                    self.env.ctx.annotate(f.annotations());
+                }
+            }
+        }
+        parallel::ordered(
+            self.threads(env),
+            self.chunks(),
+            || {
+                let fold = first.lock().take().or_else(|| self.spec.make(env, &args).ok());
+                Worker { fold, column: SampleColumn::default(), env }
+            },
+            |w, c| match &mut w.fold {
+                Some(f) => self.chunk(env, f.as_mut(), &mut w.column, c),
+                None => Err(QueryError::Internal("no fold".into())),
+            },
+            |tile| if tile.rows() == 0 { Ok(()) } else { sink.push(tile) },
+        )
+    }
+}
+
+/// A fold over the rows of another plan: a subquery. Rows become samples at the times of their grid.
+pub struct SubqueryFoldOp {
+    grid: StepGrid,
+    spec: Arc<dyn FoldSpec>,
+    keep_name: bool,
+    delayed: bool,
+}
+
+impl fmt::Debug for SubqueryFoldOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SubqueryFold({:?})", self.spec)
+    }
+}
+
+impl SubqueryFoldOp {
+    /// A fold whose first input is the plan on the inner grid, the others scalar arguments.
+    pub fn new(grid: StepGrid, spec: Arc<dyn FoldSpec>, keep_name: bool, delayed: bool) -> Self {
+        Self { grid, spec, keep_name, delayed }
+    }
+}
+
+impl TileOperator for SubqueryFoldOp {
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(" subquery ")?;
+        self.spec.describe(f)
+    }
+
+    fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
+        let Some((child, scalars)) = inputs.split_first() else {
+            return Err(QueryError::Internal("a subquery has an input".into()));
+        };
+        let mut args = Vec::with_capacity(scalars.len());
+        for i in scalars {
+            args.push(i.collect_scalar(env)?);
+        }
+        let mut s = SubquerySink {
+            op: self,
+            env,
+            fold: self.spec.make(env, &Arc::new(args))?,
+            inner: child.grid(),
+            rows: Vec::new(),
+            column: SampleColumn::default(),
+            sink,
+        };
+        child.run(env, &mut s)?;
+        env.ctx.annotate(s.fold.annotations());
+        Ok(())
+    }
+}
+
+struct SubquerySink<'a> {
+    op: &'a SubqueryFoldOp,
+    env: &'a RunEnv,
+    fold: Box<dyn SeriesFold>,
+    inner: StepGrid,
+    rows: Vec<Labels>,
+    column: SampleColumn,
+    sink: &'a mut dyn TileSink,
+}
+
+impl TileSink for SubquerySink<'_> {
+    fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError> {
+        self.rows = roster.rows.iter().map(|r| r.labels.clone()).collect();
+        let out = renamed(roster, self.op.keep_name, self.op.delayed);
+        self.sink.begin(&out)
+    }
+
+    fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
+        let width = self.op.grid.len;
+        let per = rows_per_tile(width);
+        let mut out = Tile::new(width, vec![0; per.min(tile.rows())]);
+        let mut row = 0;
+        for r in 0..tile.rows() {
+            self.env.ctx.check()?;
+            row_samples(&tile, r, self.inner, &mut self.column);
+            if self.column.is_empty() {
+                continue;
+            }
+            let sid = tile.sids[r];
+            let Some(labels) = self.rows.get(sid as usize) else { continue };
+            // What the inner plan looked at was counted there.
+            self.fold.fold(&self.column, labels, &mut out, row)?;
+            if row_present(&out, row) {
+                out.sids[row] = sid;
+                row += 1;
+            }
+            if row == out.rows() {
+                let full = std::mem::replace(&mut out, Tile::new(width, vec![0; per.min(tile.rows() - r - 1)]));
+                row = 0;
+                if full.rows() > 0 {
+                    self.sink.push(full)?;
+                }
+            }
+        }
+        out.truncate_rows(row);
+        if row > 0 { self.sink.push(out) } else { Ok(()) }
+    }
+}
+
+/// The samples of a row, at the times of its grid. Reset hints that compare with a neighbour are forgotten: the neighbour
+/// need not be among the steps.
+pub fn row_samples(tile: &Tile, row: usize, grid: StepGrid, out: &mut SampleColumn) {
+    out.clear();
+    let base = row * tile.width;
+    let mut hist = tile.row_histograms(row).iter().peekable();
+    for step in 0..tile.width {
+        let cell = base + step;
+        if !tile.is_present(cell) {
+            continue;
+        }
+        match hist.peek() {
+            Some((c, h)) if *c as usize == cell => {
+                let h = match h.reset_hint {
+                    quiver_model::ResetHint::Yes | quiver_model::ResetHint::No => {
+                        let mut copy = (**h).clone();
+                        copy.reset_hint = quiver_model::ResetHint::Unknown;
+                        Arc::new(copy)
+                    }
+                    _ => Arc::clone(h),
+                };
+                out.push_histogram(grid.time(step), h, 0);
+                hist.next();
+            }
+            _ => out.push_float(grid.time(step), tile.values[cell], 0),
+        }
+    }
+}
+
+/// The roster after an operation that drops the metric name: at once, or marked to be dropped at the end.
+pub fn renamed(roster: &Arc<Roster>, keep_name: bool, delayed: bool) -> Arc<Roster> {
+    use crate::exec::tile::RosterRow;
+    if delayed {
+        if keep_name || roster.rows.iter().all(|r| r.drop_name) {
+            return Arc::clone(roster);
+        }
+        let rows = roster.rows.iter().map(|r| RosterRow { labels: r.labels.clone(), drop_name: true }).collect();
+        return Arc::new(Roster { rows });
+    }
+    if keep_name {
+        return Arc::clone(roster);
+    }
+    let dropped = |r: &RosterRow| RosterRow { labels: without_metadata(&r.labels), drop_name: false };
+    Arc::new(Roster { rows: roster.rows.iter().map(dropped).collect() })
+}
+
+/// Labels without the metric's name, type and unit.
+pub fn without_metadata(labels: &Labels) -> Labels {
+    if labels.iter().any(|(n, _)| is_metadata(n)) { labels.filtered(|n| !is_metadata(n)) } else { labels.clone() }
+}
+
+fn is_metadata(name: &str) -> bool {
+    matches!(name, "__name__" | "__type__" | "__unit__")
+}

@@ -1,0 +1,366 @@
+//! What a physical operator is, and how it is an `ExecutionPlan`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result as DfResult, plan_err};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::{Count, MetricValue, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Metric, PlanProperties};
+use quiver_core::Snapshot;
+
+use crate::context::QueryContext;
+use crate::error::QueryError;
+use crate::exec::batch::{self, Columns};
+use crate::exec::tile::{Roster, RosterRow, StepGrid, Tile};
+
+/// What an evaluation works with.
+pub struct RunEnv {
+    /// Limits, cancellation, annotations.
+    pub ctx: Arc<QueryContext>,
+    /// What is stored.
+    pub snapshot: Arc<dyn Snapshot>,
+    /// Memory of this query.
+    pub memory: Arc<dyn MemoryPool>,
+    /// Threads large scans may use.
+    pub threads: usize,
+    /// Samples per step, where they are asked for.
+    pub stats: StepStats,
+}
+
+impl fmt::Debug for RunEnv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunEnv").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+/// Samples looked at: Prometheus's `totalQueryableSamples`.
+#[derive(Debug, Default)]
+pub struct StepStats {
+    total: AtomicU64,
+}
+
+impl StepStats {
+    /// Counts.
+    pub fn add(&self, samples: u64) {
+        self.total.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    /// All so far.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes what an operator produces.
+pub trait TileSink {
+    /// Called once, before the first tile: the series of all tiles to come.
+    fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError>;
+    /// A tile.
+    fn push(&mut self, tile: Tile) -> Result<(), QueryError>;
+}
+
+/// The inside of a physical operator. It has no state of its own between runs.
+pub trait TileOperator: fmt::Debug + Send + Sync {
+    /// What stands in EXPLAIN after the name.
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+
+    /// Evaluates, and pushes what comes out.
+    fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError>;
+
+    /// Its series, where they are known before any sample is read.
+    fn roster(&self) -> Option<&Arc<Roster>> {
+        None
+    }
+
+    /// The samples of a range vector that is the answer itself.
+    fn raw(&self, _env: &RunEnv, _inputs: &[Arc<PromExec>]) -> Result<Vec<crate::answer::AnswerSeries>, QueryError> {
+        Err(QueryError::Internal("not a range vector".into()))
+    }
+
+    /// For a scan that folds: access to it by a parent that can take its rows where they are made.
+    fn as_fold(&self) -> Option<&crate::exec::fold::FoldOp> {
+        None
+    }
+}
+
+/// A physical node: an operator, its grid and its inputs.
+pub struct PromExec {
+    name: &'static str,
+    op: Arc<dyn TileOperator>,
+    grid: StepGrid,
+    inputs: Vec<Arc<PromExec>>,
+    children: Vec<Arc<dyn ExecutionPlan>>,
+    properties: Arc<PlanProperties>,
+    env: Arc<RunEnv>,
+    rows: AtomicU64,
+    tiles: AtomicU64,
+}
+
+impl fmt::Debug for PromExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(self.name).field("op", &self.op).field("inputs", &self.inputs).finish()
+    }
+}
+
+impl PromExec {
+    /// A node.
+    pub fn new(
+        name: &'static str,
+        op: Arc<dyn TileOperator>,
+        grid: StepGrid,
+        inputs: Vec<Arc<PromExec>>,
+        env: &Arc<RunEnv>,
+    ) -> Arc<Self> {
+        let children = inputs.iter().map(|i| Arc::clone(i) as Arc<dyn ExecutionPlan>).collect();
+        let properties = batch::shape(grid.len, Columns::Values).properties;
+        let env = Arc::clone(env);
+        Arc::new(Self {
+            name,
+            op,
+            grid,
+            inputs,
+            children,
+            properties,
+            env,
+            rows: AtomicU64::new(0),
+            tiles: AtomicU64::new(0),
+        })
+    }
+
+    /// Steps it is evaluated at.
+    pub fn grid(&self) -> StepGrid {
+        self.grid
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> &Arc<dyn TileOperator> {
+        &self.op
+    }
+
+    /// Inputs.
+    pub fn inputs(&self) -> &[Arc<PromExec>] {
+        &self.inputs
+    }
+
+    /// Its series, where they are known before any sample is read.
+    pub fn roster(&self) -> Option<&Arc<Roster>> {
+        self.op.roster()
+    }
+
+    /// Evaluates into a sink.
+    pub fn run(&self, env: &RunEnv, sink: &mut dyn TileSink) -> Result<(), QueryError> {
+        env.ctx.check()?;
+        let mut counted = Counted { sink, rows: 0, tiles: 0 };
+        let done = self.op.run(env, &self.inputs, &mut counted);
+        self.rows.fetch_add(counted.rows, Ordering::Relaxed);
+        self.tiles.fetch_add(counted.tiles, Ordering::Relaxed);
+        done
+    }
+
+    /// Evaluates into a list.
+    pub fn collect(&self, env: &RunEnv) -> Result<(Arc<Roster>, Vec<Tile>), QueryError> {
+        let mut c = Collect::default();
+        self.run(env, &mut c)?;
+        Ok((c.roster.unwrap_or_default(), c.tiles))
+    }
+
+    /// Evaluates a scalar: one value per step.
+    pub fn collect_scalar(&self, env: &RunEnv) -> Result<Vec<f64>, QueryError> {
+        let (_, tiles) = self.collect(env)?;
+        match tiles.into_iter().next() {
+            Some(t) if t.rows() == 1 => Ok(t.values),
+            _ => Err(QueryError::Internal("a scalar has one row".into())),
+        }
+    }
+}
+
+struct Counted<'a> {
+    sink: &'a mut dyn TileSink,
+    rows: u64,
+    tiles: u64,
+}
+
+impl TileSink for Counted<'_> {
+    fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError> {
+        self.sink.begin(roster)
+    }
+
+    fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
+        self.rows += tile.rows() as u64;
+        self.tiles += 1;
+        self.sink.push(tile)
+    }
+}
+
+/// Keeps all that comes.
+#[derive(Default)]
+pub struct Collect {
+    /// Series.
+    pub roster: Option<Arc<Roster>>,
+    /// Tiles, in the order they came.
+    pub tiles: Vec<Tile>,
+}
+
+impl TileSink for Collect {
+    fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError> {
+        self.roster = Some(Arc::clone(roster));
+        Ok(())
+    }
+
+    fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
+        self.tiles.push(tile);
+        Ok(())
+    }
+}
+
+/// The roster of a scalar: one series without labels.
+pub fn scalar_roster() -> Arc<Roster> {
+    static ROSTER: std::sync::OnceLock<Arc<Roster>> = std::sync::OnceLock::new();
+    Arc::clone(ROSTER.get_or_init(|| {
+        Arc::new(Roster { rows: vec![RosterRow { labels: quiver_model::Labels::empty(), drop_name: false }] })
+    }))
+}
+
+/// A one-row tile with a value at every step.
+pub fn scalar_tile(values: Vec<f64>) -> Tile {
+    let width = values.len();
+    let mut present = vec![u64::MAX; width.div_ceil(64)];
+    let rest = width & 63;
+    if rest != 0
+        && let Some(last) = present.last_mut()
+    {
+        *last = (1 << rest) - 1;
+    }
+    Tile { width, sids: vec![0], values, present, ..Tile::default() }
+}
+
+impl From<QueryError> for DataFusionError {
+    fn from(e: QueryError) -> Self {
+        DataFusionError::External(Box::new(e))
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(e: DataFusionError) -> Self {
+        match e {
+            DataFusionError::External(inner) => match inner.downcast::<QueryError>() {
+                Ok(q) => *q,
+                Err(other) => QueryError::Internal(other.to_string()),
+            },
+            DataFusionError::ResourcesExhausted(what) => QueryError::CostLimit(what),
+            DataFusionError::Context(_, inner) => (*inner).into(),
+            other => QueryError::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<quiver_core::ReadError> for QueryError {
+    fn from(e: quiver_core::ReadError) -> Self {
+        match e {
+            quiver_core::ReadError::Limit(text) => QueryError::CostLimit(text),
+            other => QueryError::Internal(other.to_string()),
+        }
+    }
+}
+
+impl DisplayAs for PromExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}Exec:", self.name)?;
+        self.op.details(f)?;
+        if let Some(r) = self.roster() {
+            write!(f, " series={}", r.rows.len())?;
+        }
+        write!(f, " steps={}", self.grid.len)
+    }
+}
+
+/// Sends tiles as batches.
+struct Sender {
+    tx: tokio::sync::mpsc::Sender<DfResult<arrow::array::RecordBatch>>,
+}
+
+impl TileSink for Sender {
+    fn begin(&mut self, _roster: &Arc<Roster>) -> Result<(), QueryError> {
+        Ok(())
+    }
+
+    fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
+        let b = batch::to_batch(tile, Columns::Values)?;
+        self.tx.blocking_send(Ok(b)).map_err(|_| QueryError::Canceled("nobody reads the result any more".into()))
+    }
+}
+
+impl ExecutionPlan for PromExec {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.children.iter().collect()
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.children.len()]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let same = children.len() == self.children.len()
+            && children.iter().zip(&self.children).all(|(a, b)| Arc::ptr_eq(a, b));
+        if same {
+            return Ok(self);
+        }
+        let mut inputs = Vec::with_capacity(children.len());
+        for c in children {
+            let any: Arc<dyn std::any::Any + Send + Sync> = c;
+            match any.downcast::<PromExec>() {
+                Ok(p) => inputs.push(p),
+                Err(_) => return plan_err!("{} takes inputs of its own kind only", self.name),
+            }
+        }
+        Ok(PromExec::new(self.name, Arc::clone(&self.op), self.grid, inputs, &self.env))
+    }
+
+    fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        if partition != 0 {
+            return plan_err!("{} has one partition", self.name);
+        }
+        let mut builder = RecordBatchReceiverStream::builder(self.schema(), 2);
+        let tx = builder.tx();
+        let me = PromExec::new(self.name, Arc::clone(&self.op), self.grid, self.inputs.clone(), &self.env);
+        builder.spawn_blocking(move || {
+            let env = Arc::clone(&me.env);
+            me.run(&env, &mut Sender { tx }).map_err(DataFusionError::from)
+        });
+        Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        let mut set = MetricsSet::new();
+        let count = |v: &AtomicU64| {
+            let c = Count::new();
+            c.add(v.load(Ordering::Relaxed) as usize);
+            c
+        };
+        set.push(Arc::new(Metric::new(MetricValue::OutputRows(count(&self.rows)), Some(0))));
+        let tiles = MetricValue::Count { name: "tiles".into(), count: count(&self.tiles) };
+        set.push(Arc::new(Metric::new(tiles, Some(0))));
+        Some(set)
+    }
+}
