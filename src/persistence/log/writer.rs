@@ -135,12 +135,10 @@ impl<E: LogEntry> Writer<E> {
         let mut ends = Vec::with_capacity(batch.len());
         let frame_bytes_max = self.frame_bytes_max();
         let Some(open) = self.open.as_mut() else { return (ends, None) };
-        let mut sequence = open.frames;
-        for (entry, _) in batch {
+        for (sequence, (entry, _)) in (open.frames..u32::MAX).zip(batch) {
             let start = self.buffer.len();
             let is_full = open.end + start as u64 >= self.shared.options.segment_bytes_max
-                || start >= self.shared.options.batch_bytes_max
-                || sequence == u32::MAX;
+                || start / 2 >= self.shared.options.batch_bytes_max;
             if is_full && start > 0 {
                 break;
             }
@@ -152,7 +150,6 @@ impl<E: LogEntry> Writer<E> {
                 return (ends, Some(Stop::TooLarge(bytes)));
             }
             seal_frame(&mut self.buffer, start, kind, sequence, open.id);
-            sequence += 1;
             ends.push(self.buffer.len());
         }
         (ends, None)

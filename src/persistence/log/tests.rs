@@ -1,1 +1,0 @@
-//! The log over disks that fail, lose power, or rot.
