@@ -11,7 +11,7 @@
 
 mod active;
 mod memory;
-mod result;
+pub(crate) mod result;
 #[cfg(test)]
 mod tests;
 

@@ -8,8 +8,10 @@
 
 pub mod batch;
 pub mod fold;
+pub mod machine;
 pub mod operator;
 pub mod parallel;
+pub mod raw;
 pub mod specs;
 pub mod tile;
 pub mod transform;

@@ -191,7 +191,12 @@ impl TileOperator for BroadcastOp {
                 Ok(())
             }
         }
-        child.run(env, &mut S { width, env, sink })
+        let before = env.stats.total();
+        child.run(env, &mut S { width, env, sink })?;
+        // Prometheus counts what the only evaluation looked at for every step.
+        let looked = env.stats.total().saturating_sub(before);
+        env.stats.add(looked.saturating_mul(width as u64 - 1));
+        Ok(())
     }
 }
 

@@ -238,7 +238,15 @@ impl Lowering<'_> {
     fn raw(&mut self, e: &Expr, grid: StepGrid) -> Result<LogicalPlan, QueryError> {
         let (window, input) = match e.unwrapped() {
             Expr::Matrix(m) => self.matrix(m, grid),
-            Expr::Subquery(s) => self.subquery(s, grid)?,
+            Expr::Subquery(s) => {
+                let (window, mut input) = self.subquery(s, grid)?;
+                if self.ctx.features.delayed_name_removal
+                    && let Some(inner) = PromNode::of(&input).map(|n| n.grid)
+                {
+                    input = self.node(PromOp::DropNames, inner, vec![input], s.expr.pos(), Vec::new());
+                }
+                (window, input)
+            }
             _ => return Err(QueryError::Internal("not a range vector".into())),
         };
         Ok(self.node(PromOp::RawWindow { window }, grid, vec![input], e.pos(), Vec::new()))

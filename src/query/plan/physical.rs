@@ -8,6 +8,7 @@ use quiver_core::{Need, TimeRange};
 use crate::error::QueryError;
 use crate::exec::fold::{self, FoldOp, FoldSpec};
 use crate::exec::operator::{PromExec, RunEnv, TileOperator};
+use crate::exec::raw::{RawRowsOp, RawScanOp};
 use crate::exec::specs::InstantSpec;
 use crate::exec::transform;
 use crate::plan::node::{PromNode, PromOp, ScanSpec, Sides};
@@ -81,6 +82,17 @@ impl Builder<'_> {
             }
             PromOp::Arith { op, sides: Sides::Scalars, .. } => {
                 Ok(self.exec(node, transform::ScalarArithOp { op: *op }, self.inputs(node)?))
+            }
+            PromOp::RawWindow { window } => {
+                let Some(scan) = self.scan_of(node) else {
+                    return Ok(self.exec(node, RawRowsOp { window: *window }, self.inputs(node)?));
+                };
+                let read = TimeRange { min: scan.min, max: scan.max };
+                let selected = scan::select(self.env, &scan.matchers, read)?;
+                let until = grid.start.saturating_sub(window.offset);
+                let after = until.saturating_sub(window.range);
+                let op = RawScanOp { set: selected.set, roster: selected.roster, read, after, until, window: *window };
+                Ok(self.exec(node, op, Vec::new()))
             }
             PromOp::DropNames => build(&node.inputs[0], self.env),
             other => Err(QueryError::Execution(format!("{} has no operator yet", other.name()))),
