@@ -5,6 +5,7 @@
 //!         ├─ batch        what a client sent, decoded, in columns
 //! sample ─┼─ column       what a reader gets, decoded, in columns
 //! histogram ─┘            native histograms and their arithmetic
+//! number                  floats computed and printed as Prometheus does
 //! ```
 //!
 //! Invariants
@@ -20,6 +21,7 @@ pub mod labels;
 pub mod limits;
 pub mod matcher;
 pub mod metric;
+pub mod number;
 pub mod read;
 pub mod sample;
 
