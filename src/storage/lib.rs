@@ -1,1 +1,22 @@
-//! storage
+//! Immutable data: chunks of encoded samples, blocks, their index, merging, Parquet.
+//!
+//! ```text
+//! codec ─▶ block ─▶ merge      samples to bytes, bytes to files, files to fewer files
+//! index ──▲                    which series, for blocks and for the head
+//! parquet                      out, and back in
+//! ```
+//!
+//! Invariants
+//! 1. Nothing written is changed later; every byte of a block is under a checksum and a flipped one is an error, never
+//!    another value.
+//! 2. Codecs give back every bit.
+//!
+//! The bytes are described in `FORMAT.md`.
+
+pub mod bytes;
+pub mod codec;
+pub mod index;
+
+pub use bytes::Damaged;
+pub use codec::{Chunk, ChunkRef, ChunkStats, Decoder, Encoder, TimeColumn, TimeInterner, ValueStats};
+pub use index::HeadIndex;

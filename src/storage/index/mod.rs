@@ -1,0 +1,17 @@
+//! Which series a selector picks: postings per label pair, dictionaries of values, matchers in order of their price.
+//!
+//! ```text
+//! label name ─▶ sorted values ─▶ postings (series numbers)
+//!                  ▲ a regular expression walks these, from its literal prefix on; never the series
+//! ```
+//!
+//! [`HeadIndex`] grows with the head; a block's index is read from its bytes. Both are picked from by
+//! [`select`](select::select).
+
+pub mod head;
+pub mod postings;
+pub mod select;
+
+pub use head::{HeadIndex, NamedCount};
+pub use postings::{Postings, PostingsRef};
+pub use select::{Lookup, estimate, select};
