@@ -24,6 +24,7 @@ pub use quiver_model::{Need, SeriesKinds, TimeRange};
 mod background;
 mod head;
 mod ingest;
+mod ladder;
 pub mod memory;
 mod merge;
 pub mod options;
