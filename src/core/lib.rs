@@ -28,7 +28,6 @@ mod ladder;
 pub mod memory;
 mod merge;
 pub mod options;
-mod part;
 mod place;
 mod record;
 mod replay;

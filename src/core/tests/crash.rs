@@ -83,7 +83,7 @@ fn power_loss_at_every_operation_loses_nothing_acknowledged() {
     let whole = MemoryDisk::new();
     assert_eq!(run(&whole, &script, u64::MAX).unwrap().len(), 7);
     let ops = whole.ops();
-    assert!(ops > 20);
+    assert!(ops > 10);
     for n in 0..ops {
         let disk = MemoryDisk::new();
         let acknowledged = run(&disk, &script, n).unwrap_or_default();
