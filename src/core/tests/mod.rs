@@ -1,6 +1,5 @@
 //! The store against its oracle.
 
-mod crash;
 mod head;
 mod oracle;
 mod store;

@@ -1,1 +1,2 @@
 //! What operators compute, as pure functions over slices: no DataFusion, no I/O.
+pub mod operators;
