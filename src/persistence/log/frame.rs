@@ -1,13 +1,15 @@
 //! A frame: one entry on disk.
 //!
 //! ```text
-//! 0      4         5      6          8        12         16            20           24
-//! │ magic │ version │ kind │ reserved │ length │ sequence │ payload crc │ header crc │ payload …
+//! 0      4         5      6       8        12         16            20           24
+//! │ magic │ version │ kind │ place │ length │ sequence │ payload crc │ header crc │ payload …
 //! ```
 //!
 //! Invariants
 //! 1. The header's checksum covers shard and segment number too: a frame is valid only in its own file.
-//! 2. A length is believed only under a valid header checksum, so damage never makes us skip or allocate by a wild number.
+//! 2. The place in the batch tells what one sync made durable: once a frame of a later batch is there, all of the earlier
+//!    ones were acknowledged. So a hole that a power loss left in the last batch is told from damage.
+//! 3. A length is believed only under a valid header checksum, so damage never makes us skip or allocate by a wild number.
 
 use crate::{crc32c, crc32c_salted};
 
@@ -41,6 +43,7 @@ pub struct Frame<'a> {
 pub(super) struct FrameHeader {
     pub(super) version: u8,
     pub(super) kind: u8,
+    pub(super) place: u16,
     pub(super) length: u32,
     pub(super) sequence: u32,
     pub(super) payload_crc: u32,
@@ -50,7 +53,7 @@ impl FrameHeader {
     /// Reads a header; `None` where magic or checksum do not fit.
     pub(super) fn read(bytes: &[u8], segment: SegmentId) -> Option<Self> {
         let header = bytes.first_chunk::<FRAME_HEADER_BYTES>()?;
-        let [m0, m1, m2, m3, version, kind, _, _, l0, l1, l2, l3, s0, s1, s2, s3, p0, p1, p2, p3, h0, h1, h2, h3] =
+        let [m0, m1, m2, m3, version, kind, b0, b1, l0, l1, l2, l3, s0, s1, s2, s3, p0, p1, p2, p3, h0, h1, h2, h3] =
             *header;
         if [m0, m1, m2, m3] != FRAME_MAGIC {
             return None;
@@ -62,10 +65,16 @@ impl FrameHeader {
         Some(Self {
             version,
             kind,
+            place: u16::from_le_bytes([b0, b1]),
             length: u32::from_le_bytes([l0, l1, l2, l3]),
             sequence: u32::from_le_bytes([s0, s1, s2, s3]),
             payload_crc: u32::from_le_bytes([p0, p1, p2, p3]),
         })
+    }
+
+    /// Sequence of the first frame of the frame's batch; `None` in a batch too long to tell.
+    pub(super) fn batch_start(&self) -> Option<u32> {
+        if self.place == u16::MAX { None } else { self.sequence.checked_sub(u32::from(self.place)) }
     }
 
     /// Bytes of header and payload.
@@ -74,8 +83,18 @@ impl FrameHeader {
     }
 }
 
-/// Fills in the header of a frame whose place (header and payload) is the end of `out` from `start` on.
-pub(super) fn seal_frame(out: &mut [u8], start: usize, kind: u8, sequence: u32, segment: SegmentId) {
+/// What a frame's header says beside what follows from the payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameName {
+    pub(super) segment: SegmentId,
+    pub(super) sequence: u32,
+    /// Frames before it in the same batch.
+    pub(super) place: usize,
+    pub(super) kind: u8,
+}
+
+/// Fills in the header of a frame whose bytes (header and payload) are the end of `out` from `start` on.
+pub(super) fn seal_frame(out: &mut [u8], start: usize, name: FrameName) {
     let Some((header, payload)) = out.get_mut(start..).and_then(|f| f.split_first_chunk_mut::<FRAME_HEADER_BYTES>())
     else {
         return;
@@ -84,11 +103,12 @@ pub(super) fn seal_frame(out: &mut [u8], start: usize, kind: u8, sequence: u32, 
     let mut bytes = [0; FRAME_HEADER_BYTES];
     bytes[..4].copy_from_slice(&FRAME_MAGIC);
     bytes[4] = FRAME_VERSION;
-    bytes[5] = kind;
+    bytes[5] = name.kind;
+    bytes[6..8].copy_from_slice(&u16::try_from(name.place).unwrap_or(u16::MAX).to_le_bytes());
     bytes[8..12].copy_from_slice(&length.to_le_bytes());
-    bytes[12..16].copy_from_slice(&sequence.to_le_bytes());
+    bytes[12..16].copy_from_slice(&name.sequence.to_le_bytes());
     bytes[16..20].copy_from_slice(&crc32c(payload).to_le_bytes());
-    let header_crc = crc32c_salted(&segment.salt(), &bytes[..20]);
+    let header_crc = crc32c_salted(&name.segment.salt(), &bytes[..20]);
     bytes[20..].copy_from_slice(&header_crc.to_le_bytes());
     *header = bytes;
 }
@@ -103,7 +123,7 @@ mod tests {
         let mut out = vec![0xAA; 5];
         out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
         out.extend_from_slice(payload);
-        seal_frame(&mut out, 5, 7, 42, HERE);
+        seal_frame(&mut out, 5, FrameName { segment: HERE, sequence: 42, place: 3, kind: 7 });
         assert_eq!(out[..5], [0xAA; 5]);
         out.split_off(5)
     }
@@ -113,6 +133,7 @@ mod tests {
         let bytes = frame(b"payload");
         let header = FrameHeader::read(&bytes, HERE).unwrap();
         assert_eq!((header.version, header.kind, header.length, header.sequence), (1, 7, 7, 42));
+        assert_eq!(header.batch_start(), Some(39));
         assert_eq!(header.payload_crc, crc32c(b"payload"));
         assert_eq!(header.total_bytes(), bytes.len() as u64);
     }

@@ -10,8 +10,10 @@
 //! Invariants
 //! 1. A frame is handed on only if header and payload pass their checksums, and once: a copy of it is skipped.
 //! 2. Damage costs the frames it touches. Later frames and later segments are read whatever happened before them.
-//! 3. Memory is a window of 1 MiB per thread, or the largest frame.
-//! 4. A segment of an unknown version stops the replay before anything is changed.
+//! 3. What a power loss left of the last batch is a torn tail, holes in it included: damage is only what a frame of a later
+//!    batch, or the next segment's header, proves to have been acknowledged.
+//! 4. Memory is a window of 1 MiB per thread, or the largest frame.
+//! 5. A segment of an unknown version stops the replay before anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -253,7 +255,8 @@ fn replay_shard<V: ReplayShard>(
     for id in segments {
         let file = join(dir, &id.file_name());
         let window = Window::open(disk.open_read(&file)?)?;
-        let mut reader = SegmentReader { id: *id, file, window, numbers: Numbers::default(), report: &mut report };
+        let mut reader =
+            SegmentReader { id: *id, file, window, numbers: Numbers::default(), holes: None, report: &mut report };
         let previous = reader.header();
         if let (Some(before), Some(claimed)) = (before, previous)
             && before.number == claimed.number
@@ -264,7 +267,7 @@ fn replay_shard<V: ReplayShard>(
         visitor.segment_start(*id);
         reader.frames(visitor)?;
         let size = reader.window.size;
-        let (frames, lost) = reader.numbers.finish();
+        let (frames, lost) = reader.finish();
         report.segments += 1;
         report.bytes += size;
         report.frames_lost += lost;
@@ -282,7 +285,15 @@ struct SegmentReader<'a> {
     file: String,
     window: Window,
     numbers: Numbers,
+    holes: Option<Holes>,
     report: &'a mut ReplayReport,
+}
+
+/// Ranges that are torn, or damaged, by whether a later batch follows.
+struct Holes {
+    /// Sequence of the first frame of the batch they lie in.
+    batch_start: u32,
+    ranges: Vec<Damage>,
 }
 
 /// What lies at an offset.
@@ -301,6 +312,39 @@ impl SegmentReader<'_> {
         self.report.add(Damage { segment, offset: from, len: to.saturating_sub(from), reason });
     }
 
+    /// Notes a range stepped over before the frame at `next`, or the end.
+    fn step_over(&mut self, from: u64, next: Option<(u64, FrameHeader)>, reason: DamageReason) {
+        let Some((to, header)) = next else { return self.torn(from, reason) };
+        match header.batch_start() {
+            // The frames lost may all be of the batch of the frame that follows.
+            Some(batch_start) if header.place > 0 && batch_start <= self.numbers.next => {
+                self.settle(batch_start);
+                let segment = self.id;
+                let range = Damage { segment, offset: from, len: to.saturating_sub(from), reason };
+                self.holes.get_or_insert_with(|| Holes { batch_start, ranges: Vec::new() }).ranges.push(range);
+            }
+            _ => self.damage(from, to, reason),
+        }
+    }
+
+    /// A frame of the batch that starts at `batch_start` is there: holes in an earlier batch were acknowledged bytes.
+    fn settle(&mut self, batch_start: u32) {
+        if let Some(holes) = self.holes.take_if(|holes| holes.batch_start != batch_start) {
+            for damage in holes.ranges {
+                self.report.add(damage);
+            }
+        }
+    }
+
+    /// Ends the segment: how many frames are accounted for, and how many acknowledged ones are known to be missing.
+    fn finish(&mut self) -> (u32, u64) {
+        let Some(holes) = self.holes.take() else { return (self.numbers.next, self.numbers.missing_below(u32::MAX)) };
+        self.report.torn.extend(holes.ranges);
+        let acknowledged = self.numbers.missing_below(holes.batch_start);
+        let torn = self.numbers.missing_below(u32::MAX) - acknowledged;
+        (self.numbers.next - u32::try_from(torn).unwrap_or(0), acknowledged)
+    }
+
     /// Reads the header; gives what it says of the segment before.
     fn header(&mut self) -> Option<Previous> {
         let size = self.window.size;
@@ -311,8 +355,14 @@ impl SegmentReader<'_> {
             SegmentHeader::Ok { id, .. } => self.damage(0, size, DamageReason::Misnamed(id)),
             SegmentHeader::OtherVersion(_) | SegmentHeader::Damaged => {
                 // A crash while the segment was made leaves no frame: that is a torn tail, found below.
-                if self.search(0).is_some() {
-                    self.damage(0, end, DamageReason::SegmentHeader);
+                // With frames of the first batch only, it may be one of that batch's holes.
+                if let Some(at) = self.search(0) {
+                    let first = self.header_at(at).filter(|header| header.batch_start() == Some(0));
+                    let range = Damage { segment: self.id, offset: 0, len: end, reason: DamageReason::SegmentHeader };
+                    match first {
+                        Some(_) => self.holes = Some(Holes { batch_start: 0, ranges: vec![range] }),
+                        None => self.report.add(range),
+                    }
                 }
             }
         }
@@ -322,11 +372,9 @@ impl SegmentReader<'_> {
     /// The segment before ends early: what looked like its torn tail was more.
     fn missing_before(&mut self, before: Previous, frames: u32) {
         let segment = SegmentId { shard: self.id.shard, number: before.number };
-        let torn = self.report.torn.iter().position(|t| t.segment == segment);
-        let (offset, len) = torn.map_or((0, 0), |i| {
-            let torn = self.report.torn.remove(i);
-            (torn.offset, torn.len)
-        });
+        let torn: Vec<Damage> = self.report.torn.extract_if(.., |torn| torn.segment == segment).collect();
+        let offset = torn.iter().map(|t| t.offset).min().unwrap_or(0);
+        let len = torn.iter().map(|t| t.offset + t.len).max().unwrap_or(0) - offset;
         self.report.frames_lost += u64::from(frames);
         self.report.add(Damage { segment, offset, len, reason: DamageReason::Missing(frames) });
     }
@@ -365,15 +413,13 @@ impl SegmentReader<'_> {
             self.window.result()?;
             let is_unreadable = self.window.was_unreadable(offset, next.unwrap_or(size));
             let reason = if is_unreadable { DamageReason::Unreadable } else { reason };
-            let Some(next) = next else {
-                if is_unreadable {
-                    self.damage(offset, size, reason);
-                } else {
-                    self.torn(offset, reason);
-                }
-                break;
-            };
-            self.damage(offset, next, reason);
+            if is_unreadable {
+                self.damage(offset, next.unwrap_or(size), reason);
+            } else {
+                let following = next.and_then(|at| Some((at, self.header_at(at)?)));
+                self.step_over(offset, following, reason);
+            }
+            let Some(next) = next else { break };
             offset = next;
         }
         self.window.result()
@@ -389,11 +435,20 @@ impl SegmentReader<'_> {
         if !self.numbers.take(header.sequence) {
             return self.damage(offset, end, DamageReason::Duplicate);
         }
+        if let Some(batch_start) = header.batch_start() {
+            self.settle(batch_start);
+        }
         let position = LogPosition { shard: self.id.shard, segment: self.id.number, offset };
         let payload = self.window.get(offset + FRAME_HEADER_BYTES as u64, header.length as usize);
         self.report.frames += 1;
         if let Err(what) = visitor.frame(Frame { kind: header.kind, sequence: header.sequence, position, payload }) {
-            self.damage(offset, end, DamageReason::Rejected(what));
+            let segment = self.id;
+            let range = Damage { segment, offset, len: end - offset, reason: DamageReason::Rejected(what) };
+            // It may refer to what a hole in its batch has taken.
+            match &mut self.holes {
+                Some(holes) => holes.ranges.push(range),
+                None => self.report.add(range),
+            }
         }
     }
 
@@ -469,9 +524,9 @@ impl Numbers {
         true
     }
 
-    /// The number after the last one seen, and how many before it are missing.
-    fn finish(&self) -> (u32, u64) {
-        (self.next, self.missing.len() as u64 + self.missing_more)
+    /// How many numbers below `limit` (and below the last one seen) are missing.
+    fn missing_below(&self, limit: u32) -> u64 {
+        self.missing.range(..limit).count() as u64 + self.missing_more
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::disk::{DiskError, DiskErrorKind, DiskFile, join};
 
 use super::figures::ShardCounters;
-use super::frame::{FRAME_HEADER_BYTES, seal_frame};
+use super::frame::{FRAME_HEADER_BYTES, FrameName, seal_frame};
 use super::queue::{Queue, Work};
 use super::segment::{Previous, SEGMENT_HEADER_BYTES, SegmentId, write_header};
 use super::{LogEntry, LogError, LogPosition, SegmentOnDisk, Shared};
@@ -149,7 +149,8 @@ impl<E: LogEntry> Writer<E> {
                 self.buffer.truncate(start);
                 return (ends, Some(Stop::TooLarge(bytes)));
             }
-            seal_frame(&mut self.buffer, start, kind, sequence, open.id);
+            let name = FrameName { segment: open.id, sequence, place: ends.len(), kind };
+            seal_frame(&mut self.buffer, start, name);
             ends.push(self.buffer.len());
         }
         (ends, None)

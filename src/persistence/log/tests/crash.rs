@@ -58,7 +58,8 @@ fn check(disk: &MemoryDisk, ledger: &Ledger, what: &str) {
     }
     assert!(ids.windows(2).all(|w| w[0] < w[1]), "{what}: {ids:?}");
     assert!(ids.iter().all(|id| ledger.tried.contains(id)), "{what}: {ids:?}");
-    assert!(!report.damage.iter().any(|d| matches!(d.reason, DamageReason::Rejected(_))), "{what}: {report:?}");
+    // Holes that a power loss leaves are torn tails: nothing that was acknowledged, so nothing to be alarmed about.
+    assert!(report.is_clean() && report.frames_lost == 0, "{what}: {report:?}");
 }
 
 #[test]

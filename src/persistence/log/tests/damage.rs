@@ -311,3 +311,55 @@ proptest::proptest! {
         proptest::prop_assert!(others.into_iter().all(|id| ids.contains(&id)));
     }
 }
+
+#[test]
+fn a_hole_in_the_last_batch_is_torn_and_in_an_earlier_one_damage() {
+    let memory = MemoryDisk::new();
+    let disk = FaultyDisk::new(Arc::new(memory.clone()));
+    let gate = crate::disk::Gate::new();
+    disk.push(FaultRule::new(DiskOp::Sync, FaultAction::Wait(gate.clone())).times(1));
+    let log = Harness::open(disk, options(1), &LogFloor::default());
+    log.submit(0, 0, 40).unwrap();
+    gate.wait_for_arrival();
+    for id in 1..7 {
+        log.submit(0, id, 40).unwrap();
+    }
+    gate.open();
+    for _ in 0..7 {
+        log.next().1.unwrap();
+    }
+    let segment = memory.read(&file_of(1)).unwrap();
+    let frames = frames_of(&segment, 1);
+    let holed = |bytes: &[u8], frame: usize| {
+        let mut bad = bytes.to_vec();
+        bad[frames[frame].0 + 2..frames[frame].1 - 2].fill(0);
+        bad
+    };
+    // As if the sync of the second batch had not been: alone it proves nothing.
+    for frame in 1..6 {
+        let (ids, report) = read_back(&with(&memory, 1, holed(&segment, frame)), &LogFloor::default());
+        assert_eq!(ids.len(), 6);
+        assert!(report.is_clean() && report.frames_lost == 0 && !report.torn.is_empty(), "{report:?}");
+    }
+    // Frames whose label was in the hole are rejected; that is not counted here.
+    let counts = |report: &ReplayReport| {
+        let is_hole = |d: &&Damage| !matches!(d.reason, DamageReason::Rejected(_));
+        (report.damage.iter().filter(is_hole).count(), report.frames_lost, report.torn.iter().filter(is_hole).count())
+    };
+    let (_, report) = read_back(&with(&memory, 1, holed(&segment, 0)), &LogFloor::default());
+    assert_eq!(counts(&report), (1, 1, 0), "the first batch was acknowledged");
+    // A third batch proves the second.
+    log.write(0, 7, 40).unwrap();
+    let segment = memory.read(&file_of(1)).unwrap();
+    for frame in 0..7 {
+        let (_, report) = read_back(&with(&memory, 1, holed(&segment, frame)), &LogFloor::default());
+        assert_eq!(counts(&report), (1, 1, 0), "{frame}");
+    }
+    // So does the next segment.
+    log.log.rotate().unwrap();
+    log.write(0, 8, 40).unwrap();
+    drop(log);
+    let cut = holed(&segment[..frames[6].1], 3);
+    let (_, report) = read_back(&with(&memory, 1, cut), &LogFloor::default());
+    assert_eq!(counts(&report), (1, 2, 0), "{report:?}");
+}
