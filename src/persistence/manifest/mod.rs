@@ -39,6 +39,9 @@ pub const MANIFEST_COPY_FILE: &str = "MANIFEST.copy";
 /// Name of a manifest being written.
 pub const MANIFEST_TEMP_FILE: &str = "MANIFEST.tmp";
 
+/// The mark, in [`Manifest::extra`], of a state that was read from the copy alone.
+const UNCERTAIN: &str = "read_from_copy";
+
 /// What a block holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -167,7 +170,6 @@ pub struct ManifestStore {
     current: Mutex<Arc<Manifest>>,
     /// One edit at a time, without keeping readers of `current` waiting for the disk.
     editing: Mutex<()>,
-    is_certain: AtomicBool,
     is_copy_behind: AtomicBool,
 }
 
@@ -177,7 +179,6 @@ impl ManifestStore {
         let main_path = join(dir, MANIFEST_FILE);
         let main = file::read(&*disk, &main_path)?;
         let copy = file::read(&*disk, &join(dir, MANIFEST_COPY_FILE))?;
-        let mut is_certain = true;
         let mut is_copy_behind = true;
         let manifest = match (main, copy) {
             (FileState::Good(main), FileState::Good(copy)) => {
@@ -188,10 +189,10 @@ impl ManifestStore {
             (FileState::Missing, FileState::Missing) => Manifest::default(),
             // The rename to `MANIFEST` is durable before the copy is touched, so a lone copy is a state from before an
             // edit, or the main file is gone or rotten: a generation may be missing.
-            (main, FileState::Good(copy)) => {
-                is_certain = false;
+            (main, FileState::Good(mut copy)) => {
                 let what = main.to_string();
                 tracing::warn!(file = %main_path, %what, generation = copy.generation, "using the manifest's copy");
+                copy.extra.insert(UNCERTAIN.to_owned(), serde_json::Value::Bool(true));
                 copy
             }
             (main, copy) => {
@@ -204,7 +205,6 @@ impl ManifestStore {
             dir: dir.to_owned(),
             current: Mutex::new(Arc::new(manifest)),
             editing: Mutex::new(()),
-            is_certain: AtomicBool::new(is_certain),
             is_copy_behind: AtomicBool::new(is_copy_behind),
         })
     }
@@ -215,9 +215,19 @@ impl ManifestStore {
     }
 
     /// Is the state at hand certainly the newest that was published? Where it is not, files it does not name may be data:
-    /// delete none.
+    /// delete none. It stays so over restarts, until [`ManifestStore::accept`].
     pub fn is_certain(&self) -> bool {
-        self.is_certain.load(Ordering::Acquire)
+        !self.current().extra.contains_key(UNCERTAIN)
+    }
+
+    /// Declares the state at hand the right one, after someone has looked.
+    pub fn accept(&self) -> Result<(), ManifestError> {
+        if !self.is_certain() {
+            self.edit(|m| {
+                m.extra.remove(UNCERTAIN);
+            })?;
+        }
+        Ok(())
     }
 
     /// Changes the manifest and publishes it: when this returns `Ok` it is durable. On an error the state at hand is the

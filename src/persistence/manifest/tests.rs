@@ -84,12 +84,17 @@ fn rot_in_one_copy_costs_nothing() {
                 _ => disk.remove(&path).unwrap(),
             }
             let again = open(&disk);
-            assert_eq!(again.current(), store.current());
+            assert_eq!(again.current().entries, store.current().entries);
             assert_eq!(again.is_certain(), is_certain, "{rotten} {damage}");
             again.repair().unwrap();
             let healed = open(&disk);
-            assert_eq!(healed.current(), store.current());
-            assert!(healed.is_certain());
+            assert_eq!(healed.current(), again.current());
+            assert_eq!(healed.is_certain(), is_certain, "it is not forgotten");
+            healed.edit(|m| m.replace(&[], vec![entry(9)])).unwrap();
+            assert_eq!(open(&disk).is_certain(), is_certain);
+            healed.accept().unwrap();
+            assert!(healed.is_certain() && open(&disk).is_certain());
+            assert_eq!(open(&disk).current().entries.len(), 5);
         }
     }
 }
