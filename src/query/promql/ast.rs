@@ -380,6 +380,8 @@ pub struct NumberLiteral {
 pub struct StringLiteral {
     /// Value, unquoted.
     pub value: String,
+    /// The value's bytes where they are not UTF-8 (`"\xff"`); `value` has U+FFFD in their place.
+    pub bytes: Option<Box<[u8]>>,
     /// Position.
     pub pos: Position,
 }

@@ -1,4 +1,37 @@
 //! PromQL text: lexer, parser, checker, printer.
+//!
+//! ```text
+//! text ─▶ lexer ─▶ parser (selector, duration) ─▶ check ─▶ Expr ─┬─▶ preprocess ─▶ Expr as evaluated
+//!                                                                 ├─▶ printer: one line, or formatted
+//!                                                                 └─▶ json
+//! ```
+//!
+//! What is accepted, how it is read and what is said about what is not are Prometheus 3.16's, to the byte.
+//!
+//! Invariants
+//! 1. No text makes the parser panic, overflow its stack or take more than linear time: brackets nest at most
+//!    [`parser::ParseOptions::depth_max`] deep and a tree is at most [`parser::HEIGHT_MAX`] high.
+//! 2. A tree that was printed and parsed again is the same tree, up to positions.
 
 pub mod ast;
+mod check;
+mod duration;
+mod error;
 pub mod functions;
+pub mod json;
+mod lexer;
+mod number;
+pub mod parser;
+pub mod preprocess;
+pub mod printer;
+mod selector;
+mod strings;
+mod token;
+
+pub use error::{ParseError, ParseErrors};
+pub use parser::{ParseOptions, parse_expr, parse_metric_selector};
+pub use preprocess::preprocess;
+pub use printer::pretty;
+
+#[cfg(test)]
+mod tests;
