@@ -25,7 +25,7 @@ pub mod plan;
 pub mod promql;
 pub mod scan;
 
-pub use annotation::{Annotation, AnnotationKind, Annotations};
+pub use annotation::{Annotation, Annotations, HistogramOperation, MergeDetail};
 pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 pub use context::{Features, QueryContext};
 pub use engine::{Engine, EngineOptions};
