@@ -58,7 +58,7 @@ pub(super) fn unpack(packed: &[u8]) -> Labels {
 }
 
 /// Numbers label sets as they come, then renumbers them in label order.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct LabelNumbers {
     map: HashMap<Labels, u32>,
     rows: Vec<RosterRow>,

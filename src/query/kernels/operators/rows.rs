@@ -38,7 +38,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// For a roster of `series` series over `width` steps.
+    /// For a roster of `series` series (or more) over `width` steps.
     pub fn new(series: usize, width: usize) -> Self {
         Self {
             width,
@@ -54,6 +54,9 @@ impl Rows {
     }
 
     fn place(&mut self, sid: u32) -> (usize, usize) {
+        if sid as usize >= self.slot.len() {
+            self.slot.resize(sid as usize + 1, NONE);
+        }
         let slot = &mut self.slot[sid as usize];
         if *slot == NONE {
             *slot = self.count;
@@ -92,6 +95,17 @@ impl Rows {
         }
         if clash != 0 {
             self.clash((word << 6) + clash.trailing_zeros() as usize, sid);
+        }
+    }
+
+    /// Sets one float.
+    pub fn set(&mut self, sid: u32, step: usize, v: f64) {
+        let (t, row) = self.place(sid);
+        let cell = row * self.width + step;
+        let clash = self.tiles[t].is_present(cell);
+        self.tiles[t].set(cell, v);
+        if clash {
+            self.clash(step, sid);
         }
     }
 
@@ -174,11 +188,21 @@ impl Rows {
         self.in_order(&order)
     }
 
-    /// The tiles, rows in the order of `sids`.
+    /// The tiles, rows in the order of `sids` and numbered by it.
     pub fn finish_ordered(mut self, sids: &[u32]) -> Vec<Tile> {
         self.settle();
         let slot = |sid: &u32| self.slot.get(*sid as usize).copied().unwrap_or(NONE);
-        let order: Vec<(u32, u32)> = sids.iter().map(|s| (*s, slot(s))).filter(|(_, s)| *s != NONE).collect();
+        let order: Vec<(u32, u32)> =
+            sids.iter().zip(0..).map(|(s, new)| (new, slot(s))).filter(|(_, s)| *s != NONE).collect();
+        self.in_order(&order)
+    }
+
+    /// The tiles under new sids, `new` by old sid, in their order.
+    pub fn finish_renumbered(mut self, new: &[u32]) -> Vec<Tile> {
+        self.settle();
+        let mut order: Vec<(u32, u32)> =
+            new.iter().zip(&self.slot).filter(|(_, s)| **s != NONE).map(|(n, s)| (*n, *s)).collect();
+        order.sort_unstable_by_key(|(sid, _)| *sid);
         self.in_order(&order)
     }
 
