@@ -3,6 +3,7 @@
 //! ```text
 //! promql/   text ─▶ lexer ─▶ parser ─▶ checked AST with positions
 //! plan/     AST ─▶ logical nodes ─▶ physical operators
+//! optimize/ rules over logical plans
 //! scan/     table providers over a storage snapshot; rosters
 //! exec/     physical operators; the tile they exchange
 //! kernels/  what operators compute: windows, aggregates, matching, quantiles. Pure functions over slices
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod kernels;
+pub mod optimize;
 pub mod plan;
 pub mod promql;
 pub mod scan;

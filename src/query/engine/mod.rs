@@ -29,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Answer, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 use crate::context::{Features, QueryContext};
 use crate::error::QueryError;
-use crate::exec::operator::{Collect, PromExec, RunEnv, StepStats};
+use crate::exec::operator::{Collect, PromExec, RunEnv};
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::plan::{self, Lowered};
+use crate::promql;
 use crate::promql::ast::{Expr, ValueType};
 
 pub use active::{ActiveQueries, ActiveQuery};
@@ -41,6 +42,8 @@ pub use memory::QueryPool;
 const STACK_BYTES: usize = 64 << 20;
 /// Parsed queries kept.
 const PARSED_MAX: usize = 1024;
+/// Longer queries are not kept.
+const PARSED_BYTES_MAX: usize = 16 << 10;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -120,6 +123,11 @@ pub struct Planned {
 }
 
 impl Engine {
+    /// How queries are parsed here.
+    pub fn parse_options(&self) -> promql::ParseOptions {
+        promql::ParseOptions::new(&self.inner.options.limits, self.inner.options.features)
+    }
+
     /// An engine.
     pub fn new(source: Arc<dyn Source>, options: EngineOptions) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -254,24 +262,30 @@ impl Engine {
 
     fn env(&self, ctx: &Arc<QueryContext>) -> Arc<RunEnv> {
         let memory = QueryPool::child(&self.inner.memory, ctx.limits.query_memory_bytes_max);
-        Arc::new(RunEnv {
-            ctx: Arc::clone(ctx),
-            snapshot: self.inner.source.snapshot(),
-            memory,
-            threads: self.inner.threads,
-            stats: StepStats::default(),
-        })
+        Arc::new(RunEnv::new(Arc::clone(ctx), self.inner.source.snapshot(), memory, self.inner.threads))
     }
 
     /// Parses and plans a query; on a thread with a deep stack.
     pub fn plan(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>) -> Result<Planned, QueryError> {
-        let expr = self.parse(&request.query, ctx)?;
+        let expr = self.parse(&request.query)?;
+        let instant = request.step == 0 && request.start == request.end;
+        check_type(&expr, instant)?;
+        let expr = promql::preprocess((*expr).clone(), request.start, request.end, request.step)
+            .map_err(QueryError::BadData)?;
         self.plan_expr(expr, request, ctx)
     }
 
-    fn parse(&self, text: &str, ctx: &QueryContext) -> Result<Expr, QueryError> {
-        let _ = (text, ctx, &self.inner.parsed);
-        Err(QueryError::Internal("no parser yet".into()))
+    /// Parses a query, or remembers it.
+    pub fn parse(&self, text: &str) -> Result<Arc<Expr>, QueryError> {
+        if let Some(known) = self.inner.parsed.get(text) {
+            return Ok(known);
+        }
+        let expr = promql::parse_expr(text, &self.parse_options()).map_err(|e| QueryError::BadData(e.to_string()))?;
+        let expr = Arc::new(expr);
+        if text.len() <= PARSED_BYTES_MAX {
+            self.inner.parsed.insert(text.into(), Arc::clone(&expr));
+        }
+        Ok(expr)
     }
 
     pub(crate) fn plan_expr(
@@ -280,14 +294,6 @@ impl Engine {
         request: &PromqlRequest,
         ctx: &Arc<QueryContext>,
     ) -> Result<Planned, QueryError> {
-        let kind = expr.value_type();
-        let instant = request.step == 0 && request.start == request.end;
-        if !instant && !matches!(kind, ValueType::Vector | ValueType::Scalar) {
-            let word = if kind == ValueType::Matrix { "range vector" } else { kind.as_str() };
-            return Err(QueryError::BadData(format!(
-                "invalid expression type \"{word}\" for range query, must be Scalar or instant Vector"
-            )));
-        }
         let lowered = plan::lower_query(&expr, request.start, request.end, request.step, ctx)?;
         let env = self.env(ctx);
         let exec = match &lowered {
@@ -363,6 +369,19 @@ impl Engine {
         }
         Ok(out)
     }
+}
+
+/// A range query gives a scalar or an instant vector at each step.
+fn check_type(expr: &Expr, instant: bool) -> Result<(), QueryError> {
+    let word = match expr.value_type() {
+        ValueType::Vector | ValueType::Scalar => return Ok(()),
+        _ if instant => return Ok(()),
+        ValueType::Matrix => "range vector",
+        ValueType::String => "string",
+    };
+    Err(QueryError::BadData(format!(
+        "invalid expression type \"{word}\" for range query, must be Scalar or instant Vector"
+    )))
 }
 
 fn check_request(request: &PromqlRequest, limits: &Limits) -> Result<(), QueryError> {

@@ -1,13 +1,12 @@
 //! Whole queries over the memory store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quiver_core::memory::MemoryStore;
-use quiver_model::{Matcher, WriteBatch};
+use quiver_model::WriteBatch;
 
 use super::*;
-use crate::promql::ast::{NumberLiteral, Position, VectorSelector};
 
 /// A store with series `x{i="0"}`…, a sample every 10 s from 0.
 pub(crate) fn store(series: usize, samples: i64) -> Arc<MemoryStore> {
@@ -27,36 +26,36 @@ pub(crate) fn engine(store: Arc<MemoryStore>) -> Engine {
     Engine::new(store, EngineOptions::default()).unwrap()
 }
 
-fn request(start: i64, end: i64, step: i64) -> PromqlRequest {
-    PromqlRequest { query: "q".into(), start, end, step, options: QueryOptions::default() }
+fn request(query: &str, start: i64, end: i64, step: i64) -> PromqlRequest {
+    PromqlRequest { query: query.into(), start, end, step, options: QueryOptions::default() }
 }
 
-fn x() -> Expr {
-    Expr::Vector(Box::new(VectorSelector {
-        name: "x".into(),
-        matchers: vec![Matcher::equal("__name__", "x")],
-        original_offset: 0,
-        original_offset_expr: None,
-        offset: 0,
-        timestamp: None,
-        start_or_end: None,
-        anchored: false,
-        smoothed: false,
-        bypass_empty_matcher_check: false,
-        pos: Position::new(0, 1),
-    }))
+/// Answers on this thread.
+pub(crate) fn ask(engine: &Engine, query: &str, start: i64, end: i64, step: i64) -> Result<Answer, QueryError> {
+    let r = request(query, start, end, step);
+    check_request(&r, &engine.options().limits)?;
+    let ctx = Arc::new(engine.context(query, &r.options, None));
+    engine.answer(&r, &ctx, Duration::ZERO)
 }
 
-fn run(engine: &Engine, expr: Expr, r: PromqlRequest) -> Result<Answer, QueryError> {
-    let ctx = Arc::new(engine.context("q", &r.options, None));
-    let planned = engine.plan_expr(expr, &r, &ctx)?;
-    engine.answer_planned(planned, &r, &ctx, Duration::ZERO, Instant::now())
+/// `labels => time:value …` for each series.
+pub(crate) fn text(a: &Answer) -> Vec<String> {
+    let points = |s: &crate::answer::AnswerSeries| {
+        s.floats.iter().map(|(t, v)| format!("{t}:{v}")).collect::<Vec<_>>().join(" ")
+    };
+    match &a.value {
+        AnswerValue::Scalar(t, v) => vec![format!("{t}:{v}")],
+        AnswerValue::String(_, s) => vec![s.clone()],
+        AnswerValue::Vector(v) | AnswerValue::Matrix(v) => {
+            v.iter().map(|s| format!("{} {}", s.labels, points(s))).collect()
+        }
+    }
 }
 
 #[test]
 fn an_instant_selector_answers_in_label_order() {
     let e = engine(store(3, 10));
-    let a = run(&e, x(), request(45_000, 45_000, 0)).unwrap();
+    let a = ask(&e, "x", 45_000, 45_000, 0).unwrap();
     let AnswerValue::Vector(v) = a.value else { panic!("a vector") };
     let got: Vec<_> = v.iter().map(|s| (s.labels.get("i").to_owned(), s.floats[0])).collect();
     assert_eq!(got, vec![("0".into(), (45_000, 4.0)), ("1".into(), (45_000, 1004.0)), ("2".into(), (45_000, 2004.0))]);
@@ -66,7 +65,7 @@ fn an_instant_selector_answers_in_label_order() {
 #[test]
 fn a_range_ends_where_lookback_ends() {
     let e = engine(store(1, 3));
-    let a = run(&e, x(), request(0, 400_000, 100_000)).unwrap();
+    let a = ask(&e, "x", 0, 400_000, 100_000).unwrap();
     let AnswerValue::Matrix(v) = a.value else { panic!("a matrix") };
     let times: Vec<i64> = v[0].floats.iter().map(|p| p.0).collect();
     assert_eq!(times, vec![0, 100_000, 200_000, 300_000], "the last sample is at 20 s and lasts less than 5 m");
@@ -77,17 +76,18 @@ fn threads_do_not_change_an_answer() {
     let s = store(3000, 300);
     let one = Engine::new(s.clone(), EngineOptions { threads: 1, ..Default::default() }).unwrap();
     let many = Engine::new(s, EngineOptions { threads: 4, ..Default::default() }).unwrap();
-    let r = || request(0, 3_000_000, 30_000);
-    assert_eq!(run(&one, x(), r()).unwrap().value, run(&many, x(), r()).unwrap().value);
+    for q in ["x", "sum(x)", "sum by (i) (x) + on (i) x"] {
+        let r = |e: &Engine| ask(e, q, 0, 3_000_000, 30_000).unwrap().value;
+        assert_eq!(r(&one), r(&many), "{q}");
+    }
 }
 
 #[test]
 fn scalars_have_a_point_at_every_step() {
     let e = engine(store(0, 0));
-    let n = Expr::Number(NumberLiteral { value: 2.5, duration: false, pos: Position::new(0, 1) });
-    let a = run(&e, n.clone(), request(0, 0, 0)).unwrap();
+    let a = ask(&e, "2.5", 0, 0, 0).unwrap();
     assert_eq!(a.value, AnswerValue::Scalar(0, 2.5));
-    let a = run(&e, n, request(0, 10, 5)).unwrap();
+    let a = ask(&e, "2.5", 0, 10, 5).unwrap();
     let AnswerValue::Matrix(v) = a.value else { panic!("a matrix") };
     assert_eq!(v[0].floats, vec![(0, 2.5), (5, 2.5), (10, 2.5)]);
 }
@@ -95,11 +95,11 @@ fn scalars_have_a_point_at_every_step() {
 #[test]
 fn too_many_points_and_too_many_samples_are_refused() {
     let e = engine(store(1, 1));
-    let text = check_request(&request(0, 11_001, 1), &e.options().limits).unwrap_err().to_string();
+    let text = check_request(&request("x", 0, 11_001, 1), &e.options().limits).unwrap_err().to_string();
     assert!(text.starts_with("exceeded maximum resolution of 11,000 points per timeseries."), "{text}");
     let limits = Limits { query_samples_max: 2, ..Limits::default() };
     let e = Engine::new(store(3, 1), EngineOptions { limits, ..Default::default() }).unwrap();
-    let err = run(&e, x(), request(0, 0, 0)).unwrap_err();
+    let err = ask(&e, "x", 0, 0, 0).unwrap_err();
     assert_eq!(
         err,
         QueryError::execution("query processing would load too many samples into memory in query execution")
@@ -143,4 +143,47 @@ async fn a_full_queue_is_busy_and_a_killed_query_is_cancelled() {
     assert_eq!(err.to_string(), "query was canceled in expression evaluation");
     waiter.await.unwrap().unwrap();
     assert!(e.active().list().is_empty());
+}
+
+#[test]
+fn constants_are_evaluated_once_and_shown_at_every_step() {
+    let e = engine(store(2, 3));
+    let a = ask(&e, "sum(x @ 10) + vector(1)", 0, 20_000, 10_000).unwrap();
+    assert_eq!(text(&a), vec!["{} 0:1003 10000:1003 20000:1003"]);
+    assert_eq!(text(&ask(&e, "2 * 3 - time()", 0, 20_000, 10_000).unwrap()), vec!["{} 0:6 10000:-4 20000:-14"]);
+    assert_eq!(text(&ask(&e, "scalar(x{i=\"1\"})", 10_000, 10_000, 0).unwrap()), vec!["10000:1001"]);
+    assert_eq!(text(&ask(&e, "\"a\"", 0, 0, 0).unwrap()), vec!["a"]);
+}
+
+#[test]
+fn range_vectors_answer_with_their_own_times() {
+    let e = engine(store(1, 4));
+    assert_eq!(text(&ask(&e, "x[20s]", 25_000, 25_000, 0).unwrap()), vec!["{__name__=\"x\", i=\"0\"} 10000:1 20000:2"]);
+    let a = ask(&e, "x[30s:15s] offset 5s", 40_000, 40_000, 0).unwrap();
+    assert_eq!(text(&a), vec!["{__name__=\"x\", i=\"0\"} 15000:1 30000:3"]);
+    let err = ask(&e, "x[30s]", 0, 10, 1).unwrap_err();
+    assert!(err.to_string().starts_with("invalid expression type \"range vector\" for range query"), "{err}");
+}
+
+#[test]
+fn a_plan_of_too_many_steps_is_refused_before_it_is_run() {
+    let e = engine(store(0, 0));
+    let err = ask(&e, "count_over_time(vector(1)[1y:1ms])", 0, 0, 0).unwrap_err();
+    assert_eq!(
+        err,
+        QueryError::execution("query processing would load too many samples into memory in query execution")
+    );
+}
+
+#[test]
+fn a_repeated_part_is_read_once() {
+    let e = engine(store(3, 2));
+    let a = ask(&e, "x - (x + x)", 10_000, 10_000, 0).unwrap();
+    assert_eq!(text(&a), vec!["{i=\"0\"} 10000:-1", "{i=\"1\"} 10000:-1001", "{i=\"2\"} 10000:-2001"]);
+    assert_eq!(a.stats.samples_read, 6, "two samples of three series");
+    let r = request("x - (x + x)", 10_000, 10_000, 0);
+    let ctx = Arc::new(e.context("q", &r.options, None));
+    let plan = e.explain_text(&r, &ctx).unwrap();
+    assert!(plan.contains("PromShared"), "{plan}");
+    assert!(plan.contains("PromScan: {__name__=\"x\"}"), "{plan}");
 }

@@ -200,8 +200,6 @@ impl TileOperator for FoldOp {
 pub struct SubqueryFoldOp {
     grid: StepGrid,
     spec: Arc<dyn FoldSpec>,
-    keep_name: bool,
-    delayed: bool,
 }
 
 impl fmt::Debug for SubqueryFoldOp {
@@ -212,8 +210,8 @@ impl fmt::Debug for SubqueryFoldOp {
 
 impl SubqueryFoldOp {
     /// A fold whose first input is the plan on the inner grid, the others scalar arguments.
-    pub fn new(grid: StepGrid, spec: Arc<dyn FoldSpec>, keep_name: bool, delayed: bool) -> Self {
-        Self { grid, spec, keep_name, delayed }
+    pub fn new(grid: StepGrid, spec: Arc<dyn FoldSpec>) -> Self {
+        Self { grid, spec }
     }
 }
 
@@ -259,8 +257,7 @@ struct SubquerySink<'a> {
 impl TileSink for SubquerySink<'_> {
     fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError> {
         self.rows = roster.rows.iter().map(|r| r.labels.clone()).collect();
-        let out = renamed(roster, self.op.keep_name, self.op.delayed);
-        self.sink.begin(&out)
+        self.sink.begin(roster)
     }
 
     fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
@@ -322,30 +319,4 @@ pub fn row_samples(tile: &Tile, row: usize, grid: StepGrid, out: &mut SampleColu
             _ => out.push_float(grid.time(step), tile.values[cell], 0),
         }
     }
-}
-
-/// The roster after an operation that drops the metric name: at once, or marked to be dropped at the end.
-pub fn renamed(roster: &Arc<Roster>, keep_name: bool, delayed: bool) -> Arc<Roster> {
-    use crate::exec::tile::RosterRow;
-    if delayed {
-        if keep_name || roster.rows.iter().all(|r| r.drop_name) {
-            return Arc::clone(roster);
-        }
-        let rows = roster.rows.iter().map(|r| RosterRow { labels: r.labels.clone(), drop_name: true }).collect();
-        return Arc::new(Roster { rows });
-    }
-    if keep_name {
-        return Arc::clone(roster);
-    }
-    let dropped = |r: &RosterRow| RosterRow { labels: without_metadata(&r.labels), drop_name: false };
-    Arc::new(Roster { rows: roster.rows.iter().map(dropped).collect() })
-}
-
-/// Labels without the metric's name, type and unit.
-pub fn without_metadata(labels: &Labels) -> Labels {
-    if labels.iter().any(|(n, _)| is_metadata(n)) { labels.filtered(|n| !is_metadata(n)) } else { labels.clone() }
-}
-
-fn is_metadata(name: &str) -> bool {
-    matches!(name, "__name__" | "__type__" | "__unit__")
 }

@@ -12,6 +12,8 @@ pub mod machine;
 pub mod operator;
 pub mod parallel;
 pub mod raw;
+pub mod shared;
 pub mod specs;
 pub mod tile;
 pub mod transform;
+pub mod vector;

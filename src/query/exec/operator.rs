@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult, plan_err};
-use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::{Count, MetricValue, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Metric, PlanProperties};
+use parking_lot::Mutex;
 use quiver_core::Snapshot;
 
 use crate::context::QueryContext;
@@ -29,8 +30,34 @@ pub struct RunEnv {
     pub memory: Arc<dyn MemoryPool>,
     /// Threads large scans may use.
     pub threads: usize,
-    /// Samples per step, where they are asked for.
+    /// Samples looked at.
     pub stats: StepStats,
+    /// Memory of rows over wide grids, kept for the whole query.
+    wide: Mutex<MemoryReservation>,
+}
+
+/// Rows from this many steps on are charged to the query's memory.
+const WIDE: usize = 1 << 15;
+
+impl RunEnv {
+    /// An environment.
+    pub fn new(
+        ctx: Arc<QueryContext>,
+        snapshot: Arc<dyn Snapshot>,
+        memory: Arc<dyn MemoryPool>,
+        threads: usize,
+    ) -> Self {
+        let wide = Mutex::new(MemoryConsumer::new("rows over many steps").register(&memory));
+        Self { ctx, snapshot, memory, threads, stats: StepStats::default(), wide }
+    }
+
+    /// Charges what an operator over a wide grid needs at least: rows that are made, read and passed on.
+    pub fn charge_width(&self, grid: StepGrid) -> Result<(), QueryError> {
+        if grid.len < WIDE {
+            return Ok(());
+        }
+        Ok(self.wide.lock().try_grow(grid.len.saturating_mul(24))?)
+    }
 }
 
 impl fmt::Debug for RunEnv {

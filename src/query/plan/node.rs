@@ -302,6 +302,11 @@ impl PromOp {
         }
     }
 
+    /// What stands after the name in EXPLAIN.
+    pub fn details(&self) -> String {
+        Details(self).to_string()
+    }
+
     fn fmt_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PromOp::Scan(s) => {
@@ -399,8 +404,7 @@ impl fmt::Display for Window {
 impl fmt::Display for PromOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
-        let mut details = String::new();
-        fmt::write(&mut details, format_args!("{}", Details(self)))?;
+        let details = self.details();
         if !details.is_empty() {
             write!(f, ": {details}")?;
         }

@@ -1,17 +1,25 @@
 //! Logical nodes to physical operators. Series are looked up here, so that what is above a selector can size itself.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::logical_expr::LogicalPlan;
 use quiver_core::{Need, TimeRange};
 
 use crate::error::QueryError;
-use crate::exec::fold::{self, FoldOp, FoldSpec};
+use crate::exec::fold::{FoldOp, FoldSpec};
+use crate::exec::machine::{JoinOp, MachineOp, Made};
 use crate::exec::operator::{PromExec, RunEnv, TileOperator};
 use crate::exec::raw::{RawRowsOp, RawScanOp};
+use crate::exec::shared::SharedOp;
 use crate::exec::specs::InstantSpec;
-use crate::exec::transform;
+use crate::exec::tile::Roster;
+use crate::exec::{transform, vector};
+use crate::kernels::operators::{AggregateSpec, BinarySpec, RelabelSpec};
+use crate::optimize::share::Repeats;
 use crate::plan::node::{PromNode, PromOp, ScanSpec, Sides};
+use crate::promql::ast::AggregateOp;
 use crate::scan;
 
 /// Builds the operators of a plan.
@@ -19,24 +27,53 @@ pub fn build(plan: &LogicalPlan, env: &Arc<RunEnv>) -> Result<Arc<PromExec>, Que
     let Some(node) = PromNode::of(plan) else {
         return Err(QueryError::Internal(format!("not a PromQL plan: {}", plan.display())));
     };
-    env.ctx.check()?;
-    Builder { env }.node(node)
+    Builder { env, repeats: Repeats::of(plan), shared: RefCell::default() }.build(node)
 }
 
 struct Builder<'a> {
     env: &'a Arc<RunEnv>,
+    repeats: Repeats<'a>,
+    shared: RefCell<HashMap<&'a PromNode, Arc<PromExec>>>,
 }
 
-impl Builder<'_> {
-    fn inputs(&self, node: &PromNode) -> Result<Vec<Arc<PromExec>>, QueryError> {
-        node.inputs.iter().map(|i| build(i, self.env)).collect()
+impl<'a> Builder<'a> {
+    fn build(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
+        self.env.ctx.check()?;
+        self.env.charge_width(node.grid)?;
+        let Some(part) = self.repeats.get(node) else { return self.node(node) };
+        if let Some(have) = self.shared.borrow().get(node) {
+            return Ok(Arc::clone(have));
+        }
+        let inner = self.node(node)?;
+        let op = SharedOp::new(part.count, Arc::clone(&part.translations), &inner);
+        let exec = PromExec::new("PromShared", Arc::new(op), node.grid, vec![inner], self.env);
+        self.shared.borrow_mut().insert(node, Arc::clone(&exec));
+        Ok(exec)
     }
 
-    fn exec(&self, node: &PromNode, op: impl TileOperator + 'static, inputs: Vec<Arc<PromExec>>) -> Arc<PromExec> {
+    fn plan(&self, plan: &'a LogicalPlan) -> Result<Arc<PromExec>, QueryError> {
+        match PromNode::of(plan) {
+            Some(node) => self.build(node),
+            None => Err(QueryError::Internal(format!("not a PromQL plan: {}", plan.display()))),
+        }
+    }
+
+    fn inputs(&self, node: &'a PromNode) -> Result<Vec<Arc<PromExec>>, QueryError> {
+        node.inputs.iter().map(|i| self.plan(i)).collect()
+    }
+
+    fn input(&self, node: &'a PromNode, i: usize) -> Result<Arc<PromExec>, QueryError> {
+        match node.inputs.get(i) {
+            Some(p) => self.plan(p),
+            None => Err(QueryError::Internal(format!("{} lacks input {i}", node.op.name()))),
+        }
+    }
+
+    fn exec(&self, node: &'a PromNode, op: impl TileOperator + 'static, inputs: Vec<Arc<PromExec>>) -> Arc<PromExec> {
         PromExec::new(node.op.name(), Arc::new(op), node.grid, inputs, self.env)
     }
 
-    fn scan_of<'n>(&self, node: &'n PromNode) -> Option<&'n ScanSpec> {
+    fn scan_of(&self, node: &'a PromNode) -> Option<&'a ScanSpec> {
         match PromNode::of(node.inputs.first()?)?.op {
             PromOp::Scan(ref s) => Some(s),
             _ => None,
@@ -45,7 +82,7 @@ impl Builder<'_> {
 
     fn fold(
         &self,
-        node: &PromNode,
+        node: &'a PromNode,
         scan: &ScanSpec,
         need: Need,
         keep_name: bool,
@@ -53,14 +90,55 @@ impl Builder<'_> {
     ) -> Result<Arc<PromExec>, QueryError> {
         let range = TimeRange { min: scan.min, max: scan.max };
         let selected = scan::select(self.env, &scan.matchers, range)?;
-        let delayed = self.env.ctx.features.delayed_name_removal;
-        let roster = fold::renamed(&selected.roster, keep_name, delayed);
-        let scalars = node.inputs[1..].iter().map(|i| build(i, self.env)).collect::<Result<_, _>>()?;
+        let scalars = node.inputs[1..].iter().map(|i| self.plan(i)).collect::<Result<_, _>>()?;
+        let renamed = if keep_name {
+            Some(Arc::clone(&selected.roster))
+        } else {
+            vector::dropped_in_place(&selected.roster, node.grid, self.env)?
+        };
+        // Where names may go without any series moving, nobody needs to look at rows for it.
+        let moves = renamed.is_none();
+        let roster = renamed.unwrap_or(selected.roster);
         let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec);
-        Ok(self.exec(node, op, scalars))
+        let fold = self.exec(node, op, scalars);
+        if moves { self.drop_names(node, fold) } else { Ok(fold) }
     }
 
-    fn node(&self, node: &PromNode) -> Result<Arc<PromExec>, QueryError> {
+    /// Drops names above `input`: at once, or by a mark.
+    fn drop_names(&self, node: &'a PromNode, input: Arc<PromExec>) -> Result<Arc<PromExec>, QueryError> {
+        self.relabel(node, RelabelSpec::DropName, input)
+    }
+
+    fn relabel(
+        &self,
+        node: &'a PromNode,
+        spec: RelabelSpec,
+        input: Arc<PromExec>,
+    ) -> Result<Arc<PromExec>, QueryError> {
+        let grid = node.grid;
+        let what = match &spec {
+            RelabelSpec::DropName => "drop name".to_owned(),
+            RelabelSpec::Cleanup => "drop names at the end".to_owned(),
+            RelabelSpec::Replace { dst, .. } => format!("label_replace {dst}"),
+            RelabelSpec::Join { dst, .. } => format!("label_join {dst}"),
+        };
+        let inputs = vec![input];
+        let make = move |env: &RunEnv, r: &Arc<Roster>, _: Vec<Vec<f64>>| vector::relabel(&spec, r, grid, env);
+        let op = MachineOp::new(what, self.env, &inputs, make)?;
+        Ok(PromExec::new("PromRelabel", Arc::new(op), grid, inputs, self.env))
+    }
+
+    fn machine(
+        &self,
+        node: &'a PromNode,
+        make: impl Fn(&RunEnv, &Arc<Roster>, Vec<Vec<f64>>) -> Result<Made, QueryError> + Send + Sync + 'static,
+    ) -> Result<Arc<PromExec>, QueryError> {
+        let inputs = self.inputs(node)?;
+        let op = MachineOp::new(node.op.details(), self.env, &inputs, make)?;
+        Ok(self.exec(node, op, inputs))
+    }
+
+    fn node(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
         let grid = node.grid;
         match &node.op {
             PromOp::Empty => Ok(self.exec(node, transform::EmptyOp, Vec::new())),
@@ -94,7 +172,56 @@ impl Builder<'_> {
                 let op = RawScanOp { set: selected.set, roster: selected.roster, read, after, until, window: *window };
                 Ok(self.exec(node, op, Vec::new()))
             }
-            PromOp::DropNames => build(&node.inputs[0], self.env),
+            PromOp::DropNames => self.relabel(node, RelabelSpec::Cleanup, self.input(node, 0)?),
+            PromOp::LabelReplace { dst, replacement, src, regex } => {
+                let spec = RelabelSpec::Replace {
+                    dst: dst.clone(),
+                    replacement: replacement.clone(),
+                    src: src.clone(),
+                    regex: regex.clone(),
+                };
+                self.relabel(node, spec, self.input(node, 0)?)
+            }
+            PromOp::LabelJoin { dst, separator, src } => {
+                let spec = RelabelSpec::Join { dst: dst.clone(), separator: separator.clone(), src: src.clone() };
+                self.relabel(node, spec, self.input(node, 0)?)
+            }
+            PromOp::Aggregate { op, grouping, without, .. }
+                if matches!(
+                    op,
+                    AggregateOp::Sum
+                        | AggregateOp::Avg
+                        | AggregateOp::Count
+                        | AggregateOp::Group
+                        | AggregateOp::Min
+                        | AggregateOp::Max
+                        | AggregateOp::Stddev
+                        | AggregateOp::Stdvar
+                ) =>
+            {
+                let spec = AggregateSpec {
+                    op: *op,
+                    grouping: grouping.clone(),
+                    without: *without,
+                    expr_pos: node.arg_position(0),
+                };
+                self.machine(node, move |env, r, _| vector::aggregate(&spec, r, grid, env))
+            }
+            PromOp::Join { op, return_bool, matching } => {
+                let (op, pos) = (*op, node.pos);
+                let matching = matching.0.clone();
+                let inputs = self.inputs(node)?;
+                let what = node.op.details();
+                let join = if op.is_set() {
+                    JoinOp::new(what, self.env, &inputs, move |_, l, r| vector::set(op, &matching, l, r, grid))?
+                } else {
+                    let spec = BinarySpec { op, matching, return_bool: *return_bool, pos };
+                    JoinOp::new(what, self.env, &inputs, move |env, l, r| {
+                        vector::binary(spec.clone(), l, r, grid, env)
+                    })?
+                };
+                Ok(self.exec(node, join, inputs))
+            }
             other => Err(QueryError::Execution(format!("{} has no operator yet", other.name()))),
         }
     }
