@@ -1,2 +1,3 @@
 //! What operators compute, as pure functions over slices: no DataFusion, no I/O.
+pub mod histogram;
 pub mod operators;
