@@ -16,7 +16,7 @@ use quiver_persistence::{LogEntry, LogError, LogPosition};
 use tokio::sync::oneshot;
 
 use crate::head::page::PAGE_SERIES;
-use crate::head::{Counters, WriteGuard};
+use crate::head::{Counters, Refused, WriteGuard};
 use crate::record::{self, NO_SERIES, SegmentRefs};
 use crate::{WriteError, WriteReceipt};
 
@@ -93,7 +93,7 @@ impl Entry {
         let refused = head
             .resolve(&batch, &mut ids, series_max, elder)
             .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
-        let mut receipt = WriteReceipt { refused_series: refused as u64, ..WriteReceipt::default() };
+        let mut receipt = WriteReceipt { refused_series: refused.count as u64, ..WriteReceipt::default() };
         for (s, id) in batch.series.iter().zip(&ids) {
             if *id != NO_SERIES {
                 receipt.floats += u64::from(s.floats.1 - s.floats.0);
@@ -101,10 +101,10 @@ impl Entry {
                 receipt.exemplars += u64::from(s.exemplars.1 - s.exemplars.0);
             }
         }
-        if refused > 0 {
-            counters.refused_series.fetch_add(refused as u64, Ordering::Relaxed);
-            if refused == batch.series.len() && batch.metadata.is_empty() {
-                return Err(series_limit(series_max));
+        if refused.count > 0 {
+            counters.refused_series.fetch_add(refused.count as u64, Ordering::Relaxed);
+            if refused.count == batch.series.len() && batch.metadata.is_empty() {
+                return Err(series_limit(series_max, &refused));
             }
         }
         let (done, answer) = oneshot::channel();
@@ -119,9 +119,13 @@ impl Entry {
 }
 
 /// What a client is told whose new series are too many.
-pub(crate) fn series_limit(series_max: usize) -> WriteError {
+fn series_limit(series_max: usize, refused: &Refused) -> WriteError {
+    let widest = refused.widest.as_ref().map_or(String::new(), |(name, values)| {
+        format!("; of the labels of the first one refused, {name:?} has the most values ({values})")
+    });
     WriteError::SeriesLimit(format!(
-        "the limit of {series_max} active series is reached: samples of new series are refused, those of known ones taken"
+        "the limit of {series_max} active series is reached: {} new series refused, known ones still flow{widest}",
+        refused.count
     ))
 }
 

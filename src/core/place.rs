@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use quiver_model::{Exemplar, Labels, Matcher, SampleColumn};
+use quiver_storage::bytes::Damaged;
+use quiver_storage::codec::{ChunkRef, Decoder};
 
 use crate::head::page::Pieces;
 use crate::head::{Head, HeadSeries};
-use crate::merge::trim;
-use crate::part::Part;
 use crate::{Need, ReadError, TimeRange};
 
 /// A series as a place lists it.
@@ -53,17 +53,32 @@ impl Sink<'_> {
         }
     }
 
-    /// Decodes a part and adds what of it is in the range.
-    pub(crate) fn part(&mut self, part: &Part) -> Result<(), ReadError> {
-        if !self.range.overlaps(part.min_ts(), part.max_ts()) {
+    /// Decodes a chunk and adds what of it is in the range.
+    pub(crate) fn chunk(&mut self, chunk: ChunkRef<'_>) -> Result<(), Damaged> {
+        if !self.range.overlaps(chunk.time.min(), chunk.time.max()) {
             return Ok(());
         }
-        let mut column = SampleColumn::default();
-        part.read(self.need, &mut column)?;
-        trim(&mut column, self.range.min, self.range.max);
-        self.column(&column);
-        Ok(())
+        DECODER.with_borrow_mut(|decoder| {
+            if self.out.ts.last().is_none_or(|t| *t < chunk.time.min().max(self.range.min)) {
+                return decoder.decode_into(chunk, self.need, self.range, self.out);
+            }
+            let mut column = SampleColumn::default();
+            decoder.decode_into(chunk, self.need, self.range, &mut column)?;
+            if !column.is_empty() {
+                self.aside.push(column);
+            }
+            Ok(())
+        })
     }
+}
+
+thread_local! {
+    static DECODER: RefCell<Decoder> = RefCell::default();
+    static PIECES: RefCell<Pieces> = RefCell::default();
+}
+
+fn damaged_head(e: Damaged) -> ReadError {
+    ReadError::Corrupt { file: "head (memory)".into(), offset: 0, what: e.to_string() }
 }
 
 impl Place {
@@ -81,10 +96,22 @@ impl Place {
         }
     }
 
-    /// All series with samples in `range`, in label order.
-    pub(crate) fn all(&self, range: TimeRange) -> Result<Vec<PlaceSeries>, ReadError> {
+    /// Label names of the series with samples in `range` that any of `selectors` accepts (all, where there is none).
+    pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>, ReadError> {
         match self {
-            Place::Head(head, bound) => Ok(head.all(range, *bound).into_iter().map(Into::into).collect()),
+            Place::Head(head, bound) => Ok(head.label_names(selectors, range, *bound)),
+        }
+    }
+
+    /// Values of a label of the same series.
+    pub(crate) fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+    ) -> Result<Vec<String>, ReadError> {
+        match self {
+            Place::Head(head, bound) => Ok(head.label_values(name, selectors, range, *bound)),
         }
     }
 
@@ -111,19 +138,16 @@ impl Place {
         out: &mut SampleColumn,
         aside: &mut Vec<SampleColumn>,
     ) -> Result<(), ReadError> {
-        thread_local! {
-            static PIECES: RefCell<Pieces> = RefCell::default();
-        }
         let mut sink = Sink { range, need, out, aside };
         match self {
             Place::Head(head, _) => PIECES.with_borrow_mut(|pieces| {
                 head.collect(row, range, pieces);
-                for part in &pieces.sealed {
-                    sink.part(part)?;
+                for chunk in &pieces.sealed {
+                    sink.chunk(chunk.as_ref()).map_err(damaged_head)?;
                 }
                 sink.column(&pieces.open);
-                for part in &pieces.late_sealed {
-                    sink.part(part)?;
+                for chunk in &pieces.late_sealed {
+                    sink.chunk(chunk.as_ref()).map_err(damaged_head)?;
                 }
                 sink.column(&pieces.late);
                 pieces.clear();

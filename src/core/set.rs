@@ -78,11 +78,6 @@ impl Roster {
         Ok(out)
     }
 
-    /// Label sets, in order.
-    pub(crate) fn label_sets(&self) -> &[Labels] {
-        &self.labels
-    }
-
     fn parts(&self, i: usize) -> &[PartOf] {
         &self.parts[self.first[i] as usize..self.first[i + 1] as usize]
     }
@@ -116,6 +111,14 @@ impl SeriesSet for Roster {
         let mut columns = Vec::new();
         for p in self.parts(i) {
             self.places[p.place as usize].read(p.row, range, need, out, &mut columns)?;
+        }
+        if !columns.is_empty() && need != Need::ALL {
+            // Samples of equal time are settled by all that they hold.
+            columns.clear();
+            out.clear();
+            for p in self.parts(i) {
+                self.places[p.place as usize].read(p.row, range, Need::ALL, out, &mut columns)?;
+            }
         }
         if !columns.is_empty() {
             columns.push(std::mem::take(out));

@@ -56,26 +56,6 @@ impl StoreSnapshot {
     fn covers(&self, place: &Place, range: TimeRange) -> bool {
         place.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max))
     }
-
-    /// Calls `each` with the label sets of the series that match any of the selectors.
-    fn each_labels(
-        &self,
-        selectors: &[Vec<Matcher>],
-        range: TimeRange,
-        mut each: impl FnMut(&Labels),
-    ) -> Result<(), ReadError> {
-        if selectors.is_empty() {
-            for place in self.overlapping(range) {
-                place.all(range)?.iter().for_each(|s| each(&s.labels));
-            }
-        }
-        for matchers in selectors {
-            for place in self.overlapping(range) {
-                place.select(matchers, range, true)?.iter().for_each(|s| each(&s.labels));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Snapshot for StoreSnapshot {
@@ -102,13 +82,9 @@ impl Snapshot for StoreSnapshot {
         limit: usize,
     ) -> Result<Vec<String>, ReadError> {
         let mut names: BTreeSet<String> = BTreeSet::new();
-        self.each_labels(selectors, range, |labels| {
-            for (n, _) in labels.iter() {
-                if !names.contains(n) {
-                    names.insert(n.to_owned());
-                }
-            }
-        })?;
+        for place in self.overlapping(range) {
+            names.extend(place.label_names(selectors, range)?);
+        }
         Ok(names.into_iter().take(limit).collect())
     }
 
@@ -120,12 +96,9 @@ impl Snapshot for StoreSnapshot {
         limit: usize,
     ) -> Result<Vec<String>, ReadError> {
         let mut values: BTreeSet<String> = BTreeSet::new();
-        self.each_labels(selectors, range, |labels| {
-            let v = labels.get(name);
-            if !v.is_empty() && !values.contains(v) {
-                values.insert(v.to_owned());
-            }
-        })?;
+        for place in self.overlapping(range) {
+            values.extend(place.label_values(name, selectors, range)?);
+        }
         Ok(values.into_iter().take(limit).collect())
     }
 

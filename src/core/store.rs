@@ -321,3 +321,10 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+impl Store {
+    pub(crate) fn inner_head_bytes(&self) -> usize {
+        self.inner.view.load().heads.iter().map(|h| h.bytes()).sum()
+    }
+}

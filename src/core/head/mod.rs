@@ -15,16 +15,16 @@
 //! 3. The series table's lock is never held while a query evaluates matchers; the index has its own.
 
 pub(crate) mod page;
-mod postings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex, RwLock};
-use postings::HeadIndex;
 use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
+use quiver_storage::HeadIndex;
+use roaring::RoaringBitmap;
 
 use crate::record::NO_SERIES;
 use crate::{NamedCount, StoreStats, TimeRange};
@@ -69,6 +69,15 @@ impl Series {
         let same = |(h, id): &(u64, u32)| *h == hash && self.labels[*id as usize].packed() == packed;
         self.table.find(hash, same).map(|(_, id)| *id)
     }
+}
+
+/// Series that the limit kept out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// How many.
+    pub(crate) count: usize,
+    /// The label of the first of them that has the most values in the head, and how many.
+    pub(crate) widest: Option<(String, u64)>,
 }
 
 /// Series ids in label order, and each id's place in it.
@@ -149,14 +158,14 @@ impl Head {
     }
 
     /// Finds the ids of a batch's series, registering new ones up to `series_max` in all; those past it get
-    /// [`NO_SERIES`]. Returns how many were refused. Label sets of new series are taken from `elder` where it has them.
+    /// [`NO_SERIES`]. Returns which were refused. Label sets of new series are taken from `elder` where it has them.
     pub(crate) fn resolve(
         &self,
         batch: &WriteBatch,
         ids: &mut Vec<u32>,
         series_max: usize,
         elder: Option<&Head>,
-    ) -> Result<usize, LabelsError> {
+    ) -> Result<Refused, LabelsError> {
         ids.clear();
         ids.reserve(batch.series.len());
         let mut missing: Vec<(u32, u64)> = Vec::new();
@@ -184,7 +193,7 @@ impl Head {
                 }
             }
         }
-        let mut refused = 0;
+        let mut refused = Refused::default();
         for run in missing.chunks(REGISTER_RUN) {
             let labels: Vec<Labels> = run
                 .iter()
@@ -196,25 +205,34 @@ impl Head {
                     }
                 })
                 .collect::<Result<_, LabelsError>>()?;
-            refused += self.register(run, labels, ids, series_max);
+            self.register(run, labels, ids, series_max, &mut refused);
         }
         Ok(refused)
     }
 
-    fn register(&self, run: &[(u32, u64)], labels: Vec<Labels>, ids: &mut [u32], series_max: usize) -> usize {
+    fn register(
+        &self,
+        run: &[(u32, u64)],
+        labels: Vec<Labels>,
+        ids: &mut [u32],
+        series_max: usize,
+        refused: &mut Refused,
+    ) {
         // The index first: a series that can be found by a writer can be found by a query.
         let mut index = self.index.write();
         let mut series = self.series.write();
         let mut pages = self.pages.write();
         let mut bytes = 0;
-        let mut refused = 0;
         for ((k, hash), labels) in run.iter().zip(labels) {
             if let Some(id) = series.find(*hash, labels.packed()) {
                 ids[*k as usize] = id;
                 continue;
             }
             if series.labels.len() >= series_max {
-                refused += 1;
+                refused.count += 1;
+                if refused.widest.is_none() {
+                    refused.widest = index.widest_label(labels.as_ref()).map(|(n, v)| (n.to_owned(), v));
+                }
                 continue;
             }
             let id = series.labels.len() as u32;
@@ -230,7 +248,6 @@ impl Head {
             ids[*k as usize] = id;
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        refused
     }
 
     fn find_labels(&self, hash: u64, packed: &[u8]) -> Option<Labels> {
@@ -367,27 +384,57 @@ impl Head {
         self.gather(ids, range, exact)
     }
 
-    /// All series below `bound` with a sample in `range`, in label order.
-    pub(crate) fn all(&self, range: TimeRange, bound: u32) -> Vec<HeadSeries> {
-        let n = bound.min(self.series_len() as u32);
-        self.gather((0..n).collect(), range, true)
+    /// Series below `bound` with a sample in `range` that any of the selectors accepts (all, where there is none).
+    fn among(&self, selectors: &[Vec<Matcher>], range: TimeRange, bound: u32) -> RoaringBitmap {
+        let mut ids = RoaringBitmap::new();
+        {
+            let index = self.index.read();
+            if selectors.is_empty() {
+                ids |= index.all();
+            }
+            selectors.iter().for_each(|matchers| ids |= index.select(matchers));
+        }
+        let ids = self.covering(ids.iter().take_while(|id| *id < bound).collect(), range, true);
+        ids.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Label names of the series that [`Head::among`] picks.
+    pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange, bound: u32) -> Vec<String> {
+        let among = self.among(selectors, range, bound);
+        self.index.read().label_names(Some(&among))
+    }
+
+    /// Values of a label of the series that [`Head::among`] picks.
+    pub(crate) fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        bound: u32,
+    ) -> Vec<String> {
+        let among = self.among(selectors, range, bound);
+        self.index.read().label_values(name, Some(&among))
+    }
+
+    /// Those of `ids` (ascending) whose span leaves room for samples in `range`.
+    fn covering(&self, ids: Vec<u32>, range: TimeRange, exact: bool) -> Vec<(u32, Summary)> {
+        let mut found: Vec<(u32, Summary)> = Vec::with_capacity(ids.len());
+        for run in ids.chunk_by(|a, b| *a as usize / PAGE_SERIES == *b as usize / PAGE_SERIES) {
+            let page = self.page(run[0]);
+            let page = page.lock();
+            for id in run {
+                let s = page.summary(*id as usize % PAGE_SERIES);
+                if s.may_cover(range) && (!exact || range.overlaps(s.min_ts, s.max_ts)) {
+                    found.push((*id, s));
+                }
+            }
+        }
+        found
     }
 
     /// Labels and spans of `ids` (ascending), in label order.
     fn gather(&self, ids: Vec<u32>, range: TimeRange, exact: bool) -> Vec<HeadSeries> {
-        let mut found: Vec<(u32, Summary)> = Vec::with_capacity(ids.len());
-        {
-            for run in ids.chunk_by(|a, b| *a as usize / PAGE_SERIES == *b as usize / PAGE_SERIES) {
-                let page = self.page(run[0]);
-                let page = page.lock();
-                for id in run {
-                    let s = page.summary(*id as usize % PAGE_SERIES);
-                    if s.may_cover(range) && (!exact || range.overlaps(s.min_ts, s.max_ts)) {
-                        found.push((*id, s));
-                    }
-                }
-            }
-        }
+        let mut found = self.covering(ids, range, exact);
         let order = self.order();
         let ranked = order.rank.len() as u32;
         // Ids are ascending: the ranked ones come first.
@@ -464,32 +511,16 @@ impl Head {
         out.head_series += self.series_len() as u64;
         let pages = self.pages.read().clone();
         out.head_chunks += pages.iter().map(|p| p.lock().chunks() as u64).sum::<u64>();
-        let labels = self.series.read().labels.clone();
-        let mut by_name: BTreeMap<&str, (BTreeSet<&str>, u64)> = BTreeMap::new();
-        let mut by_metric: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut by_pair: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for l in &labels {
-            *by_metric.entry(l.metric_name()).or_default() += 1;
-            for (n, v) in l.iter() {
-                by_name.entry(n).or_default().0.insert(v);
-                *by_pair.entry((n, v)).or_default() += 1;
-            }
-        }
-        out.label_pairs += by_pair.len() as u64;
-        let list = |counts: Vec<(String, u64)>| top_of(counts, top);
-        out.series_by_metric = list(by_metric.into_iter().map(|(n, c)| (n.to_owned(), c)).collect());
-        let bytes = |v: &BTreeSet<&str>| v.iter().map(|s| s.len() as u64).sum();
-        out.bytes_by_label = list(by_name.iter().map(|(n, (v, _))| ((*n).to_owned(), bytes(v))).collect());
-        out.values_by_label = list(by_name.iter().map(|(n, (v, _))| ((*n).to_owned(), v.len() as u64)).collect());
-        out.series_by_pair = list(by_pair.into_iter().map(|((n, v), c)| (format!("{n}={v}"), c)).collect());
+        let index = self.index.read();
+        let list = |counts: Vec<quiver_storage::index::NamedCount>| {
+            counts.into_iter().map(|c| NamedCount { name: c.name, count: c.count }).collect()
+        };
+        out.label_pairs += index.pairs();
+        out.series_by_metric = list(index.series_by_metric(top));
+        out.values_by_label = list(index.values_by_label(top));
+        out.bytes_by_label = list(index.bytes_by_label(top));
+        out.series_by_pair = list(index.series_by_pair(top));
     }
-}
-
-/// The `top` largest counts, ties by name.
-fn top_of(mut counts: Vec<(String, u64)>, top: usize) -> Vec<NamedCount> {
-    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    counts.truncate(top);
-    counts.into_iter().map(|(name, count)| NamedCount { name, count }).collect()
 }
 
 /// Adds an exemplar to a list by time, unless it is there.

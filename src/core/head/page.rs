@@ -16,20 +16,22 @@
 //! 2. `times[slot.times].ts[slot.start..slot.start + slot.len]` are the times of the open column.
 //! 3. A column of times that no slot uses is free.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use quiver_model::sample::float_precedence;
 use quiver_model::{Histogram, SampleColumn, Value};
+use quiver_storage::codec::{CHUNK_SAMPLES, Chunk, Encoder, TimeColumn};
 use smallvec::SmallVec;
 
 use crate::TimeRange;
-use crate::part::Part;
+use crate::merge::samples_in;
 
 /// Series of one page.
 pub(crate) const PAGE_SERIES: usize = 256;
 /// Samples at which an open column is sealed.
-pub(crate) const SEAL_SAMPLES: u32 = 480;
+pub(crate) const SEAL_SAMPLES: u32 = CHUNK_SAMPLES as u32;
 /// Samples at which a late column is sealed.
 const LATE_SAMPLES: usize = 256;
 /// Width of the steps in which a series' span of time is known to cached rosters: 2^21 ms, about 35 minutes.
@@ -59,6 +61,8 @@ pub(crate) struct Applied {
 struct Times {
     ts: Vec<i64>,
     users: u32,
+    /// The run encoded last (from, length): the other series that seal it share it.
+    encoded: Option<(u32, u32, Arc<TimeColumn>)>,
 }
 
 /// One late sample.
@@ -78,7 +82,7 @@ struct Extra {
     /// Start timestamps of the open column: empty, or one each.
     start_ts: Vec<i64>,
     late: Vec<Late>,
-    late_sealed: Vec<Arc<Part>>,
+    late_sealed: Vec<Chunk>,
 }
 
 /// One series.
@@ -86,7 +90,7 @@ struct Extra {
 struct Slot {
     /// Values of the open column; empty while all of them are `last`.
     values: Vec<f64>,
-    sealed: Vec<Arc<Part>>,
+    sealed: Vec<Chunk>,
     extra: Option<Box<Extra>>,
     /// The newest in-order sample; a histogram's sum.
     last: f64,
@@ -124,11 +128,11 @@ impl Default for Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     /// Disjoint, ascending, all before `open`.
-    pub(crate) sealed: SmallVec<[Arc<Part>; 4]>,
+    pub(crate) sealed: SmallVec<[Chunk; 4]>,
     /// Copy of the open column.
     pub(crate) open: SampleColumn,
     /// Sealed late chunks, in any order.
-    pub(crate) late_sealed: SmallVec<[Arc<Part>; 2]>,
+    pub(crate) late_sealed: SmallVec<[Chunk; 2]>,
     /// Copy of the late column, sorted.
     pub(crate) late: SampleColumn,
 }
@@ -158,6 +162,10 @@ impl Summary {
         let steps = |t: i64| t >> COVER_SHIFT;
         self.kinds != 0 && steps(range.min) <= steps(self.max_ts) && steps(self.min_ts) <= steps(range.max)
     }
+}
+
+thread_local! {
+    static ENCODER: RefCell<Encoder> = RefCell::default();
 }
 
 /// See the module. The lock is outside.
@@ -318,7 +326,7 @@ impl Page {
         let times = &mut self.times[column as usize];
         times.users -= 1;
         if times.users == 0 {
-            times.ts = Vec::new();
+            *times = Times::default();
             self.free.push(column);
         }
     }
@@ -336,11 +344,22 @@ impl Page {
     fn seal(&mut self, i: usize, applied: &mut Applied) {
         let mut column = SampleColumn::default();
         self.copy_open(i, TimeRange::ALL, &mut column);
-        let part = Part::seal(&column);
+        let slot = &self.slots[i];
+        let times = &mut self.times[slot.times as usize];
+        let time = match &times.encoded {
+            Some((start, len, time)) if (*start, *len) == (slot.start, slot.len) => Arc::clone(time),
+            _ => {
+                let time = Arc::new(TimeColumn::encode(&column.ts));
+                times.encoded = Some((slot.start, slot.len, Arc::clone(&time)));
+                applied.bytes += 64 + time.bytes().len() as i64;
+                time
+            }
+        };
+        let chunk = ENCODER.with_borrow_mut(|e| e.encode_with(time, &column, 0..column.len()));
         let histograms: usize = column.histograms.iter().map(|(_, h)| 160 + h.heap_bytes()).sum();
-        applied.bytes += part.heap_bytes() as i64 - 10 * column.len() as i64 - histograms as i64;
+        applied.bytes += chunk.heap_bytes() as i64 - 10 * column.len() as i64 - histograms as i64;
         let slot = &mut self.slots[i];
-        slot.sealed.push(Arc::new(part));
+        slot.sealed.push(chunk);
         slot.values = Vec::new();
         slot.len = 0;
         if let Some(extra) = &mut slot.extra {
@@ -375,10 +394,10 @@ impl Page {
             let mut column = SampleColumn::default();
             applied.conflicts += sort_late(&mut extra.late, &mut column);
             let histograms: usize = extra.late.iter().flat_map(|l| &l.histogram).map(|h| 160 + h.heap_bytes()).sum();
-            let part = Part::seal(&column);
-            applied.bytes += part.heap_bytes() as i64 - 40 * extra.late.len() as i64 - histograms as i64;
+            let chunk = ENCODER.with_borrow_mut(|e| e.encode(&column, 0..column.len()));
+            applied.bytes += chunk.heap_bytes() as i64 - 40 * extra.late.len() as i64 - histograms as i64;
             extra.late.clear();
-            extra.late_sealed.push(Arc::new(part));
+            extra.late_sealed.push(chunk);
         }
     }
 
@@ -412,11 +431,11 @@ impl Page {
     pub(crate) fn collect(&self, i: usize, range: TimeRange, out: &mut Pieces) {
         out.clear();
         let slot = &self.slots[i];
-        let from = slot.sealed.partition_point(|p| p.max_ts() < range.min);
-        out.sealed.extend(slot.sealed[from..].iter().take_while(|p| p.min_ts() <= range.max).cloned());
+        let from = slot.sealed.partition_point(|c| c.max_time() < range.min);
+        out.sealed.extend(slot.sealed[from..].iter().take_while(|c| c.min_time() <= range.max).cloned());
         self.copy_open(i, range, &mut out.open);
         if let Some(extra) = &slot.extra {
-            let overlaps = |p: &&Arc<Part>| range.overlaps(p.min_ts(), p.max_ts());
+            let overlaps = |c: &&Chunk| range.overlaps(c.min_time(), c.max_time());
             out.late_sealed.extend(extra.late_sealed.iter().filter(overlaps).cloned());
             if !extra.late.is_empty() {
                 let mut late: Vec<Late> = extra.late.iter().filter(|l| range.overlaps(l.ts, l.ts)).cloned().collect();
@@ -435,7 +454,7 @@ impl Page {
     pub(crate) fn samples_hint(&self, i: usize, range: TimeRange) -> usize {
         let slot = &self.slots[i];
         let parts = slot.sealed.iter().chain(slot.extra.iter().flat_map(|e| &e.late_sealed));
-        let sealed: usize = parts.map(|p| p.samples_in(range)).sum();
+        let sealed: usize = parts.map(|c| samples_in(c.min_time(), c.max_time(), c.count(), range)).sum();
         let open = match slot.len {
             0 => 0,
             n => {

@@ -14,7 +14,7 @@ use crate::{Need, Snapshot, Source, TimeRange};
 
 fn write(head: &Head, batch: &WriteBatch, elder: Option<&Head>) {
     let mut ids = Vec::new();
-    assert_eq!(head.resolve(batch, &mut ids, usize::MAX, elder), Ok(0));
+    assert_eq!(head.resolve(batch, &mut ids, usize::MAX, elder).map(|r| r.count), Ok(0));
     head.apply(&ids, &mut batch.clone());
 }
 
@@ -108,7 +108,8 @@ fn past_the_limit_only_new_series_are_refused() {
     let head = Arc::new(Head::new(1, Arc::default()));
     let mut ids = Vec::new();
     let batch = batch_of(&[("a", &[(1, 1.0)]), ("b", &[(1, 1.0)])]);
-    assert_eq!(head.resolve(&batch, &mut ids, 1, None), Ok(1));
+    let refused = head.resolve(&batch, &mut ids, 1, None).unwrap();
+    assert_eq!((refused.count, refused.widest), (1, Some(("__name__".to_owned(), 1))));
     assert_eq!(ids, [0, crate::record::NO_SERIES]);
     head.apply(&ids, &mut batch.clone());
     assert_eq!(head.samples(), 1);

@@ -1,5 +1,6 @@
 //! The store against its oracle.
 
+mod crash;
 mod head;
 mod oracle;
 mod store;
