@@ -13,10 +13,14 @@
 //!
 //! The bytes are described in `FORMAT.md`.
 
+pub mod block;
 pub mod bytes;
 pub mod codec;
+pub mod error;
 pub mod index;
 
+pub use block::{Block, BlockMeta, BlockWriter, ChunkEntry};
 pub use bytes::Damaged;
 pub use codec::{Chunk, ChunkRef, ChunkStats, Decoder, Encoder, TimeColumn, TimeInterner, ValueStats};
+pub use error::StorageError;
 pub use index::HeadIndex;

@@ -355,11 +355,20 @@ fn encode_start(
     }
 }
 
+/// Columns of times a decoder remembers: the chunks of one series over a range, again and again for its neighbours.
+const TIMES_KEPT: usize = 8;
+
+#[derive(Default)]
+struct KeptTimes {
+    uid: u64,
+    ts: Vec<i64>,
+}
+
 /// Decodes chunks; keeps the times it decoded last, which the next series often shares.
 #[derive(Default)]
 pub struct Decoder {
-    uid: u64,
-    ts: Vec<i64>,
+    times: [KeptTimes; TIMES_KEPT],
+    next: usize,
     values: Vec<f64>,
     starts: Vec<i64>,
 }
@@ -370,14 +379,19 @@ impl Decoder {
         Self::default()
     }
 
-    fn times(&mut self, time: &TimeColumn) -> Result<(), Damaged> {
-        if self.uid != time.uid() || self.ts.len() != time.count() {
-            self.uid = 0;
-            self.ts.clear();
-            time.decode(&mut self.ts)?;
-            self.uid = time.uid();
+    /// The slot that holds the decoded times.
+    fn kept(&mut self, time: &TimeColumn) -> Result<usize, Damaged> {
+        if let Some(slot) = self.times.iter().position(|k| k.uid == time.uid() && k.ts.len() == time.count()) {
+            return Ok(slot);
         }
-        Ok(())
+        let slot = self.next;
+        self.next = (slot + 1) % TIMES_KEPT;
+        let kept = &mut self.times[slot];
+        kept.uid = 0;
+        kept.ts.clear();
+        time.decode(&mut kept.ts)?;
+        kept.uid = time.uid();
+        Ok(slot)
     }
 
     /// Appends the samples of `chunk` in `range` to `out`; times there must all be earlier. Columns that are not
@@ -393,18 +407,19 @@ impl Decoder {
             return Ok(());
         }
         let n = chunk.time.count();
-        self.times(chunk.time)?;
+        let slot = self.kept(chunk.time)?;
         let (lo, hi) = if range.covers(chunk.time.min(), chunk.time.max()) {
             (0, n)
         } else {
-            (self.ts.partition_point(|t| *t < range.min), self.ts.partition_point(|t| *t <= range.max))
+            let ts = &self.times[slot].ts;
+            (ts.partition_point(|t| *t < range.min), ts.partition_point(|t| *t <= range.max))
         };
         if lo >= hi {
             return Ok(());
         }
         let (head, _) = Head::parse(chunk.payload, n)?;
         let begin = out.ts.len();
-        let result = self.decode_columns(&head, need, n, lo, hi, begin, out);
+        let result = self.decode_columns(&head, slot, need, n, lo, hi, begin, out);
         if result.is_err() {
             out.ts.truncate(begin);
             out.values.truncate(begin);
@@ -417,6 +432,7 @@ impl Decoder {
     fn decode_columns(
         &mut self,
         head: &Head<'_>,
+        slot: usize,
         need: Need,
         n: usize,
         lo: usize,
@@ -424,7 +440,8 @@ impl Decoder {
         begin: usize,
         out: &mut SampleColumn,
     ) -> Result<(), Damaged> {
-        out.ts.extend_from_slice(&self.ts[lo..hi]);
+        let ts = &self.times[slot].ts;
+        out.ts.extend_from_slice(&ts[lo..hi]);
         if let Some(v) = head.constant {
             out.values.resize(begin + hi - lo, v);
         } else if need.values || head.histograms.is_some() {
@@ -442,7 +459,7 @@ impl Decoder {
             match kind {
                 START_PLAIN => {}
                 START_BEFORE => {
-                    let before = self.ts.first().copied().into_iter().chain(self.ts.iter().copied());
+                    let before = ts.first().copied().into_iter().chain(ts.iter().copied());
                     self.starts.iter_mut().zip(before).for_each(|(s, t)| *s = s.wrapping_add(t));
                 }
                 _ => return Err(Damaged("unknown start timestamp codec")),

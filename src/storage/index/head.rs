@@ -198,18 +198,18 @@ impl Lookup for HeadIndex {
 
     fn walk(
         &self,
-        name: &str,
+        matcher: &Matcher,
         prefix: &str,
-        test: &mut dyn FnMut(&str) -> bool,
+        accept: bool,
         found: &mut dyn FnMut(PostingsRef<'_>),
     ) -> Result<(), Infallible> {
-        let Some(label) = self.labels.get(name) else { return Ok(()) };
+        let Some(label) = self.labels.get(&*matcher.name) else { return Ok(()) };
         let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
         for (value, postings) in label.values.range::<str, _>(from) {
             if !value.starts_with(prefix) {
                 break;
             }
-            if test(value) {
+            if matcher.matches(value) == accept {
                 found(postings.as_ref());
             }
         }

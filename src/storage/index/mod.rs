@@ -8,10 +8,14 @@
 //! [`HeadIndex`] grows with the head; a block's index is read from its bytes. Both are picked from by
 //! [`select`](select::select).
 
+pub mod block;
+pub mod build;
 pub mod head;
 pub mod postings;
 pub mod select;
 
+pub use block::BlockIndex;
+pub use build::{BuiltIndex, IndexBuilder};
 pub use head::{HeadIndex, NamedCount};
 pub use postings::{Postings, PostingsRef};
 pub use select::{Lookup, estimate, select};

@@ -23,12 +23,13 @@ pub trait Lookup {
     fn pair(&self, name: &str, value: &str) -> Result<PostingsRef<'_>, Self::Error>;
     /// About how many series have the pair.
     fn pair_len(&self, name: &str, value: &str) -> Result<u64, Self::Error>;
-    /// Hands out the postings of each value that starts with `prefix` and that `test` accepts.
+    /// Hands out the postings of each value of the matcher's label that starts with `prefix` and that the matcher
+    /// accepts (or, where `accept` is false, refuses).
     fn walk(
         &self,
-        name: &str,
+        matcher: &Matcher,
         prefix: &str,
-        test: &mut dyn FnMut(&str) -> bool,
+        accept: bool,
         found: &mut dyn FnMut(PostingsRef<'_>),
     ) -> Result<(), Self::Error>;
 }
@@ -114,7 +115,7 @@ fn for_each<L: Lookup>(index: &L, step: &Step<'_>, found: &mut dyn FnMut(Posting
             }
         }
         Values::Walk(m, prefix, accept) => {
-            index.walk(step.name, prefix, &mut |v| m.matches(v) == *accept, found)?;
+            index.walk(m, prefix, *accept, found)?;
         }
         Values::Any => found(index.with_label(step.name)?),
     }
