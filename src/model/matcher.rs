@@ -115,6 +115,11 @@ impl Matcher {
         self.pattern.as_ref().map_or("", |p| &p.prefix)
     }
 
+    /// Memory the compiled expression takes, bytes; 0 for `=` and `!=`. Clones share it.
+    pub fn pattern_bytes(&self) -> usize {
+        self.pattern.as_ref().map_or(0, |p| p.bytes())
+    }
+
     /// The same test the other way round: `=` and `!=` swapped, `=~` and `!~` swapped.
     pub fn inverse(&self) -> Matcher {
         let op = match self.op {
@@ -155,6 +160,12 @@ impl Pattern {
             Some(regex)
         };
         Ok(Self { regex, set, prefix })
+    }
+
+    fn bytes(&self) -> usize {
+        let words = self.set.iter().flatten().map(|w| w.len() + size_of::<String>()).sum::<usize>();
+        let regex = self.regex.as_ref().map_or(0, Regex::memory_usage);
+        size_of::<Self>() + words + regex + self.prefix.len()
     }
 
     fn matches(&self, value: &str) -> bool {

@@ -95,6 +95,7 @@ impl<'a> Parser<'a> {
             let kind = self.peek()?;
             if is_sign(kind) {
                 let t = self.bump()?;
+                self.check_pending(stack.len())?;
                 push(&mut stack, &t);
                 continue;
             }
@@ -121,6 +122,7 @@ impl<'a> Parser<'a> {
                 return Ok(operand);
             };
             let op_pos = position(&self.bump()?);
+            self.check_pending(stack.len())?;
             stack.push(Pending::Binary { lhs: operand, op, op_pos, precedence });
         }
     }

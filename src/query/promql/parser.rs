@@ -21,6 +21,9 @@ use crate::context::Features;
 /// The most nodes from the root of a tree to a leaf.
 pub const HEIGHT_MAX: usize = 1000;
 
+/// The most operands of one query.
+pub const OPERANDS_MAX: usize = 50_000;
+
 /// What a parser allows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParseOptions {
@@ -30,7 +33,7 @@ pub struct ParseOptions {
     pub depth_max: usize,
     /// Length of the text, bytes.
     pub query_bytes_max: usize,
-    /// Compiled size of one regular expression, bytes.
+    /// Compiled size of all regular expressions of a query together, bytes.
     pub regex_bytes_max: usize,
 }
 
@@ -98,6 +101,9 @@ pub(super) struct Parser<'a> {
     /// End of the last token that can close an expression.
     pub last_closing: usize,
     depth: usize,
+    operands: usize,
+    /// What regular expressions may still take.
+    pub regex_bytes_left: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -115,6 +121,8 @@ impl<'a> Parser<'a> {
             last: Token { kind: Kind::Eof, pos: 0, text: "" },
             last_closing: 0,
             depth: 0,
+            operands: 0,
+            regex_bytes_left: opts.regex_bytes_max,
         })
     }
 
@@ -208,6 +216,11 @@ impl<'a> Parser<'a> {
         Ok(children + 1)
     }
 
+    /// Refuses chains too long to become a tree, before they take memory.
+    pub fn check_pending(&self, pending: usize) -> Parsed<()> {
+        self.above(pending).map(|_| ())
+    }
+
     // Expressions.
 
     fn query(&mut self) -> Parsed<Expr> {
@@ -234,6 +247,7 @@ impl<'a> Parser<'a> {
             let kind = self.peek()?;
             if matches!(kind, Kind::Add | Kind::Sub) {
                 let pos = self.bump()?.pos;
+                self.check_pending(stack.len())?;
                 stack.push(Pending::Sign { minus: kind == Kind::Sub, pos });
                 continue;
             }
@@ -258,6 +272,7 @@ impl<'a> Parser<'a> {
                 return Ok(operand);
             };
             self.bump()?;
+            self.check_pending(stack.len())?;
             let (return_bool, matching) = self.binary_modifiers()?;
             stack.push(Pending::Binary { lhs: operand, op, precedence, return_bool, matching });
         }
@@ -292,6 +307,10 @@ impl<'a> Parser<'a> {
     }
 
     fn primary(&mut self, kind: Kind) -> Parsed<Tall<Expr>> {
+        self.operands += 1;
+        if self.operands > OPERANDS_MAX {
+            return self.fail(position(&self.last), format!("query has more than {OPERANDS_MAX} operands"));
+        }
         let leaf = |node| Ok(Tall { node, height: 1 });
         match kind {
             Kind::Number | Kind::Duration => {

@@ -104,8 +104,16 @@ impl<'a> Parser<'a> {
         }
         let token = self.bump()?;
         let value = self.unquoted(&token, strings::unquote)?;
-        match Matcher::new(op, name, &value, self.opts.regex_bytes_max) {
-            Ok(m) => Ok(m),
+        match Matcher::new(op, name, &value, self.regex_bytes_left) {
+            Ok(m) if m.pattern_bytes() <= self.regex_bytes_left => {
+                self.regex_bytes_left -= m.pattern_bytes();
+                Ok(m)
+            }
+            Ok(_) => {
+                let message =
+                    format!("regular expressions need more than {} bytes compiled", self.opts.regex_bytes_max);
+                self.fail(Position::new(label.pos, token.end()), message)
+            }
             Err(e) => self.fail(Position::new(label.pos, token.end()), e.to_string()),
         }
     }

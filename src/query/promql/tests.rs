@@ -192,7 +192,9 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
         format!("{}x", "-".repeat(n)),
         format!("x{}", "[5m:]".repeat(n)),
         format!("x[{}5m]", "(".repeat(n)),
-        format!("x[{}5m]", "-".repeat(n + 1)),
+        format!("x[{}5m]", "-".repeat(n)),
+        format!("label_join(x, {}x)", "x,".repeat(n)),
+        format!("x{{{}}}", "a=~\"b.*c\",".repeat(n)),
         format!("x[5m{}]", "^2".repeat(n)),
         format!("x offset {}1", "-(".repeat(n)),
         format!("{}x", "a and on(b) ".repeat(n / 12)),
@@ -233,7 +235,7 @@ fn a_long_text_takes_linear_time() {
         format!("x{{{matchers}}}"),
         format!("sum by ({labels}) (x)"),
         format!("a + on({labels}) group_left({labels}x) b"),
-        format!("label_join(x, {}\"a\")", "\"b\", ".repeat(150_000)),
+        format!("label_join(x, {}\"a\")", "\"b\", ".repeat(40_000)),
     ] {
         let begin = std::time::Instant::now();
         let e = parse_expr(&text, &ParseOptions::default()).err();
