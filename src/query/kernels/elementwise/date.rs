@@ -21,7 +21,8 @@ const DAYS_BEFORE_1970: i64 = 292_277_022_400 / 400 * 146_097 + 719_468;
 /// Whole seconds of a float as Go on amd64 converts them: what does not fit is the smallest number.
 #[inline]
 fn to_seconds(v: f64) -> i64 {
-    if v >= -9_223_372_036_854_775_808.0 && v < 9_223_372_036_854_775_808.0 { v as i64 } else { i64::MIN }
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    if (-LIMIT..LIMIT).contains(&v) { v as i64 } else { i64::MIN }
 }
 
 /// A part of the date at `v` seconds.

@@ -301,9 +301,8 @@ fn reduce_large(x: f64) -> (u64, f64) {
     };
     let wide = |a: u64| u128::from(a) * u128::from(mantissa);
     let z2_hi = wide(word(digit + 2)) >> 64;
-    let product = (u128::from(word(digit).wrapping_mul(mantissa)) << 64)
-        .wrapping_add(wide(word(digit + 1)))
-        .wrapping_add(z2_hi);
+    let product =
+        (u128::from(word(digit).wrapping_mul(mantissa)) << 64).wrapping_add(wide(word(digit + 1))).wrapping_add(z2_hi);
     let (mut hi, lo) = ((product >> 64) as u64, product as u64);
     let mut j = hi >> 61;
     hi = hi << 3 | lo >> 61;
@@ -390,9 +389,7 @@ pub fn tan(x: f64) -> f64 {
     let zz = z * z;
     let mut y = z;
     if zz > 1e-14 {
-        y = z
-            + z * (zz * (((P[0] * zz) + P[1]) * zz + P[2])
-                / ((((zz + Q[0]) * zz + Q[1]) * zz + Q[2]) * zz + Q[3]));
+        y = z + z * (zz * (((P[0] * zz) + P[1]) * zz + P[2]) / ((((zz + Q[0]) * zz + Q[1]) * zz + Q[2]) * zz + Q[3]));
     }
     if j & 2 == 2 {
         y = -1.0 / y;
@@ -683,7 +680,10 @@ mod tests {
                 other => panic!("{other}"),
             };
             let want = f64::from_bits(*want);
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{name}({x:e}): {got:e}, {want:e}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{name}({x:e}): {got:e}, {want:e}"
+            );
         }
         for (name, x, y, want) in TABLE2 {
             let (x, y) = (f64::from_bits(*x), f64::from_bits(*y));
@@ -707,7 +707,8 @@ mod tests {
     fn near_the_exact_value() {
         let mut x = -30.0f64;
         while x < 30.0 {
-            for (a, b) in [(exp(x), x.exp()), (sin(x), x.sin()), (cos(x), x.cos()), (atan(x), x.atan()), (tanh(x), x.tanh())]
+            for (a, b) in
+                [(exp(x), x.exp()), (sin(x), x.sin()), (cos(x), x.cos()), (atan(x), x.atan()), (tanh(x), x.tanh())]
             {
                 assert!((a - b).abs() <= 1e-14 * b.abs().max(1e-3), "{x}: {a} {b}");
             }

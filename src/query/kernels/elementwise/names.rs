@@ -27,9 +27,26 @@ mod tests {
         assert_eq!(
             keep,
             [
-                "absent", "end", "first_over_time", "info", "label_join", "label_replace", "last_over_time", "max_of",
-                "min_of", "pi", "range", "scalar", "sort", "sort_by_label", "sort_by_label_desc", "sort_desc", "start",
-                "step", "time", "vector"
+                "absent",
+                "end",
+                "first_over_time",
+                "info",
+                "label_join",
+                "label_replace",
+                "last_over_time",
+                "max_of",
+                "min_of",
+                "pi",
+                "range",
+                "scalar",
+                "sort",
+                "sort_by_label",
+                "sort_by_label_desc",
+                "sort_desc",
+                "start",
+                "step",
+                "time",
+                "vector"
             ]
         );
     }

@@ -63,7 +63,8 @@ pub(crate) fn quantile(q: f64, v: &mut [f64]) -> f64 {
     if q > 1.0 {
         return f64::INFINITY;
     }
-    let order = |a: &f64, b: &f64| b.is_nan().cmp(&a.is_nan()).then(a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    let order =
+        |a: &f64, b: &f64| b.is_nan().cmp(&a.is_nan()).then(a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     let n = v.len() as f64;
     let rank = q * (n - 1.0);
     let lower = (rank.floor().max(0.0) as usize).min(v.len() - 1);

@@ -279,13 +279,10 @@ fn note_non_counter(spec: &RangeSpec, names: &SeriesNames<'_>, ann: &mut Annotat
     }
     if spec.type_and_unit_labels {
         if names.kind != "counter" && names.kind != "histogram" {
-            let text = "metric might not be a counter, __type__ label is not set to \"counter\" or \"histogram\", got";
-            let (kind, name) = (notes::quote(names.kind), notes::quote(names.metric));
-            ann.info(spec.pos[0], format!("{text} {kind}: {name}"));
+            ann.possible_non_counter_label_info(names.metric, names.kind, spec.pos[0]);
         }
     } else if !["_total", "_sum", "_count", "_bucket"].iter().any(|s| names.metric.ends_with(s)) {
-        let text = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket:";
-        ann.info(spec.pos[0], format!("{text} {}", notes::quote(names.metric)));
+        ann.possible_non_counter_info(names.metric, spec.pos[0]);
     }
 }
 
@@ -501,11 +498,7 @@ impl Run<'_> {
     }
 
     /// A function of the floats, times first, that depends on nothing else.
-    fn of_floats(
-        &mut self,
-        least: usize,
-        mut f: impl FnMut(&Window, &[i64], &[f64]) -> f64,
-    ) -> Result<(), QueryError> {
+    fn of_floats(&mut self, least: usize, mut f: impl FnMut(&Window, &[i64], &[f64]) -> f64) -> Result<(), QueryError> {
         let s = self.s;
         let mut seen = 0..0;
         let mut v = 0.0;

@@ -85,7 +85,8 @@ pub(crate) fn last_two(
     let started = starts && is_reset(col.start_at(i), col.ts[i], col.start_at(j), col.ts[j]);
     let interval = interval as f64 / 1000.0;
     let mut last = s.histograms()[w.histograms()].iter().rev();
-    let hist = |p: usize, e: Option<&(u32, Arc<Histogram>)>| e.filter(|(q, _)| *q as usize == p).map(|(_, h)| Arc::clone(h));
+    let hist =
+        |p: usize, e: Option<&(u32, Arc<Histogram>)>| e.filter(|(q, _)| *q as usize == p).map(|(_, h)| Arc::clone(h));
     let first_back = last.next();
     let b = hist(j, first_back);
     let a = if b.is_some() { hist(i, last.next()) } else { hist(i, first_back) };

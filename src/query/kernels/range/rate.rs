@@ -267,7 +267,8 @@ fn difference(
     let skip_first = counter && (start_reset(s, lo + 1) || resets.at(s, lo + 1));
     let nothing;
     let base = if skip_first {
-        nothing = Histogram { schema: second.schema, custom_values: second.custom_values.clone(), ..Default::default() };
+        nothing =
+            Histogram { schema: second.schema, custom_values: second.custom_values.clone(), ..Default::default() };
         &nothing
     } else {
         &**first

@@ -204,10 +204,33 @@ fn plain(spec: &RangeSpec, step_time: i64, end: i64, param: f64, all: &[Sample])
 }
 
 const ALL: [&str; 28] = [
-    "absent_over_time", "avg_over_time", "changes", "count_over_time", "delta", "deriv", "double_exponential_smoothing",
-    "first_over_time", "idelta", "increase", "integral", "irate", "last_over_time", "mad_over_time", "max_over_time",
-    "min_over_time", "predict_linear", "present_over_time", "quantile_over_time", "rate", "resets", "stddev_over_time",
-    "stdvar_over_time", "sum_over_time", "ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time",
+    "absent_over_time",
+    "avg_over_time",
+    "changes",
+    "count_over_time",
+    "delta",
+    "deriv",
+    "double_exponential_smoothing",
+    "first_over_time",
+    "idelta",
+    "increase",
+    "integral",
+    "irate",
+    "last_over_time",
+    "mad_over_time",
+    "max_over_time",
+    "min_over_time",
+    "predict_linear",
+    "present_over_time",
+    "quantile_over_time",
+    "rate",
+    "resets",
+    "stddev_over_time",
+    "stdvar_over_time",
+    "sum_over_time",
+    "ts_of_first_over_time",
+    "ts_of_last_over_time",
+    "ts_of_max_over_time",
     "ts_of_min_over_time",
 ];
 
@@ -265,7 +288,7 @@ fn compare(spec: &RangeSpec, col: &SampleColumn, grid: &StepGrid, q: &[f64]) {
     let (out, samples, _) = run(spec, col, grid, &params);
     let (before, after) = spec.read_extent();
     let mut all = 0;
-    for step in 0..grid.len {
+    for (step, q) in q.iter().enumerate() {
         let end = grid.time(if spec.fixed { 0 } else { step }) - spec.offset_ms;
         let window: Vec<Sample> = (0..col.len())
             .filter(|i| col.ts[*i] > end - before && col.ts[*i] <= end + after && !col.value_at(*i).is_stale())
@@ -290,7 +313,7 @@ fn compare(spec: &RangeSpec, col: &SampleColumn, grid: &StepGrid, q: &[f64]) {
             (true, Some(h)) => Plain::Histogram((**h).clone()),
             (true, None) => float(out.values[cell]),
         };
-        let want = plain(spec, grid.time(step), end, q[step], &window);
+        let want = plain(spec, grid.time(step), end, *q, &window);
         let nan = |p: &Plain| matches!(p, Plain::Float(b) if f64::from_bits(*b).is_nan());
         assert!(got == want || nan(&got) && nan(&want), "{:?} step {step}: {got:?} instead of {want:?}", spec.func);
     }
@@ -352,7 +375,10 @@ fn rates() {
     let increase = RangeSpec::new(RangeFn::Increase, 30_001);
     // 15 − 0, and 10 for the reset; nothing to extrapolate but a millisecond, which the zero point forbids.
     assert_eq!(number(&increase, &col, 30_000), Some(25.0));
-    assert_eq!(number(&RangeSpec::new(RangeFn::Delta, 30_000), &floats(&[(10_000, 1.0), (20_000, 2.0)]), 30_000), Some(3.0));
+    assert_eq!(
+        number(&RangeSpec::new(RangeFn::Delta, 30_000), &floats(&[(10_000, 1.0), (20_000, 2.0)]), 30_000),
+        Some(3.0)
+    );
     assert_eq!(number(&RangeSpec::new(RangeFn::Irate, 60_000), &col, 60_000), Some(1.0));
     assert_eq!(number(&RangeSpec::new(RangeFn::Idelta, 60_000), &col, 25_000), Some(-5.0));
     let mut spec = RangeSpec::new(RangeFn::Increase, 60_000);
@@ -399,7 +425,10 @@ fn histogram_rates_and_reports() {
     assert_eq!(delta.1, ["this native histogram metric is not a gauge: \"m_total\""]);
     col.push_float(50_000, 1.0, 0);
     let (v, notes) = one(&spec, &col, 50_000);
-    assert_eq!((v, &notes[..]), (None, &["encountered a mix of histograms and floats for metric name \"m_total\"".to_owned()][..]));
+    assert_eq!(
+        (v, &notes[..]),
+        (None, &["encountered a mix of histograms and floats for metric name \"m_total\"".to_owned()][..])
+    );
     let (v, notes) = one(&RangeSpec::new(RangeFn::Max, 40_000), &col, 50_000);
     assert_eq!(v, Some(Value::Float(1.0)));
     assert_eq!(
