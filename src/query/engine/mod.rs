@@ -13,7 +13,7 @@ mod active;
 mod memory;
 pub(crate) mod result;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod fold;
+pub mod histogram;
 pub mod machine;
 pub mod operator;
 pub mod parallel;

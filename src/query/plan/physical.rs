@@ -15,7 +15,7 @@ use crate::exec::raw::{RawRowsOp, RawScanOp};
 use crate::exec::shared::SharedOp;
 use crate::exec::specs::InstantSpec;
 use crate::exec::tile::Roster;
-use crate::exec::{transform, vector};
+use crate::exec::{histogram, transform, vector};
 use crate::kernels::operators::{AggregateSpec, BinarySpec, RelabelSpec};
 use crate::optimize::share::Repeats;
 use crate::plan::node::{PromNode, PromOp, ScanSpec, Sides};
@@ -221,6 +221,12 @@ impl<'a> Builder<'a> {
                     })?
                 };
                 Ok(self.exec(node, join, inputs))
+            }
+            PromOp::Histogram { func, label } => {
+                let (func, label, arg_pos) = (*func, label.clone(), node.arg_pos.clone());
+                self.machine(node, move |env, r, args| {
+                    histogram::histogram(func, label.as_deref(), &arg_pos, r, args, grid, env)
+                })
             }
             other => Err(QueryError::Execution(format!("{} has no operator yet", other.name()))),
         }

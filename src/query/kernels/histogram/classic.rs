@@ -26,7 +26,7 @@ use super::is_quantile;
 use super::native::{NanObservations, histogram_fraction, histogram_quantile};
 use crate::annotation::{Annotations, MergeDetail};
 use crate::error::QueryError;
-use crate::exec::fold::{rows_per_tile, without_metadata};
+use crate::exec::fold::rows_per_tile;
 use crate::exec::tile::{Roster, RosterRow, StepGrid, Tile};
 use crate::promql::ast::Position;
 
@@ -127,6 +127,11 @@ impl ClassicHistograms {
         if tile.rows() > 0 {
             self.tiles.push(tile);
         }
+    }
+
+    /// Bytes of the tiles it keeps, about.
+    pub fn bytes(&self) -> usize {
+        self.tiles.iter().map(|t| t.values.len() * 8 + t.present.len() * 8 + t.hist.len() * 256).sum()
     }
 
     /// The result with its roster, and what is to be reported.
@@ -459,6 +464,12 @@ impl ClassicHistograms {
         let tile = &self.tiles[at.tile as usize];
         tile.histogram(at.row as usize * tile.width + step)
     }
+}
+
+/// Labels without the metric's name, type and unit.
+fn without_metadata(labels: &Labels) -> Labels {
+    let metadata = |n: &str| matches!(n, "__name__" | "__type__" | "__unit__");
+    if labels.iter().any(|(n, _)| metadata(n)) { labels.filtered(|n| !metadata(n)) } else { labels.clone() }
 }
 
 /// A scalar argument at a step; one that is missing is NaN.
