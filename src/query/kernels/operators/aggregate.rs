@@ -16,12 +16,13 @@
 use std::sync::Arc;
 
 use quiver_model::Histogram;
+use quiver_model::number::kahan_inc;
 
 use super::aggregate_histogram::HistogramCells;
 use super::bits;
 use super::group::Grouping;
 use super::rows::rows_per_tile;
-use crate::annotation::Annotations;
+use crate::annotation::{Annotations, HistogramOperation};
 use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::tile::{Roster, StepGrid, Tile};
@@ -38,14 +39,6 @@ pub struct AggregateSpec {
     pub without: bool,
     /// Position of the aggregated expression.
     pub expr_pos: Position,
-}
-
-/// Compensated addition: `(sum, compensation)` after adding `x`.
-#[inline(always)]
-pub fn kahan_inc(x: f64, sum: f64, comp: f64) -> (f64, f64) {
-    let t = sum + x;
-    let d = if sum.abs() >= x.abs() { (sum - t) + x } else { (x - t) + sum };
-    (t, if t.is_infinite() { 0.0 } else { comp + d })
 }
 
 /// See the module.
@@ -152,7 +145,7 @@ impl Aggregate {
         }
         let sums = matches!(self.op, AggregateOp::Sum | AggregateOp::Avg);
         if !sums && !hist.is_empty() {
-            self.notes.info(self.pos, format!("ignored histogram in {} aggregation", self.op.as_str()));
+            self.notes.histogram_ignored_in_aggregation_info(self.op.as_str(), self.pos);
         }
         let mut next = 0;
         for w in 0..self.words {
@@ -329,10 +322,11 @@ impl Aggregate {
                 let bit = 1u64 << (step & 63);
                 if *word & bit != 0 {
                     *word &= !bit;
-                    self.notes.warn(self.pos, "encountered a mix of histograms and floats for aggregation");
+                    self.notes.mixed_floats_histograms_agg_warning(self.pos);
                 } else if let Some(h) = h {
                     if h.collision {
-                        self.notes.warn(self.pos, "conflicting counter resets during histogram aggregation");
+                        let what = HistogramOperation::Aggregation;
+                        self.notes.histogram_counter_reset_collision_warning(self.pos, what);
                     }
                     kept.push((step, h.value));
                 }
@@ -407,9 +401,17 @@ fn count_lanes(count: &mut [f64], on: u64, full: bool) {
     }
 }
 
+/// Compensated addition without a branch. The error of an addition is itself a float, so that computing it without
+/// asking which operand is larger gives the bits that Neumaier's way gives.
 fn sum_lanes(sum: &mut [f64], comp: &mut [f64], x: &[f64]) {
-    for ((s, c), x) in sum.iter_mut().zip(comp.iter_mut()).zip(x) {
-        (*s, *c) = kahan_inc(*x, *s, *c);
+    let n = sum.len();
+    let (comp, x) = (&mut comp[..n], &x[..n]);
+    for i in 0..n {
+        let t = sum[i] + x[i];
+        let part = t - sum[i];
+        let error = (sum[i] - (t - part)) + (x[i] - part);
+        comp[i] = if t.is_infinite() { 0.0 } else { comp[i] + error };
+        sum[i] = t;
     }
 }
 

@@ -13,7 +13,7 @@ use quiver_model::{Histogram, ResetHint};
 
 use super::bits;
 use super::histogram_ops::{self as ops, OpError};
-use crate::annotation::Annotations;
+use crate::annotation::{Annotations, HistogramOperation};
 use crate::error::QueryError;
 use crate::promql::ast::Position;
 
@@ -116,17 +116,15 @@ struct Notes<'a> {
 impl Notes<'_> {
     fn reconciled(&mut self, yes: bool) {
         if yes {
-            self.notes.info(self.pos, "mismatched custom buckets were reconciled during aggregation");
+            let what = HistogramOperation::Aggregation;
+            self.notes.mismatched_custom_buckets_histograms_info(self.pos, what);
         }
     }
 
     fn failed(&mut self, e: OpError) -> Result<(), QueryError> {
         match e {
             OpError::Incompatible => {
-                let name = quiver_model::labels::quoted(&(self.name)());
-                let text =
-                    "vector contains a mix of histograms with exponential and custom buckets schemas for metric name";
-                self.notes.warn(self.pos, format!("{text} {name}"));
+                self.notes.mixed_exponential_custom_histograms_warning(&(self.name)(), self.pos);
                 Ok(())
             }
             OpError::Invalid(text) => Err(QueryError::Execution(text)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quiver_model::{Histogram, ResetHint};
 
 use super::histogram_ops::{self as ops, OpError};
-use crate::annotation::Annotations;
+use crate::annotation::{Annotations, HistogramOperation};
 use crate::error::QueryError;
 use crate::promql::ast::{BinaryOp, Position};
 
@@ -31,20 +31,14 @@ pub enum Note {
 impl Note {
     /// Adds the annotation.
     pub fn report(self, op: BinaryOp, pos: Position, notes: &mut Annotations) {
-        let kind = if op == BinaryOp::Sub { "subtraction" } else { "addition" };
-        let op = op.as_str();
+        let what = if op == BinaryOp::Sub { HistogramOperation::Sub } else { HistogramOperation::Add };
         let word = |h: bool| if h { "histogram" } else { "float" };
         match self {
             Note::None => {}
-            Note::Types(l, r) => {
-                let text = "incompatible sample types encountered for binary operator";
-                notes.info(pos, format!("{text} \"{op}\": {} {op} {}", word(l), word(r)));
-            }
-            Note::Layout => {
-                notes.warn(pos, format!("incompatible bucket layout encountered for binary operator {op}"));
-            }
-            Note::Collision => notes.warn(pos, format!("conflicting counter resets during histogram {kind}")),
-            Note::Reconciled => notes.info(pos, format!("mismatched custom buckets were reconciled during {kind}")),
+            Note::Types(l, r) => notes.incompatible_types_in_bin_op_info(word(l), op.as_str(), word(r), pos),
+            Note::Layout => notes.incompatible_bucket_layout_in_bin_op_warning(op.as_str(), pos),
+            Note::Collision => notes.histogram_counter_reset_collision_warning(pos, what),
+            Note::Reconciled => notes.mismatched_custom_buckets_histograms_info(pos, what),
         }
     }
 }

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use quiver_model::number::format_g;
-
 use super::bits;
 use super::group::Grouping;
 use super::params::Params;
@@ -58,8 +56,7 @@ impl Quantile {
         let mut notes = Annotations::new();
         let bad = [(params.any_nan, f64::NAN), (params.max > 1.0, params.max), (params.min < 0.0, params.min)];
         for (_, q) in bad.into_iter().filter(|(bad, _)| *bad) {
-            let text = format!("quantile value should be between 0 and 1, got {}", format_g(q));
-            notes.warn(spec.param_pos, text);
+            notes.invalid_quantile_warning(q, spec.param_pos);
         }
         ctx.annotate(notes);
         let grouping = Grouping::new(input, &spec.grouping, spec.without);
@@ -111,7 +108,7 @@ impl Quantile {
                     let word = &mut self.present[first + (step >> 6)];
                     if *word >> (step & 63) & 1 != 0 {
                         *word &= !(1 << (step & 63));
-                        self.notes.info(self.pos, "ignored histogram in quantile aggregation");
+                        self.notes.histogram_ignored_in_aggregation_info("quantile", self.pos);
                     }
                 }
             }

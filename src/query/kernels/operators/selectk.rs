@@ -109,9 +109,7 @@ impl SelectK {
                 } else {
                     for (v, to) in [(p.max, 1.0), (p.min, -1.0)] {
                         if (to > 0.0 && v > to) || (to < 0.0 && v < to) {
-                            let text =
-                                format!("ratio value should be between -1 and 1, got {}, capping to {to}", format_g(v));
-                            notes.warn(spec.param_pos, text);
+                            notes.invalid_ratio_warning(v, to, spec.param_pos);
                         }
                     }
                 }
@@ -223,7 +221,7 @@ impl SelectK {
             let bit = 1u64 << (step & 63);
             if step >> 6 == w && on & bit != 0 {
                 on &= !bit;
-                self.notes.info(self.pos, format!("ignored histogram in {} aggregation", self.op.as_str()));
+                self.notes.histogram_ignored_in_aggregation_info(self.op.as_str(), self.pos);
             }
         }
         on

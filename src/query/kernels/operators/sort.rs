@@ -45,7 +45,7 @@ impl Sort {
     pub fn new(spec: SortSpec, input: &Arc<Roster>, grid: StepGrid, pos: Position, ctx: &QueryContext) -> Self {
         if grid.len > 1 {
             let mut notes = Annotations::new();
-            notes.warn(pos, "sort is ineffective for range queries since results are always ordered by labels");
+            notes.sort_in_range_query_warning(pos);
             ctx.annotate(notes);
         }
         let rows = Rows::new(input.rows.len(), grid.len);
