@@ -107,7 +107,7 @@ impl Aggregate {
 
     /// Accumulator cells it holds.
     pub fn cells(&self) -> usize {
-        self.seen.len() * 64
+        self.grouping.len() * self.width
     }
 
     /// Adds all rows of a tile.

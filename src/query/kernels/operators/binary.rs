@@ -362,16 +362,16 @@ impl VectorBinary {
                 let one = Operand { values: &t.values[o_at..o_at + self.width], hist: o_hist, at: o_at };
                 let v = self.variant[o as usize];
                 let Some(out) = self.out_of(*sid, v) else { continue };
-                for w in 0..self.words {
-                    let both = mine[w] & bits::row_word(&t.present, o_at, self.width, w);
+                for (w, mine) in mine.iter().enumerate() {
+                    let both = *mine & bits::row_word(&t.present, o_at, self.width, w);
                     self.word(id, out, w, both, Some(&many), Some(&one))?;
                 }
             }
             if self.fill_one.is_some()
                 && let Some(out) = self.out_of(*sid, NONE)
             {
-                for w in 0..self.words {
-                    let rest = mine[w] & !self.one_any[id as usize * self.words + w];
+                for (w, mine) in mine.iter().enumerate() {
+                    let rest = *mine & !self.one_any[id as usize * self.words + w];
                     self.word(id, out, w, rest, Some(&many), None)?;
                 }
             }

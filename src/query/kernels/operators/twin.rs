@@ -253,7 +253,7 @@ fn pair(hist: bool) -> impl Strategy<Value = (Vec<bool>, Vec<bool>, Rows, Rows)>
 }
 
 fn thin(take: &[bool], k: u32) -> Vec<bool> {
-    take.iter().enumerate().map(|(i, t)| *t && (k == 0 || i as u32 % (k + 1) == 0)).collect()
+    take.iter().enumerate().map(|(i, t)| *t && (k == 0 || (i as u32).is_multiple_of(k + 1))).collect()
 }
 
 proptest! {
