@@ -1,1 +1,114 @@
-//! gateway
+//! Protocols, and nothing else: bytes of a client in, calls of [`quiver_core`] and [`quiver_query`], bytes out.
+//!
+//! ```text
+//! http/    Prometheus API, SQL, status, health       write/   remote write 1.0 and 2.0
+//! otlp/    OpenTelemetry metrics over gRPC and HTTP
+//! ```
+//!
+//! Invariants
+//! 1. Every input has a limit that is judged before memory is spent on it.
+//! 2. Only this layer turns errors into status codes, in one table (`http::error`).
+//! 3. A client that leaves drops its request's future, and with it the query.
+
+pub mod http;
+pub mod otlp;
+pub mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use quiver_core::{Ingest, Maintain, Source};
+use quiver_model::{Clock, Limits};
+use quiver_query::sql::SqlEngine;
+use quiver_query::{Engine, Features};
+
+/// What the layers below offer, and what is said about this server.
+pub struct Services {
+    /// Takes writes.
+    pub ingest: Arc<dyn Ingest>,
+    /// Gives snapshots.
+    pub source: Arc<dyn Source>,
+    /// Maintenance.
+    pub maintain: Arc<dyn Maintain>,
+    /// Answers PromQL.
+    pub engine: Arc<Engine>,
+    /// Answers SQL.
+    pub sql: Arc<SqlEngine>,
+    /// Limits in force.
+    pub limits: Limits,
+    /// PromQL features in force.
+    pub features: Features,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// `POST /api/v1/admin/…` answers.
+    pub admin_api: bool,
+    /// Facts for the status pages.
+    pub about: About,
+}
+
+/// Facts for the status pages.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Version of Quiver.
+    pub version: String,
+    /// When the process started, ms.
+    pub started_ms: i64,
+    /// Durability of a write: `commit`, or `interval` with its length.
+    pub durability: String,
+    /// Retention as text.
+    pub retention: String,
+    /// Flags in force, by name.
+    pub flags: Vec<(String, String)>,
+}
+
+/// A counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the gateway counts about itself.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// HTTP requests.
+    pub requests: Counter,
+    /// Queries answered.
+    pub queries: Counter,
+    /// Queries that failed.
+    pub query_errors: Counter,
+    /// Samples acknowledged.
+    pub samples: Counter,
+    /// Series and samples left out of otherwise good writes.
+    pub samples_rejected: Counter,
+    /// Writes that did not decode.
+    pub writes_rejected: Counter,
+    /// Connections open.
+    pub connections: AtomicU64,
+}
+
+/// The state of all protocols.
+pub struct Gateway {
+    /// What is below.
+    pub services: Services,
+    /// Figures.
+    pub counters: Counters,
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Gateway {
+    /// A gateway over services.
+    pub fn new(services: Services) -> Arc<Self> {
+        Arc::new(Self { services, counters: Counters::default(), buffers: Mutex::new(Vec::new()) })
+    }
+}

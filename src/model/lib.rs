@@ -16,6 +16,7 @@
 pub mod batch;
 pub mod clock;
 pub mod column;
+pub mod duration;
 pub mod histogram;
 pub mod labels;
 pub mod limits;

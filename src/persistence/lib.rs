@@ -38,3 +38,11 @@ pub fn crc32c_salted(salt: &[u8], bytes: &[u8]) -> u32 {
     digest.update(bytes);
     u32::try_from(digest.finalize() & 0xFFFF_FFFF).unwrap_or(0)
 }
+
+/// The text of a small file that is not part of a data folder, such as a configuration; at most 1 MiB of it.
+pub fn read_text(path: &std::path::Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(1 << 20).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -26,6 +26,7 @@ pub mod optimize;
 pub mod plan;
 pub mod promql;
 pub mod scan;
+pub mod sql;
 
 pub use annotation::{Annotation, Annotations, HistogramOperation, MergeDetail};
 pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};

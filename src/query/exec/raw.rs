@@ -11,8 +11,7 @@ use crate::engine::result::points;
 use crate::error::QueryError;
 use crate::exec::operator::{Collect, PromExec, RunEnv, TileOperator, TileSink};
 use crate::exec::tile::Roster;
-use crate::kernels::range::Extend;
-use crate::plan::node::Window;
+use crate::plan::node::{Extend, Window};
 
 /// `x[5m]` at the top of an instant query.
 pub struct RawScanOp {

@@ -17,6 +17,7 @@ pub mod ast;
 mod check;
 mod duration;
 mod error;
+mod extract;
 pub mod functions;
 pub mod json;
 mod lexer;
@@ -29,6 +30,8 @@ mod strings;
 mod token;
 
 pub use error::{ParseError, ParseErrors};
+pub use extract::selectors;
+pub use json::to_json;
 pub use parser::{ParseOptions, parse_expr, parse_metric_selector};
 pub use preprocess::preprocess;
 pub use printer::pretty;

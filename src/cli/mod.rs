@@ -1,0 +1,88 @@
+//! The command line.
+
+mod chart;
+mod client;
+mod query;
+mod sql;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, ServeArgs};
+
+/// A time series database: metrics in by remote write and OTLP, PromQL and SQL out, Parquet away.
+#[derive(Parser, Debug)]
+#[command(name = "quiver", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Ask PromQL: a table, JSON, or a chart
+    Query(query::QueryArgs),
+    /// Ask SQL: a table, or JSON, CSV, Arrow, Parquet
+    Sql(sql::SqlArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Bytes of a worker's stack: deep queries recurse.
+const STACK_BYTES: usize = 16 << 20;
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().thread_stack_size(STACK_BYTES).enable_all().build()
+}
+
+fn log_to_stderr() {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("QUIVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = if std::io::stderr().is_terminal() {
+        builder.with_target(false).try_init()
+    } else {
+        builder.json().try_init()
+    };
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "quiver", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Serve(args) => {
+            log_to_stderr();
+            run_async(async move {
+                let config = Config::load(&args).map_err(|e| e.to_string())?;
+                crate::server::serve(config).await.map_err(|e| e.to_string())
+            })
+        }
+        Command::Query(args) => run_async(query::run(args)),
+        Command::Sql(args) => run_async(sql::run(args)),
+    }
+}
+
+fn run_async(task: impl Future<Output = Result<(), String>>) -> ExitCode {
+    let done = match runtime() {
+        Ok(r) => r.block_on(task),
+        Err(e) => Err(format!("cannot start threads: {e}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("quiver: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The HTTP port: Prometheus API, SQL, remote write, OTLP, status and health.
+
+pub mod admin;
+pub mod body;
+pub mod error;
+pub mod json;
+pub mod labels;
+pub mod params;
+pub mod query;
+pub mod server;
+pub mod sql;
+pub mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use axum::routing::{any, get, post};
+
+use self::error::ApiError;
+use self::json::Json;
+use self::params::Params;
+use crate::Gateway;
+
+type Shared = State<Arc<Gateway>>;
+
+/// All routes.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    let api = Router::new()
+        .route("/query", get(instant).post(instant))
+        .route("/query_range", get(range).post(range))
+        .route("/query_exemplars", get(exemplars).post(exemplars))
+        .route("/format_query", get(format_query).post(format_query))
+        .route("/parse_query", get(parse_query).post(parse_query))
+        .route("/labels", get(label_names).post(label_names))
+        .route("/label/{name}/values", get(label_values))
+        .route("/series", get(series).post(series))
+        .route("/metadata", get(metadata))
+        .route("/write", post(write))
+        .route("/otlp/v1/metrics", post(otlp))
+        .route("/sql", get(sql_query).post(sql_query))
+        .route("/rules", get(|| async { fixed(r#"{"groups":[]}"#) }))
+        .route("/alerts", get(|| async { fixed(r#"{"alerts":[]}"#) }))
+        .route("/alertmanagers", get(|| async { fixed(r#"{"activeAlertmanagers":[],"droppedAlertmanagers":[]}"#) }))
+        .route(
+            "/targets",
+            get(|| async { fixed(r#"{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":{}}"#) }),
+        )
+        .route("/targets/metadata", get(|| async { fixed("[]") }))
+        .route("/scrape_pools", get(|| async { fixed(r#"{"scrapePools":[]}"#) }))
+        .route("/notifications", get(|| async { fixed("[]") }))
+        .route("/status/{page}", get(status_page))
+        .route("/status/active_queries/{id}", axum::routing::delete(kill_query))
+        .route("/features", get(features))
+        .route("/admin/tsdb/{verb}", post(admin_verb).put(admin_verb))
+        .fallback(any(|| async { ApiError::new(error::ErrorType::NotFound, "no such API route").response() }));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/v1/metrics", post(otlp))
+        .route("/-/healthy", get(healthy))
+        .route("/-/ready", get(ready))
+        .route("/metrics", get(own_metrics))
+        .route("/version", get(version))
+        .route("/", get(index))
+        .with_state(gateway)
+}
+
+fn ok_json(body: Vec<u8>) -> Response<Body> {
+    let mut r = Response::new(Body::from(body));
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    r
+}
+
+fn fixed(data: &str) -> Response<Body> {
+    ok_json(format!(r#"{{"status":"success","data":{data}}}"#).into_bytes())
+}
+
+/// Is the answer large, and does the client take gzip?
+fn takes_gzip(headers: &HeaderMap, body_len: usize) -> bool {
+    body_len > 1 << 10
+        && headers
+            .get(header::ACCEPT_ENCODING)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
+}
+
+/// The bytes of a success envelope around what `data` writes, with warnings and infos.
+fn envelope(warnings: &[String], infos: &[String], data: impl FnOnce(&mut Json)) -> Vec<u8> {
+    let mut j = Json::default();
+    j.raw(r#"{"status":"success","data":"#);
+    data(&mut j);
+    if !warnings.is_empty() {
+        j.raw(r#","warnings":"#).strings(warnings.iter().map(String::as_str));
+    }
+    if !infos.is_empty() {
+        j.raw(r#","infos":"#).strings(infos.iter().map(String::as_str));
+    }
+    j.raw("}");
+    j.into_bytes()
+}
+
+/// A success envelope as a response, compressed where that pays.
+fn success(headers: &HeaderMap, warnings: &[String], infos: &[String], data: impl FnOnce(&mut Json)) -> Response<Body> {
+    sent(headers, envelope(warnings, infos, data))
+}
+
+fn sent(headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
+    if takes_gzip(headers, body.len()) {
+        use std::io::Write;
+        let mut z = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 8), flate2::Compression::fast());
+        if z.write_all(&body).is_ok()
+            && let Ok(packed) = z.finish()
+        {
+            let mut r = ok_json(packed);
+            r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            r.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            return r;
+        }
+    }
+    ok_json(body)
+}
+
+fn answered(result: Result<Response<Body>, ApiError>) -> Response<Body> {
+    result.unwrap_or_else(|e| e.response())
+}
+
+async fn with_params<F, R>(request: Request<Body>, then: F) -> Response<Body>
+where
+    F: FnOnce(HeaderMap, Params) -> R,
+    R: Future<Output = Result<Response<Body>, ApiError>>,
+{
+    let headers = request.headers().clone();
+    match Params::read(request).await {
+        Ok(p) => answered(then(headers, p).await),
+        Err(e) => e.response(),
+    }
+}
+
+async fn instant(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { query::instant(&g, &h, &p).await }).await
+}
+
+async fn range(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { query::range(&g, &h, &p).await }).await
+}
+
+async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { query::exemplars(&g, &h, &p) }).await
+}
+
+async fn format_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { query::format(&g, &h, &p) }).await
+}
+
+async fn parse_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { query::parse(&g, &h, &p) }).await
+}
+
+async fn label_names(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { labels::names(&g, &h, &p) }).await
+}
+
+async fn label_values(State(g): Shared, Path(name): Path<String>, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { labels::values(&g, &h, &p, &name) }).await
+}
+
+async fn series(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { labels::series(&g, &h, &p) }).await
+}
+
+async fn metadata(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { labels::metadata(&g, &h, &p) }).await
+}
+
+async fn write(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    crate::write::handle(&g, request).await
+}
+
+async fn sql_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    answered(sql::handle(&g, request).await)
+}
+
+async fn otlp(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    crate::otlp::http::handle(&g, request).await
+}
+
+async fn status_page(State(g): Shared, Path(page): Path<String>, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { status::page(&g, &h, &p, &page) }).await
+}
+
+async fn kill_query(State(g): Shared, Path(id): Path<String>) -> Response<Body> {
+    answered(status::kill_query(&g, &id))
+}
+
+async fn features(State(g): Shared) -> Response<Body> {
+    status::features(&g)
+}
+
+async fn admin_verb(State(g): Shared, Path(verb): Path<String>) -> Response<Body> {
+    answered(admin::verb(&g, &verb).await)
+}
+
+async fn healthy() -> &'static str {
+    "Quiver is Healthy.\n"
+}
+
+async fn ready(State(g): Shared) -> Response<Body> {
+    match g.services.maintain.health() {
+        quiver_core::Health::Starting => {
+            crate::write::plain(StatusCode::SERVICE_UNAVAILABLE, "Quiver is replaying its log.")
+        }
+        quiver_core::Health::Ok => crate::write::plain(StatusCode::OK, "Quiver is Ready."),
+        quiver_core::Health::ReadOnly(why) => {
+            crate::write::plain(StatusCode::OK, format!("Quiver is Ready for reads, not for writes: {why}"))
+        }
+    }
+}
+
+async fn own_metrics(State(g): Shared) -> Response<Body> {
+    let mut r = Response::new(Body::from(status::own_metrics_text(&g)));
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    r
+}
+
+async fn version(State(g): Shared) -> Response<Body> {
+    let mut j = Json::default();
+    status::build_info(&g, &mut j);
+    ok_json(j.into_bytes())
+}
+
+async fn index() -> Response<Body> {
+    let text = "Quiver answers PromQL and SQL here.\n\n  \
+        GET  /api/v1/query?query=up                  PromQL, one instant\n  \
+        GET  /api/v1/query_range?query=up&start=…    PromQL, a range\n  \
+        GET  /api/v1/sql?query=select+…              SQL\n  \
+        POST /api/v1/write                           Prometheus remote write 1.0 and 2.0\n  \
+        POST /api/v1/otlp/v1/metrics                 OpenTelemetry metrics\n  \
+        GET  /metrics                                this server's own metrics";
+    crate::write::plain(StatusCode::OK, text)
+}

@@ -1,0 +1,225 @@
+//! Parameters: query string and form body, times, durations, limits — as Prometheus reads them.
+
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+
+use super::body::read_body;
+use super::error::ApiError;
+
+/// Bytes of a form body at most: a query and its parameters.
+const FORM_BYTES_MAX: usize = 10 << 20;
+
+/// Parameters of a request, body before query string.
+#[derive(Clone, Debug, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Reads query string and, for POST, the form.
+    pub async fn read(request: Request<Body>) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let mut pairs = Vec::new();
+        if parts.method == Method::POST {
+            let form = parts
+                .headers
+                .get(header::CONTENT_TYPE)
+                .and_then(|v| v.to_str().ok())
+                .is_none_or(|v| v.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+            if form {
+                let bytes = read_body(body, FORM_BYTES_MAX).await.map_err(|e| ApiError::bad_data(e.to_string()))?;
+                decode_pairs(&bytes, &mut pairs)?;
+            }
+        }
+        decode_pairs(parts.uri.query().unwrap_or("").as_bytes(), &mut pairs)?;
+        Ok(Self(pairs))
+    }
+
+    /// The first value of a parameter, or `""`.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+    }
+
+    /// All values of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A required time, ms.
+    pub fn time(&self, name: &str) -> Result<i64, ApiError> {
+        parse_time(self.get(name)).map_err(|e| ApiError::invalid_param(name, e))
+    }
+
+    /// A time, ms, or a default where it is not given.
+    pub fn time_or(&self, name: &str, default: i64) -> Result<i64, ApiError> {
+        if self.get(name).is_empty() { Ok(default) } else { self.time(name) }
+    }
+
+    /// A duration, ms.
+    pub fn duration(&self, name: &str) -> Result<i64, ApiError> {
+        parse_duration(self.get(name)).map_err(|e| ApiError::invalid_param(name, e))
+    }
+
+    /// `limit`: 0 where it is not given.
+    pub fn limit(&self) -> Result<usize, ApiError> {
+        let text = self.get("limit");
+        if text.is_empty() {
+            return Ok(0);
+        }
+        match text.parse::<i64>() {
+            Ok(n) if n < 0 => Err(ApiError::invalid_param("limit", "limit must be non-negative".into())),
+            Ok(n) => Ok(usize::try_from(n).unwrap_or(usize::MAX)),
+            Err(_) => Err(ApiError::invalid_param(
+                "limit",
+                format!("strconv.Atoi: parsing {}: invalid syntax", quiver_model::labels::quoted(text)),
+            )),
+        }
+    }
+}
+
+fn decode_pairs(bytes: &[u8], out: &mut Vec<(String, String)>) -> Result<(), ApiError> {
+    for piece in bytes.split(|b| *b == b'&').filter(|p| !p.is_empty()) {
+        let at = piece.iter().position(|b| *b == b'=').unwrap_or(piece.len());
+        let value = piece.get(at + 1..).unwrap_or(&[]);
+        let bad = || ApiError::bad_data("error parsing form values: invalid URL escape");
+        out.push((unescape(&piece[..at]).ok_or_else(bad)?, unescape(value).ok_or_else(bad)?));
+    }
+    Ok(())
+}
+
+/// Percent- and plus-decoding; none where an escape or the text is broken.
+pub fn unescape(bytes: &[u8]) -> Option<String> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let hex = std::str::from_utf8(bytes.get(i + 1..i + 3)?).ok()?;
+                out.push(u8::from_str_radix(hex, 16).ok()?);
+                i += 2;
+            }
+            b => out.push(b),
+        }
+        i += 1;
+    }
+    String::from_utf8(out).ok()
+}
+
+/// A time as float seconds or RFC 3339, in ms. Times beyond ±292 million years are refused.
+pub fn parse_time(text: &str) -> Result<i64, String> {
+    let bad = || format!("cannot parse {} to a valid timestamp", quiver_model::labels::quoted(text));
+    if let Ok(seconds) = parse_float(text) {
+        if !seconds.is_finite() || seconds.abs() >= 9.2e15 {
+            return Err(bad());
+        }
+        let whole = seconds.trunc();
+        let ms = ((seconds - whole) * 1000.0).round();
+        return Ok(whole as i64 * 1000 + ms as i64);
+    }
+    match text {
+        "-292273086-05-16T16:47:06Z" => Ok(i64::MIN / 1000),
+        "292277025-08-18T07:12:54.999999999Z" => Ok(i64::MAX / 1000),
+        _ => parse_rfc3339(text).ok_or_else(bad),
+    }
+}
+
+/// Go's `strconv.ParseFloat` for the forms that occur: Rust's, without its `infinity` spellings being any wider.
+fn parse_float(text: &str) -> Result<f64, std::num::ParseFloatError> {
+    text.parse::<f64>()
+}
+
+/// `2026-01-02T03:04:05.678+01:00` in ms.
+fn parse_rfc3339(text: &str) -> Option<i64> {
+    let b = text.as_bytes();
+    let number = |r: std::ops::Range<usize>| -> Option<i64> {
+        let s = text.get(r)?;
+        s.bytes().all(|c| c.is_ascii_digit()).then(|| s.parse().ok())?
+    };
+    if b.len() < 20 || b[4] != b'-' || b[7] != b'-' || !matches!(b[10], b'T' | b't') || b[13] != b':' || b[16] != b':' {
+        return None;
+    }
+    let (y, mo, d) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (h, mi, s) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let leap = y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+    let days_in = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    if !(1..=12).contains(&mo) || d < 1 || d > days_in[mo as usize - 1] || h > 23 || mi > 59 || s > 59 {
+        return None;
+    }
+    let mut at = 19;
+    let mut ms = 0;
+    if b.get(at) == Some(&b'.') {
+        at += 1;
+        let from = at;
+        while b.get(at).is_some_and(u8::is_ascii_digit) {
+            if at - from < 3 {
+                ms += i64::from(b[at] - b'0') * [100, 10, 1][at - from];
+            }
+            at += 1;
+        }
+        if at == from {
+            return None;
+        }
+    }
+    let offset = match b.get(at)? {
+        b'Z' | b'z' if b.len() == at + 1 => 0,
+        sign @ (b'+' | b'-') if b.len() == at + 6 && b[at + 3] == b':' => {
+            let minutes = number(at + 1..at + 3)? * 60 + number(at + 4..at + 6)?;
+            if *sign == b'+' { minutes } else { -minutes }
+        }
+        _ => return None,
+    };
+    // Days from civil: https://howardhinnant.github.io/date_algorithms.html
+    let y2 = if mo <= 2 { y - 1 } else { y };
+    let era = y2.div_euclid(400);
+    let yoe = y2 - era * 400;
+    let doy = (153 * ((mo + 9) % 12) + 2) / 5 + d - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    Some((days * 86_400 + h * 3600 + mi * 60 + s - offset * 60) * 1000 + ms)
+}
+
+/// A duration as float seconds or `1h30m`, in ms.
+pub fn parse_duration(text: &str) -> Result<i64, String> {
+    let shown = quiver_model::labels::quoted(text);
+    if let Ok(seconds) = parse_float(text) {
+        let ns = seconds * 1e9;
+        if ns.is_nan() || !(-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&ns) {
+            return Err(format!("cannot parse {shown} to a valid duration. It overflows int64"));
+        }
+        return Ok((ns as i64) / 1_000_000);
+    }
+    quiver_model::duration::parse_ms(text).ok_or_else(|| format!("cannot parse {shown} to a valid duration"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_prometheus_reads_them() {
+        assert_eq!(parse_time("1.5"), Ok(1500));
+        assert_eq!(parse_time("1435781451.781"), Ok(1_435_781_451_781));
+        assert_eq!(parse_time("2015-07-01T20:10:51.781Z"), Ok(1_435_781_451_781));
+        assert_eq!(parse_time("2015-07-01T22:10:51.781+02:00"), Ok(1_435_781_451_781));
+        assert_eq!(parse_time("1763800000000"), Ok(1_763_800_000_000_000));
+        assert!(parse_time("1e300").is_err());
+        assert!(parse_time("2015-13-01T20:10:51Z").is_err());
+        assert!(parse_time("").is_err());
+    }
+
+    #[test]
+    fn durations_as_prometheus_reads_them() {
+        assert_eq!(parse_duration("15"), Ok(15_000));
+        assert_eq!(parse_duration("1h30m"), Ok(5_400_000));
+        assert_eq!(parse_duration("1y2ms"), Ok(31_536_000_002));
+        assert!(parse_duration("30m1h").is_err());
+        assert!(parse_duration("1e20").is_err());
+        assert!(parse_duration("NaN").is_err());
+        assert!(parse_duration("").is_err());
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(unescape(b"a%20b+c%C3%A9").as_deref(), Some("a b cé"));
+        assert_eq!(unescape(b"%zz"), None);
+        assert_eq!(unescape(b"%ff"), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Response};
+use quiver_core::TimeRange;
+use quiver_query::promql;
+use quiver_query::{Answer, PromqlRequest, QueryOptions};
+use tokio_util::sync::CancellationToken;
+
+use super::error::ApiError;
+use super::json::Json;
+use super::params::{Params, parse_duration, parse_time};
+use super::success;
+use crate::Gateway;
+
+/// Warnings and infos shown at most, as Prometheus.
+const ANNOTATIONS_MAX: usize = 10;
+
+fn options(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<(QueryOptions, impl Drop + use<>), ApiError> {
+    let timeout_ms = match p.get("timeout") {
+        "" => None,
+        text => {
+            let ms = parse_duration(text).map_err(|e| ApiError::invalid_param("timeout", e))?;
+            if ms <= 0 {
+                return Err(ApiError::invalid_param("timeout", "timeout must be positive".into()));
+            }
+            Some((ms as u64).min(g.services.limits.query_timeout_ms))
+        }
+    };
+    let lookback_ms = match p.get("lookback_delta") {
+        "" => None,
+        text => {
+            let why = |e| ApiError::bad_data(format!("error parsing lookback delta duration: {e}"));
+            Some(parse_duration(text).map_err(why)?).filter(|ms| *ms > 0)
+        }
+    };
+    let use_start_timestamps = match headers.get("x-prometheus-use-start-timestamps").and_then(|v| v.to_str().ok()) {
+        Some("true" | "1") => Some(true),
+        Some("false" | "0") => Some(false),
+        _ => None,
+    };
+    let cancel = CancellationToken::new();
+    let guard = cancel.clone().drop_guard();
+    let nocache = matches!(p.get("nocache"), "1" | "true");
+    Ok((QueryOptions { lookback_ms, timeout_ms, limit: p.limit()?, nocache, use_start_timestamps, cancel }, guard))
+}
+
+/// `/query`
+pub async fn instant(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let time = p.time_or("time", g.services.clock.now_ms())?;
+    run(g, headers, p, time, time, 0).await
+}
+
+/// `/query_range`
+pub async fn range(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let start = p.time("start")?;
+    let end = p.time("end")?;
+    if end < start {
+        return Err(ApiError::invalid_param("end", "end timestamp must not be before start time".into()));
+    }
+    let step = p.duration("step")?;
+    if step <= 0 {
+        let why = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(ApiError::invalid_param("step", why.into()));
+    }
+    if (i128::from(end) - i128::from(start)) / i128::from(step) > i128::from(g.services.limits.query_points_max) {
+        return Err(ApiError::bad_data(
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
+        ));
+    }
+    run(g, headers, p, start, end, step).await
+}
+
+async fn run(
+    g: &Gateway,
+    headers: &HeaderMap,
+    p: &Params,
+    start: i64,
+    end: i64,
+    step: i64,
+) -> Result<Response<Body>, ApiError> {
+    let (options, _cancel_on_drop) = options(g, headers, p)?;
+    let query = p.get("query").to_owned();
+    let stats = p.get("stats");
+    let request = PromqlRequest { query, start, end, step, options };
+    let text = request.query.clone();
+    g.counters.queries.add(1);
+    let answer = g.services.engine.promql(request).await.map_err(|e| {
+        g.counters.query_errors.add(1);
+        ApiError::query(e)
+    })?;
+    Ok(super::sent(headers, envelope(&answer, &text, stats)))
+}
+
+/// The envelope of an answer; `stats` is the parameter of that name.
+pub fn envelope(answer: &Answer, query: &str, stats: &str) -> Vec<u8> {
+    let (mut warnings, infos) = answer.annotations.texts(query, ANNOTATIONS_MAX, ANNOTATIONS_MAX);
+    if answer.truncated {
+        warnings.push("results truncated due to limit".into());
+    }
+    super::envelope(&warnings, &infos, |j| {
+        j.raw("{").value(&answer.value);
+        if !stats.is_empty() {
+            render_stats(j, answer, stats == "all");
+        }
+        j.raw("}");
+    })
+}
+
+fn render_stats(j: &mut Json, answer: &Answer, per_step: bool) {
+    let s = &answer.stats;
+    let number = |v: f64| format!("{v:.9}");
+    j.raw(r#","stats":{"timings":{"evalTotalTime":"#).raw(&number(s.prepare_seconds + s.eval_seconds));
+    j.raw(r#","resultSortTime":0,"queryPreparationTime":"#).raw(&number(s.prepare_seconds));
+    j.raw(r#","innerEvalTime":"#).raw(&number(s.eval_seconds));
+    j.raw(r#","execQueueTime":"#).raw(&number(s.queue_seconds));
+    j.raw(r#","execTotalTime":"#).raw(&number(s.queue_seconds + s.prepare_seconds + s.eval_seconds));
+    j.raw(r#"},"samples":{"totalQueryableSamples":"#).int(s.queryable_samples as i64);
+    j.raw(r#","peakSamples":"#).int(s.peak_samples as i64);
+    if per_step {
+        j.raw(r#","totalQueryableSamplesPerStep":["#);
+        for (i, (t, n)) in s.queryable_samples_per_step.iter().enumerate() {
+            j.raw(if i > 0 { ",[" } else { "[" }).time(*t).raw(",").int(*n as i64).raw("]");
+        }
+        j.raw("]");
+    }
+    j.raw(r#"},"samplesRead":"#).int(s.samples_read as i64).raw("}");
+}
+
+/// `/query_exemplars`
+pub fn exemplars(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let start = parse_time(p.get("start")).map_err(|e| ApiError::invalid_param("start", e))?;
+    let end = parse_time(p.get("end")).map_err(|e| ApiError::invalid_param("end", e))?;
+    if end < start {
+        return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
+    }
+    let options = g.services.engine.parse_options();
+    let expr =
+        promql::parse_expr(p.get("query"), &options).map_err(|e| ApiError::invalid_param("query", e.to_string()))?;
+    let selectors = promql::selectors(&expr);
+    if selectors.is_empty() {
+        return Ok(success(headers, &[], &[], |j| {
+            j.raw("[]");
+        }));
+    }
+    let list = g.services.source.snapshot().exemplars(&selectors, TimeRange { min: start, max: end })?;
+    Ok(success(headers, &[], &[], |j| {
+        j.raw("[");
+        for (i, (labels, exemplars)) in list.iter().enumerate() {
+            j.raw(if i > 0 { r#",{"seriesLabels":"# } else { r#"{"seriesLabels":"# }).labels(labels);
+            j.raw(r#","exemplars":["#);
+            for (k, e) in exemplars.iter().enumerate() {
+                j.raw(if k > 0 { r#",{"labels":"# } else { r#"{"labels":"# }).labels(&e.labels);
+                j.raw(r#","value":"#).float(e.value).raw(r#","timestamp":"#).time(e.ts).raw("}");
+            }
+            j.raw("]}");
+        }
+        j.raw("]");
+    }))
+}
+
+/// `/format_query`
+pub fn format(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let expr = promql::parse_expr(p.get("query"), &g.services.engine.parse_options())
+        .map_err(|e| ApiError::invalid_param("query", e.to_string()))?;
+    let text = promql::pretty(&expr);
+    Ok(success(headers, &[], &[], |j| {
+        j.string(&text);
+    }))
+}
+
+/// `/parse_query`
+pub fn parse(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let expr = promql::parse_expr(p.get("query"), &g.services.engine.parse_options())
+        .map_err(|e| ApiError::invalid_param("query", e.to_string()))?;
+    let tree = promql::to_json(&expr).to_string();
+    Ok(success(headers, &[], &[], |j| {
+        j.raw(&tree);
+    }))
+}

@@ -1,0 +1,359 @@
+//! `/api/v1/sql`: a statement in, JSON, CSV, Arrow IPC or Parquet out, by `format=` or `Accept`.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use futures::stream;
+use quiver_query::QueryError;
+use quiver_query::sql::{SqlAnswer, SqlRequest};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::body::read_body;
+use super::error::ApiError;
+use super::params::{Params, parse_duration};
+use crate::Gateway;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `{"status":"success","data":{"columns":…,"rows":…}}`
+    Json,
+    /// One object per row and line.
+    JsonLines,
+    /// With a header line.
+    Csv,
+    /// Arrow IPC stream.
+    Arrow,
+    /// One Parquet file.
+    Parquet,
+}
+
+impl Format {
+    /// By its name in `format=`.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "json" => Format::Json,
+            "jsonl" | "ndjson" => Format::JsonLines,
+            "csv" => Format::Csv,
+            "arrow" => Format::Arrow,
+            "parquet" => Format::Parquet,
+            _ => return None,
+        })
+    }
+
+    fn choose(p: &Params, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let name = p.get("format");
+        if let Some(format) = Format::named(name) {
+            return Ok(format);
+        }
+        Ok(match name {
+            "" => match () {
+                () if accept.contains("application/vnd.apache.arrow.stream") => Format::Arrow,
+                () if accept.contains("application/vnd.apache.parquet") => Format::Parquet,
+                () if accept.contains("text/csv") => Format::Csv,
+                () if accept.contains("ndjson") || accept.contains("jsonl") => Format::JsonLines,
+                () => Format::Json,
+            },
+            other => {
+                let why = format!("{other:?} is none of json, jsonl, csv, arrow, parquet");
+                return Err(ApiError::invalid_param("format", why));
+            }
+        })
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::JsonLines => "application/x-ndjson",
+            Format::Csv => "text/csv; charset=utf-8",
+            Format::Arrow => "application/vnd.apache.arrow.stream",
+            Format::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+}
+
+/// Handles a statement: `query=` in the URL or a form, or the body itself as text.
+pub async fn handle(g: &Gateway, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let headers = request.headers().clone();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let bare = request.method() == Method::POST
+        && (content_type.starts_with("text/plain") || content_type.starts_with("application/sql"));
+    let (p, statement) = if bare {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body(body, g.services.limits.query_bytes_max)
+            .await
+            .map_err(|e| ApiError::bad_data(e.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| ApiError::bad_data("the statement is not UTF-8"))?;
+        (Params::read(Request::from_parts(parts, Body::empty())).await?, text)
+    } else {
+        let p = Params::read(request).await?;
+        let text = p.get("query").to_owned();
+        (p, text)
+    };
+    if statement.trim().is_empty() {
+        return Err(ApiError::invalid_param("query", "there is no statement".into()));
+    }
+    let format = Format::choose(&p, &headers)?;
+    let timeout_ms = match p.get("timeout") {
+        "" => None,
+        text => Some(parse_duration(text).map_err(|e| ApiError::invalid_param("timeout", e))?.max(1) as u64),
+    };
+    let cancel = CancellationToken::new();
+    let cancel_on_drop = cancel.clone().drop_guard();
+    g.counters.queries.add(1);
+    let failed = |e| {
+        g.counters.query_errors.add(1);
+        ApiError::query(e)
+    };
+    let answer = g.services.sql.query(SqlRequest { sql: statement, timeout_ms, cancel }).await.map_err(failed)?;
+    let body = body(format, answer, Some(cancel_on_drop)).await.map_err(failed)?;
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    Ok(response)
+}
+
+/// An answer in a format; streamed where the format allows. `guard` lives as long as the body.
+pub async fn body(format: Format, answer: SqlAnswer, guard: Option<DropGuard>) -> Result<Body, QueryError> {
+    match format {
+        // The status line is sent when the first batch is there: an error in it is an error answer.
+        Format::Arrow | Format::Csv | Format::JsonLines => {
+            Ok(Body::from_stream(Encoder::start(format, answer, guard).await?))
+        }
+        Format::Json | Format::Parquet => {
+            let (schema, batches) = answer.collect().await?;
+            let bytes = if format == Format::Json { json(&schema, &batches) } else { parquet(&schema, &batches) };
+            Ok(Body::from(bytes.map_err(QueryError::Internal)?))
+        }
+    }
+}
+
+/// A batch at a time.
+struct Encoder {
+    format: Format,
+    answer: SqlAnswer,
+    sink: Sink,
+    first: Option<Bytes>,
+    done: bool,
+    _cancel_on_drop: Option<DropGuard>,
+}
+
+enum Sink {
+    Arrow(Box<arrow::ipc::writer::StreamWriter<Vec<u8>>>),
+    Csv { header: bool },
+    Lines,
+}
+
+impl Encoder {
+    async fn start(
+        format: Format,
+        answer: SqlAnswer,
+        guard: Option<DropGuard>,
+    ) -> Result<impl futures::Stream<Item = Result<Bytes, String>> + use<>, QueryError> {
+        let internal = |e: String| QueryError::Internal(e);
+        let sink = match format {
+            Format::Arrow => Sink::Arrow(Box::new(
+                arrow::ipc::writer::StreamWriter::try_new(Vec::new(), answer.schema())
+                    .map_err(|e| internal(e.to_string()))?,
+            )),
+            Format::Csv => Sink::Csv { header: true },
+            _ => Sink::Lines,
+        };
+        let mut e = Encoder { format, answer, sink, first: None, done: false, _cancel_on_drop: guard };
+        e.first = e.step().await?;
+        Ok(stream::unfold(e, |mut e| async move {
+            if let Some(first) = e.first.take() {
+                return Some((Ok(first), e));
+            }
+            match e.step().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), e)),
+                Ok(None) => None,
+                // The connection breaks off, so that nobody takes a part for the whole.
+                Err(error) => {
+                    e.done = true;
+                    Some((Err(error.to_string()), e))
+                }
+            }
+        }))
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, QueryError> {
+        if self.done {
+            return Ok(None);
+        }
+        let batch = self.answer.next().await?;
+        self.done = batch.is_none();
+        let schema = Arc::clone(self.answer.schema());
+        self.encode(batch, &schema).map(|b| Some(Bytes::from(b))).map_err(QueryError::Internal)
+    }
+
+    fn encode(&mut self, batch: Option<RecordBatch>, schema: &SchemaRef) -> Result<Vec<u8>, String> {
+        debug_assert!(self.format != Format::Json);
+        match &mut self.sink {
+            Sink::Arrow(w) => {
+                match &batch {
+                    Some(b) => w.write(b),
+                    None => w.finish(),
+                }
+                .map_err(|e| e.to_string())?;
+                Ok(std::mem::take(w.get_mut()))
+            }
+            Sink::Csv { header } => {
+                let with_header = std::mem::replace(header, false);
+                if batch.is_none() && !with_header {
+                    return Ok(Vec::new());
+                }
+                let b = flat(&batch.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))?;
+                let mut out = Vec::new();
+                arrow::csv::WriterBuilder::new()
+                    .with_header(with_header)
+                    .build(&mut out)
+                    .write(&b)
+                    .map_err(|e| e.to_string())?;
+                Ok(out)
+            }
+            Sink::Lines => match batch {
+                None => Ok(Vec::new()),
+                Some(b) => {
+                    let mut w = arrow::json::LineDelimitedWriter::new(Vec::new());
+                    w.write(&plain(&b)?).and_then(|()| w.finish()).map_err(|e| e.to_string())?;
+                    Ok(w.into_inner())
+                }
+            },
+        }
+    }
+}
+
+/// The batch with text by number turned into text.
+fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
+    map_columns(batch, |a| match a.data_type() {
+        DataType::Dictionary(_, value) => arrow::compute::cast(a, value).map_err(|e| e.to_string()),
+        _ => Ok(Arc::clone(a)),
+    })
+}
+
+/// The batch with nested columns as JSON text, for CSV.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
+    map_columns(&plain(batch)?, |a| match a.data_type() {
+        DataType::Struct(_) | DataType::List(_) | DataType::Map(..) => {
+            let texts: Result<arrow::array::StringArray, String> = json_values(a).map(|list| {
+                list.into_iter().map(|v| if v.is_null() { None } else { Some(v.to_string()) }).collect()
+            });
+            texts.map(|t| Arc::new(t) as ArrayRef)
+        }
+        _ => Ok(Arc::clone(a)),
+    })
+}
+
+fn map_columns(
+    batch: &RecordBatch,
+    each: impl Fn(&ArrayRef) -> Result<ArrayRef, String>,
+) -> Result<RecordBatch, String> {
+    let columns: Vec<ArrayRef> = batch.columns().iter().map(each).collect::<Result<_, _>>()?;
+    let fields: Vec<_> = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(f, c)| f.as_ref().clone().with_data_type(c.data_type().clone()).with_nullable(true))
+        .collect();
+    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| e.to_string())
+}
+
+/// One JSON value per row of a column.
+fn json_values(column: &ArrayRef) -> Result<Vec<serde_json::Value>, String> {
+    let field = arrow::datatypes::Field::new("v", column.data_type().clone(), true);
+    let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
+    let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)]).map_err(|e| e.to_string())?;
+    let mut w = arrow::json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
+    w.write(&batch).and_then(|()| w.finish()).map_err(|e| e.to_string())?;
+    let bytes = w.into_inner();
+    bytes
+        .split(|b| *b == b'\n')
+        .filter(|l| !l.is_empty())
+        .map(|line| {
+            let mut v: serde_json::Value = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+            Ok(v["v"].take())
+        })
+        .collect()
+}
+
+/// Floats of a column as JSON: those that JSON has no number for are text.
+fn float_values(column: &arrow::array::Float64Array) -> Vec<serde_json::Value> {
+    (0..column.len())
+        .map(|i| {
+            if column.is_null(i) {
+                return serde_json::Value::Null;
+            }
+            let v = column.value(i);
+            serde_json::Number::from_f64(v).map_or_else(
+                || {
+                    let mut text = String::new();
+                    super::json::push_float(&mut text, v);
+                    text.into()
+                },
+                serde_json::Value::Number,
+            )
+        })
+        .collect()
+}
+
+fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
+    let mut j = super::json::Json::default();
+    j.raw(r#"{"status":"success","data":{"columns":["#);
+    for (i, f) in schema.fields().iter().enumerate() {
+        let kind = match f.data_type() {
+            DataType::Dictionary(_, v) => v.as_ref(),
+            t => t,
+        };
+        j.raw(if i > 0 { r#",{"name":"# } else { r#"{"name":"# }).string(f.name());
+        j.raw(r#","type":"#).string(&kind.to_string()).raw("}");
+    }
+    j.raw(r#"],"rows":["#);
+    let mut first = true;
+    for batch in batches {
+        let columns: Vec<Vec<serde_json::Value>> = plain(batch)?
+            .columns()
+            .iter()
+            .map(|c| match c.as_any().downcast_ref::<arrow::array::Float64Array>() {
+                Some(f) => Ok(float_values(f)),
+                None => json_values(c),
+            })
+            .collect::<Result<_, _>>()?;
+        for row in 0..batch.num_rows() {
+            j.raw(if first { "[" } else { ",[" });
+            first = false;
+            for (i, c) in columns.iter().enumerate() {
+                if i > 0 {
+                    j.raw(",");
+                }
+                j.raw(&c[row].to_string());
+            }
+            j.raw("]");
+        }
+    }
+    j.raw("]}}");
+    Ok(j.into_bytes())
+}
+
+fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::Compression;
+    use parquet::file::properties::WriterProperties;
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(Default::default())).build();
+    let mut out = Vec::new();
+    let mut w = ArrowWriter::try_new(&mut out, Arc::clone(schema), Some(properties)).map_err(|e| e.to_string())?;
+    for b in batches {
+        w.write(b).map_err(|e| e.to_string())?;
+    }
+    w.close().map_err(|e| e.to_string())?;
+    Ok(out)
+}

@@ -1,0 +1,233 @@
+//! `status/…`, `features`, own metrics.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Response};
+use quiver_core::{Health, NamedCount};
+
+use super::error::{ApiError, ErrorType};
+use super::json::Json;
+use super::params::Params;
+use super::{ok_json, success};
+use crate::Gateway;
+
+/// The Prometheus release whose API and language this server speaks. Grafana and other clients decide by it what they
+/// may ask for.
+const PROMETHEUS_VERSION: &str = "3.16.0";
+
+/// `status/PAGE`
+pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<Response<Body>, ApiError> {
+    let health = g.services.maintain.health();
+    let stats = match page {
+        "tsdb" => Some(g.services.maintain.stats(match p.limit()? {
+            0 => 10,
+            n if n > 10_000 => return Err(ApiError::invalid_param("limit", "limit must not exceed 10000".into())),
+            n => n,
+        })),
+        _ => None,
+    };
+    let known = ["buildinfo", "runtimeinfo", "tsdb", "flags", "config", "walreplay", "active_queries"];
+    if !known.contains(&page) {
+        return Err(ApiError::new(
+            ErrorType::NotFound,
+            format!("no status page {page:?}, there are {}", known.join(", ")),
+        ));
+    }
+    Ok(success(headers, &[], &[], |j| match page {
+        "buildinfo" => build_info(g, j),
+        "runtimeinfo" => runtime_info(g, j, &health),
+        "flags" => {
+            j.raw("{");
+            for (i, (n, v)) in g.services.about.flags.iter().enumerate() {
+                if i > 0 {
+                    j.raw(",");
+                }
+                j.string(n).raw(":").string(v);
+            }
+            j.raw("}");
+        }
+        "config" => {
+            j.raw(r#"{"yaml":""}"#);
+        }
+        "walreplay" => {
+            let state = if health == Health::Starting { "in progress" } else { "done" };
+            j.raw(r#"{"min":0,"max":0,"current":0,"state":"#).string(state).raw("}");
+        }
+        "active_queries" => active_queries(g, j),
+        _ => {
+            let s = stats.unwrap_or_default();
+            j.raw(r#"{"headStats":{"numSeries":"#).int(s.head_series as i64);
+            j.raw(r#","numLabelPairs":"#).int(s.label_pairs as i64);
+            j.raw(r#","chunkCount":"#).int(s.head_chunks as i64);
+            j.raw(r#","minTime":"#).int(s.head_min_ts).raw(r#","maxTime":"#).int(s.head_max_ts);
+            j.raw(r#"},"seriesCountByMetricName":"#);
+            counts(j, &s.series_by_metric);
+            j.raw(r#","labelValueCountByLabelName":"#);
+            counts(j, &s.values_by_label);
+            j.raw(r#","memoryInBytesByLabelName":"#);
+            counts(j, &s.bytes_by_label);
+            j.raw(r#","seriesCountByLabelValuePair":"#);
+            counts(j, &s.series_by_pair);
+            j.raw(r#","storage":{"blocks":"#).int(s.blocks as i64);
+            j.raw(r#","blockBytes":"#).int(s.block_bytes as i64);
+            j.raw(r#","logBytes":"#).int(s.log_bytes as i64);
+            j.raw(r#","samplesIngested":"#).int(s.samples_ingested as i64);
+            j.raw(r#","conflicts":"#).int(s.conflicts as i64);
+            j.raw(r#","flushes":"#).int(s.flushes as i64);
+            j.raw(r#","compactions":"#).int(s.compactions as i64).raw("}}");
+        }
+    }))
+}
+
+fn counts(j: &mut Json, list: &[NamedCount]) {
+    j.raw("[");
+    for (i, c) in list.iter().enumerate() {
+        j.raw(if i > 0 { r#",{"name":"# } else { r#"{"name":"# }).string(&c.name);
+        j.raw(r#","value":"#).int(c.count as i64).raw("}");
+    }
+    j.raw("]");
+}
+
+/// No `features` key: Grafana takes a server that has one for a different product.
+pub fn build_info(g: &Gateway, j: &mut Json) {
+    j.raw(r#"{"version":"#)
+        .string(PROMETHEUS_VERSION)
+        .raw(r#","revision":"","branch":"","buildUser":"","buildDate":"","#);
+    j.raw(r#""goVersion":"","application":"Quiver","quiverVersion":"#).string(&g.services.about.version).raw("}");
+}
+
+fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
+    let about = &g.services.about;
+    let read_only = match health {
+        Health::ReadOnly(why) => why.as_str(),
+        Health::Ok | Health::Starting => "",
+    };
+    j.raw(r#"{"startTime":"#).string(&rfc3339(about.started_ms));
+    j.raw(r#","serverTime":"#).string(&rfc3339(g.services.clock.now_ms()));
+    j.raw(r#","CWD":"","hostname":"","reloadConfigSuccess":true,"lastConfigTime":"#).string(&rfc3339(about.started_ms));
+    j.raw(r#","corruptionCount":0,"goroutineCount":0,"GOMAXPROCS":"#);
+    j.int(std::thread::available_parallelism().map_or(1, |n| n.get()) as i64);
+    j.raw(r#","GOMEMLIMIT":0,"GOGC":"","GODEBUG":"","storageRetention":"#).string(&about.retention);
+    j.raw(r#","durability":"#).string(&about.durability).raw(r#","readOnly":"#).string(read_only).raw("}");
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC.
+pub fn rfc3339(ms: i64) -> String {
+    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    // Civil from days: https://howardhinnant.github.io/date_algorithms.html
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z - era * 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let y = yoe + era * 400 + i64::from(m <= 2);
+    let (s, ms) = (rest / 1000, rest % 1000);
+    format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+fn active_queries(g: &Gateway, j: &mut Json) {
+    j.raw("[");
+    for (i, q) in g.services.engine.active().list().iter().enumerate() {
+        j.raw(if i > 0 { r#",{"id":"# } else { r#"{"id":"# }).int(q.id as i64);
+        j.raw(r#","query":"#).string(&q.query).raw(r#","startTime":"#).string(&rfc3339(q.started_ms));
+        j.raw(r#","samplesRead":"#).int(q.samples_read as i64).raw(r#","peakSamples":"#).int(q.samples_peak as i64).raw("}");
+    }
+    j.raw("]");
+}
+
+/// `DELETE status/active_queries/ID`
+pub fn kill_query(g: &Gateway, id: &str) -> Result<Response<Body>, ApiError> {
+    let number: u64 = id.parse().map_err(|_| ApiError::bad_data(format!("{id:?} is not the number of a query")))?;
+    if !g.services.engine.active().kill(number) {
+        return Err(ApiError::new(ErrorType::NotFound, format!("no query {number} is running")));
+    }
+    Ok(ok_json(br#"{"status":"success"}"#.to_vec()))
+}
+
+/// `features`
+pub fn features(g: &Gateway) -> Response<Body> {
+    let f = &g.services.features;
+    let list = [
+        ("experimental_functions", f.experimental_functions),
+        ("fill_modifiers", f.fill_modifiers),
+        ("unquoted_utf8_names", f.unquoted_utf8_names),
+        ("delayed_name_removal", f.delayed_name_removal),
+        ("use_start_timestamps", f.use_start_timestamps),
+        ("duration_expr", true),
+        ("anchored", true),
+        ("smoothed", true),
+    ];
+    let body: Vec<_> = list.iter().map(|(n, on)| format!("{n:?}:{on}")).collect();
+    let text = format!(
+        r#"{{"status":"success","data":{{"promql":{{{}}},"api":{{"admin":{},"sql":true,"remote_write_receiver":true}}}}}}"#,
+        body.join(","),
+        g.services.admin_api
+    );
+    ok_json(text.into_bytes())
+}
+
+/// One of the server's own metrics.
+pub struct OwnMetric {
+    /// Name.
+    pub name: &'static str,
+    /// Help.
+    pub help: &'static str,
+    /// Rises only.
+    pub counter: bool,
+    /// Value.
+    pub value: f64,
+}
+
+/// The server's own metrics at this moment.
+pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
+    let c = &g.counters;
+    let s = g.services.maintain.stats(0);
+    let now = g.services.clock.now_ms();
+    let counter = |name, help, value: u64| OwnMetric { name, help, counter: true, value: value as f64 };
+    let gauge = |name, help, value: f64| OwnMetric { name, help, counter: false, value };
+    let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
+    vec![
+        counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
+        gauge("quiver_http_connections", "Open HTTP connections.", c.connections.load(Ordering::Relaxed) as f64),
+        counter("quiver_queries_total", "PromQL and SQL queries received.", c.queries.get()),
+        counter("quiver_query_errors_total", "Queries that ended in an error.", c.query_errors.get()),
+        counter("quiver_samples_written_total", "Samples acknowledged over HTTP.", c.samples.get()),
+        counter("quiver_samples_rejected_total", "Series and samples left out of writes.", c.samples_rejected.get()),
+        counter("quiver_writes_rejected_total", "Write requests that did not decode.", c.writes_rejected.get()),
+        gauge("quiver_head_series", "Series in the head.", s.head_series as f64),
+        gauge("quiver_head_chunks", "Chunks in the head.", s.head_chunks as f64),
+        gauge("quiver_blocks", "Blocks published.", s.blocks as f64),
+        gauge("quiver_block_bytes", "Bytes of published blocks.", s.block_bytes as f64),
+        gauge("quiver_log_bytes", "Bytes of the write-ahead log.", s.log_bytes as f64),
+        counter("quiver_samples_ingested_total", "Samples applied to the head.", s.samples_ingested),
+        counter("quiver_sample_conflicts_total", "Samples whose time was taken by another value.", s.conflicts),
+        counter("quiver_flushes_total", "Heads written out as blocks.", s.flushes),
+        counter("quiver_compactions_total", "Compactions of blocks.", s.compactions),
+        gauge("quiver_writable", "1 while writes are taken.", writable),
+        gauge("quiver_uptime_seconds", "Seconds since the start.", (now - g.services.about.started_ms) as f64 / 1000.0),
+        gauge("quiver_build_info", "Constant 1.", 1.0),
+    ]
+}
+
+/// Own metrics in the text format.
+pub fn own_metrics_text(g: &Gateway) -> String {
+    let mut out = String::new();
+    for m in own_metrics(g) {
+        let kind = if m.counter { "counter" } else { "gauge" };
+        let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}\n{0} {2}", m.name, m.help, m.value);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates() {
+        assert_eq!(super::rfc3339(1_435_781_451_781), "2015-07-01T20:10:51.781Z");
+        assert_eq!(super::rfc3339(-1), "1969-12-31T23:59:59.999Z");
+    }
+}

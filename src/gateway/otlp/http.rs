@@ -1,0 +1,69 @@
+//! `POST /v1/metrics` and `/api/v1/otlp/v1/metrics`: OTLP over HTTP, protobuf, gzip or zstd or none.
+
+use std::io::Read;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use prost::Message;
+
+use super::EXPORT_BYTES_MAX;
+use crate::Gateway;
+use crate::http::body::{BodyError, read_body};
+use crate::write::plain;
+
+/// Handles one export.
+pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body> {
+    let content_type = header_text(&request, header::CONTENT_TYPE);
+    if content_type.split(';').next().map(str::trim) != Some("application/x-protobuf") {
+        let text = format!("content type {content_type:?} is not supported, expected application/x-protobuf");
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    }
+    let encoding = header_text(&request, header::CONTENT_ENCODING);
+    if !["", "identity", "gzip", "zstd"].contains(&encoding.as_str()) {
+        let text = format!("content encoding {encoding:?} is not supported, expected gzip, zstd or none");
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    }
+    let body = match read_body(request.into_body(), EXPORT_BYTES_MAX).await {
+        Ok(b) => b,
+        Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
+        Err(e) => return plain(StatusCode::BAD_REQUEST, e.to_string()),
+    };
+    let decoded = inflate(&encoding, body)
+        .and_then(|b| ExportMetricsServiceRequest::decode(b.as_slice()).map_err(|e| e.to_string()));
+    let export = match decoded {
+        Ok(r) => r,
+        Err(text) => return plain(StatusCode::BAD_REQUEST, format!("cannot decode the export: {text}")),
+    };
+    match super::export(gateway, &export).await {
+        Err(e) => crate::http::error::write_error(&e),
+        Ok(answer) => {
+            let mut r = Response::new(Body::from(answer.encode_to_vec()));
+            r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+            r
+        }
+    }
+}
+
+fn header_text(request: &Request<Body>, name: HeaderName) -> String {
+    request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
+}
+
+fn inflate(encoding: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    let max = EXPORT_BYTES_MAX as u64;
+    let mut out = Vec::new();
+    let n = match encoding {
+        "gzip" => flate2::read::MultiGzDecoder::new(body.as_slice()).take(max + 1).read_to_end(&mut out),
+        "zstd" => {
+            let mut d = zstd::stream::read::Decoder::new(body.as_slice()).map_err(|e| e.to_string())?;
+            d.window_log_max(25).map_err(|e| e.to_string())?;
+            d.take(max + 1).read_to_end(&mut out)
+        }
+        _ => return Ok(body),
+    };
+    let n = n.map_err(|e| format!("corrupt {encoding} data: {e}"))?;
+    if n as u64 > max {
+        return Err(format!("decompressed size is over the limit of {max} bytes"));
+    }
+    Ok(out)
+}

@@ -1,0 +1,212 @@
+//! `POST /api/v1/write`: Prometheus remote write 1.0 and 2.0.
+//!
+//! ```text
+//! headers ─▶ content type and encoding judged (415) ─▶ declared length judged (400) ─▶ decompressed into a reused buffer
+//!         ─▶ decoded in place ─▶ one WriteBatch ─▶ Ingest::write ─▶ 204 after the sync
+//! ```
+//!
+//! Invariants
+//! 1. Nothing is decompressed before content type, encoding and declared length were judged.
+//! 2. 2xx means that everything was kept; 400 that the valid part was kept (the counts say how much) and the rest must not
+//!    be sent again; 429 and 5xx that nothing was kept.
+
+pub mod decode;
+pub mod wire;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use quiver_core::{WriteError, WriteReceipt};
+use quiver_model::WriteBatch;
+
+use self::decode::{DecodeOptions, Rejects, Version, decode};
+use crate::Gateway;
+use crate::http::body::{BodyError, read_body};
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Snappy,
+    Zstd,
+}
+
+/// Handles one write request.
+pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body> {
+    let version = match message_version(request.headers()) {
+        Ok(v) => v,
+        Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
+    };
+    let encoding = match body_encoding(request.headers()) {
+        Ok(e) => e,
+        Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
+    };
+    let limits = &gateway.services.limits;
+    let body = match read_body(request.into_body(), limits.write_body_bytes_max).await {
+        Ok(b) => b,
+        Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
+        Err(e) => return plain(StatusCode::BAD_REQUEST, e.to_string()),
+    };
+    let options = DecodeOptions {
+        limits,
+        now_ms: gateway.services.clock.now_ms(),
+        type_and_unit_labels: gateway.services.features.type_and_unit_labels,
+    };
+    let mut scratch = gateway.buffers.lock().pop().unwrap_or_default();
+    let mut batch = WriteBatch::default();
+    let decoded = decompress(encoding, &body, limits.write_decoded_bytes_max, &mut scratch)
+        .and_then(|()| decode(version, &scratch, &options, &mut batch).map_err(|e| e.to_string()));
+    if scratch.capacity() <= 4 << 20 {
+        let mut buffers = gateway.buffers.lock();
+        if buffers.len() < 16 {
+            buffers.push(scratch);
+        }
+    }
+    let rejects = match decoded {
+        Ok(r) => r,
+        Err(text) => {
+            gateway.counters.writes_rejected.add(1);
+            return plain(StatusCode::BAD_REQUEST, format!("cannot decode the write request: {text}"));
+        }
+    };
+    let receipt = if batch.is_empty() {
+        WriteReceipt::default()
+    } else {
+        match gateway.services.ingest.write(batch).await {
+            Ok(r) => r,
+            Err(e) => return refused(version, &e),
+        }
+    };
+    gateway.counters.samples.add(receipt.floats + receipt.histograms);
+    gateway.counters.samples_rejected.add(rejects.count);
+    answer(version, receipt, &rejects)
+}
+
+fn answer(version: Version, receipt: WriteReceipt, rejects: &Rejects) -> Response<Body> {
+    let mut response = if rejects.is_empty() {
+        status(StatusCode::NO_CONTENT)
+    } else {
+        plain(StatusCode::BAD_REQUEST, rejects.text())
+    };
+    if version == Version::V2 {
+        written_headers(response.headers_mut(), receipt);
+    }
+    response
+}
+
+fn refused(version: Version, error: &WriteError) -> Response<Body> {
+    let mut response = crate::http::error::write_error(error);
+    if version == Version::V2 {
+        written_headers(response.headers_mut(), WriteReceipt::default());
+    }
+    response
+}
+
+fn written_headers(headers: &mut HeaderMap, r: WriteReceipt) {
+    headers.insert("x-prometheus-remote-write-samples-written", HeaderValue::from(r.floats));
+    headers.insert("x-prometheus-remote-write-histograms-written", HeaderValue::from(r.histograms));
+    headers.insert("x-prometheus-remote-write-exemplars-written", HeaderValue::from(r.exemplars));
+}
+
+fn status(code: StatusCode) -> Response<Body> {
+    let mut r = Response::new(Body::empty());
+    *r.status_mut() = code;
+    r
+}
+
+pub(crate) fn plain(code: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut text = text.into();
+    text.push('\n');
+    let mut r = Response::new(Body::from(text));
+    *r.status_mut() = code;
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    r
+}
+
+/// The message a content type announces; remote write 1.0 where there is none.
+fn message_version(headers: &HeaderMap) -> Result<Version, String> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Version::V1) };
+    let text = value.to_str().unwrap_or("").trim();
+    if text.is_empty() {
+        return Ok(Version::V1);
+    }
+    let mut parts = text.split(';').map(str::trim);
+    if !parts.next().unwrap_or("").eq_ignore_ascii_case("application/x-protobuf") {
+        return Err(format!("content type {text:?} is not supported, expected application/x-protobuf"));
+    }
+    for parameter in parts {
+        if let Some((key, value)) = parameter.split_once('=')
+            && key.trim().eq_ignore_ascii_case("proto")
+        {
+            return match value.trim().trim_matches('"') {
+                "prometheus.WriteRequest" => Ok(Version::V1),
+                "io.prometheus.write.v2.Request" => Ok(Version::V2),
+                other => Err(format!(
+                    "protobuf message {other:?} is not supported, expected prometheus.WriteRequest or io.prometheus.write.v2.Request"
+                )),
+            };
+        }
+    }
+    Ok(Version::V1)
+}
+
+fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
+    let text = headers.get(header::CONTENT_ENCODING).map_or("", |v| v.to_str().unwrap_or("?")).trim();
+    match text.to_ascii_lowercase().as_str() {
+        "" | "snappy" => Ok(Encoding::Snappy),
+        "zstd" => Ok(Encoding::Zstd),
+        _ => Err(format!("content encoding {text:?} is not supported, expected snappy or zstd")),
+    }
+}
+
+/// Decompresses into `out`; never allocates more than `max` bytes, whatever the body declares.
+fn decompress(encoding: Encoding, body: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    out.clear();
+    match encoding {
+        Encoding::Snappy => {
+            let declared = snap::raw::decompress_len(body).map_err(|e| format!("corrupt snappy data: {e}"))?;
+            if declared > max {
+                return Err(format!("declared decompressed size {declared} is over the limit of {max} bytes"));
+            }
+            out.resize(declared, 0);
+            let n = snap::raw::Decoder::new().decompress(body, out).map_err(|e| format!("corrupt snappy data: {e}"))?;
+            out.truncate(n);
+        }
+        Encoding::Zstd => {
+            use std::io::Read;
+            let mut d = zstd::stream::read::Decoder::new(body).map_err(|e| format!("corrupt zstd data: {e}"))?;
+            d.window_log_max(25).map_err(|e| format!("corrupt zstd data: {e}"))?;
+            let n = d.take(max as u64 + 1).read_to_end(out).map_err(|e| format!("corrupt zstd data: {e}"))?;
+            if n > max {
+                return Err(format!("decompressed size is over the limit of {max} bytes"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_are_judged_by_message() {
+        let of = |s: &'static str| {
+            let mut h = HeaderMap::new();
+            h.insert(header::CONTENT_TYPE, HeaderValue::from_static(s));
+            message_version(&h)
+        };
+        assert_eq!(message_version(&HeaderMap::new()), Ok(Version::V1));
+        assert_eq!(of("application/x-protobuf"), Ok(Version::V1));
+        assert_eq!(of("application/x-protobuf;proto=io.prometheus.write.v2.Request"), Ok(Version::V2));
+        assert_eq!(of("application/x-protobuf; proto=prometheus.WriteRequest"), Ok(Version::V1));
+        assert!(of("application/x-protobuf;proto=other").is_err());
+        assert!(of("application/json").is_err());
+    }
+
+    #[test]
+    fn a_declared_length_over_the_limit_allocates_nothing() {
+        let bomb = [0xff, 0xff, 0xff, 0xff, 0x0f, 0];
+        let mut out = Vec::new();
+        assert!(decompress(Encoding::Snappy, &bomb, 1 << 20, &mut out).unwrap_err().contains("over the limit"));
+        assert_eq!(out.capacity(), 0);
+    }
+}

@@ -1,0 +1,50 @@
+//! Durations as Prometheus writes them in parameters and flags.
+
+/// `1y2w3d4h5m6s7ms`, each unit at most once and in this order.
+pub fn parse_ms(text: &str) -> Option<i64> {
+    const UNITS: [(&str, i64); 7] = [
+        ("y", 365 * 86_400_000),
+        ("w", 7 * 86_400_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+        ("ms", 1),
+    ];
+    if text == "0" {
+        return Some(0);
+    }
+    let mut rest = text;
+    let mut next = 0;
+    let mut total = 0i64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let n: i64 = rest.get(..digits)?.parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let unit = &rest[..letters];
+        rest = &rest[letters..];
+        let k = UNITS.iter().position(|(u, _)| *u == unit).filter(|k| *k >= next)?;
+        next = k + 1;
+        total = total.checked_add(n.checked_mul(UNITS[k].1)?)?;
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_ms;
+
+    #[test]
+    fn units_come_once_and_in_order() {
+        assert_eq!(parse_ms("1h30m"), Some(5_400_000));
+        assert_eq!(parse_ms("1y2ms"), Some(31_536_000_002));
+        assert_eq!(parse_ms("0"), Some(0));
+        for bad in ["", "30m1h", "1h1h", "5", "m", "1 h", "99999999999999y"] {
+            assert_eq!(parse_ms(bad), None, "{bad:?}");
+        }
+    }
+}

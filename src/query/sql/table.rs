@@ -1,0 +1,220 @@
+//! Tables of samples and of series, over a snapshot.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use quiver_core::{Snapshot, TimeRange};
+use quiver_model::{METRIC_NAME, Matcher};
+
+use super::filter::{Columns, Pushed, push_down};
+use super::rows::Column;
+use super::scan::SampleScan;
+
+/// Compiled size of a pushed-down regular expression.
+const REGEX_BYTES_MAX: usize = 10 << 20;
+
+/// Which table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// One metric, one column per label.
+    Metric {
+        /// Metric name.
+        name: String,
+        /// Label names, sorted, without the metric name.
+        labels: Vec<String>,
+    },
+    /// All samples, labels in a map.
+    Samples,
+    /// All series, without samples.
+    Series,
+}
+
+/// See [`Shape`].
+pub struct SampleTable {
+    snapshot: Arc<dyn Snapshot>,
+    shape: Shape,
+    columns: Vec<Column>,
+    schema: SchemaRef,
+    series_max: usize,
+}
+
+impl std::fmt::Debug for SampleTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SampleTable({:?})", self.shape)
+    }
+}
+
+/// Names that a label column may not take.
+const RESERVED: [&str; 7] = ["ts", "value", "histogram", "start_ts", "series_id", "metric", "labels"];
+
+/// The column of a label: its name, with `label_` before it where that name is taken.
+pub fn label_column(label: &str) -> String {
+    if RESERVED.contains(&label) { format!("label_{label}") } else { label.to_owned() }
+}
+
+/// Type of a time column.
+pub fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
+}
+
+/// Type of a label column: text by number.
+pub fn text_type() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// Fields of one bucket of a histogram.
+pub fn bucket_fields() -> Fields {
+    let float = |n| Field::new(n, DataType::Float64, false);
+    Fields::from(vec![float("lower"), float("upper"), float("count")])
+}
+
+/// Type of a histogram's buckets.
+pub fn buckets_item() -> Arc<Field> {
+    Arc::new(Field::new("item", DataType::Struct(bucket_fields()), false))
+}
+
+/// Fields of a histogram.
+pub fn histogram_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("count", DataType::Float64, false),
+        Field::new("sum", DataType::Float64, false),
+        Field::new("schema", DataType::Int32, false),
+        Field::new("zero_threshold", DataType::Float64, false),
+        Field::new("zero_count", DataType::Float64, false),
+        Field::new("buckets", DataType::List(buckets_item()), false),
+    ])
+}
+
+/// Type of the labels map.
+pub fn map_type() -> DataType {
+    let entries =
+        Fields::from(vec![Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Utf8, true)]);
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false)
+}
+
+fn field(column: &Column) -> Field {
+    match column {
+        Column::Ts => Field::new("ts", time_type(), false),
+        Column::Value => Field::new("value", DataType::Float64, true),
+        Column::Label(l) => Field::new(label_column(l), text_type(), true),
+        Column::Metric => Field::new("metric", text_type(), false),
+        Column::Labels => Field::new("labels", map_type(), false),
+        Column::LabelsJson => Field::new("labels_json", text_type(), false),
+        Column::Histogram => Field::new("histogram", DataType::Struct(histogram_fields()), true),
+        Column::StartTs => Field::new("start_ts", time_type(), true),
+        Column::SeriesId => Field::new("series_id", DataType::Int64, false),
+    }
+}
+
+impl SampleTable {
+    /// A table; a scan of it may touch `series_max` series.
+    pub fn new(snapshot: Arc<dyn Snapshot>, shape: Shape, series_max: usize) -> Self {
+        let columns: Vec<Column> = match &shape {
+            Shape::Metric { labels, .. } => [Column::Ts, Column::Value]
+                .into_iter()
+                .chain(labels.iter().map(|l| Column::Label(l.clone())))
+                .chain([Column::Histogram, Column::StartTs, Column::SeriesId])
+                .collect(),
+            Shape::Samples => vec![
+                Column::Metric,
+                Column::Ts,
+                Column::Value,
+                Column::Labels,
+                Column::LabelsJson,
+                Column::Histogram,
+                Column::StartTs,
+                Column::SeriesId,
+            ],
+            Shape::Series => vec![Column::Metric, Column::Labels, Column::LabelsJson, Column::SeriesId],
+        };
+        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        Self { snapshot, shape, columns, schema, series_max }
+    }
+}
+
+impl Columns for SampleTable {
+    fn label<'a>(&'a self, column: &str) -> Option<&'a str> {
+        self.columns.iter().find_map(|c| match c {
+            Column::Label(l) if label_column(l) == column => Some(l.as_str()),
+            Column::Metric if column == "metric" => Some(METRIC_NAME),
+            _ => None,
+        })
+    }
+    fn has_map(&self) -> bool {
+        self.columns.contains(&Column::Labels)
+    }
+}
+
+#[async_trait]
+impl TableProvider for SampleTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(filters
+            .iter()
+            .map(|f| match push_down(f, self, REGEX_BYTES_MAX) {
+                // A series has no time of its own.
+                Some((Pushed::Time(_), _)) if self.shape == Shape::Series => TableProviderFilterPushDown::Unsupported,
+                Some((_, true)) => TableProviderFilterPushDown::Exact,
+                Some((_, false)) => TableProviderFilterPushDown::Inexact,
+                None => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut matchers = match &self.shape {
+            Shape::Metric { name, .. } => vec![Matcher::equal(METRIC_NAME, name)],
+            Shape::Samples | Shape::Series => Vec::new(),
+        };
+        let mut range = TimeRange::ALL;
+        let mut all_exact = true;
+        for f in filters {
+            match push_down(f, self, REGEX_BYTES_MAX) {
+                Some((Pushed::Labels(list), exact)) => {
+                    all_exact &= exact;
+                    matchers.extend(list);
+                }
+                Some((Pushed::Time(t), _)) => {
+                    range = TimeRange { min: range.min.max(t.min), max: range.max.min(t.max) };
+                }
+                None => all_exact = false,
+            }
+        }
+        let columns: Vec<Column> = match projection {
+            Some(p) => p.iter().map(|i| self.columns[*i].clone()).collect(),
+            None => self.columns.clone(),
+        };
+        let schema = match projection {
+            Some(p) => Arc::new(self.schema.project(p)?),
+            None => Arc::clone(&self.schema),
+        };
+        let set = if range.min > range.max {
+            None
+        } else {
+            let select = self.snapshot.select(&matchers, range, self.series_max);
+            Some(select.map_err(|e| DataFusionError::External(Box::new(e)))?)
+        };
+        let per_series = self.shape == Shape::Series;
+        let partitions = state.config().target_partitions();
+        let limit = limit.filter(|_| all_exact);
+        Ok(Arc::new(SampleScan::new(set, matchers, range, columns, schema, per_series, limit, partitions)))
+    }
+}

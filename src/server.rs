@@ -1,0 +1,197 @@
+//! `quiver serve`: builds the layers bottom-up, announces itself, drains on a signal.
+//!
+//! Order of start: data folder, log replay, engine, ports. Order of stop: ports, requests under way, background work, log.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quiver_gateway::http::status::own_metrics;
+use quiver_gateway::{About, Gateway, Services};
+use quiver_model::{Clock, METRIC_NAME, Metadata, MetricKind, SystemClock, WriteBatch};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Listen};
+use crate::database::{Database, DatabaseError, OpenOptions};
+
+/// How often own metrics are recorded.
+const SELF_METRICS_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Why the server did not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data folder.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// A port.
+    #[error("cannot listen on {address}: {why}. Choose another with --{flag} ADDR, or switch it off with --{flag} off")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Flag that says where.
+        flag: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// No port at all.
+    #[error("nothing to serve: both --http-listen and --grpc-listen are off")]
+    NoPort,
+}
+
+async fn bind(listen: Listen, flag: &'static str) -> Result<Option<TcpListener>, ServeError> {
+    match listen {
+        Listen::Off => Ok(None),
+        Listen::On(address) => match TcpListener::bind(address).await {
+            Ok(l) => Ok(Some(l)),
+            Err(e) => Err(ServeError::Listen { address, flag, why: e.to_string() }),
+        },
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let started_ms = clock.now_ms();
+    let http = bind(config.http, "http-listen").await?;
+    let grpc = bind(config.grpc, "grpc-listen").await?;
+    if http.is_none() && grpc.is_none() {
+        return Err(ServeError::NoPort);
+    }
+    let database = Database::start(
+        &config.data_dir,
+        OpenOptions {
+            features: config.features,
+            retention_ms: config.retention_ms,
+            sync_interval_ms: config.sync_interval_ms,
+            head_bytes: config.head_bytes,
+            ..OpenOptions::default()
+        },
+    )
+    .await?;
+    let retention = config.retention_ms.map_or_else(|| "off".to_owned(), |ms| format!("{}s", ms / 1000));
+    let gateway = Gateway::new(Services {
+        ingest: database.ingest(),
+        source: database.source(),
+        maintain: database.maintain(),
+        engine: database.engine(),
+        sql: database.sql_engine(),
+        limits: database.limits().clone(),
+        features: config.features,
+        clock: Arc::clone(&clock),
+        admin_api: config.admin_api,
+        about: About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms,
+            durability: config.durability().to_owned(),
+            retention,
+            flags: config.flags(),
+        },
+    });
+    announce(&config, http.as_ref(), grpc.as_ref());
+
+    let shutdown = CancellationToken::new();
+    let mut tasks = Vec::new();
+    if let Some(listener) = http {
+        let router = quiver_gateway::http::router(Arc::clone(&gateway));
+        let served = quiver_gateway::http::server::serve(listener, router, Arc::clone(&gateway), shutdown.clone());
+        tasks.push(tokio::spawn(served));
+    }
+    if let Some(listener) = grpc {
+        tasks.push(tokio::spawn(quiver_gateway::otlp::grpc::serve(listener, Arc::clone(&gateway), shutdown.clone())));
+    }
+    if config.self_metrics {
+        let address = match config.http {
+            Listen::On(a) => a.to_string(),
+            Listen::Off => "local".into(),
+        };
+        tasks.push(tokio::spawn(record_self(Arc::clone(&gateway), address, shutdown.clone())));
+    }
+    wait_for_signal().await;
+    tracing::info!("stopping: requests under way are finished first");
+    let second = tokio::spawn(async {
+        wait_for_signal().await;
+        // Asked twice: what was acknowledged is on disk already.
+        std::process::exit(130);
+    });
+    shutdown.cancel();
+    for t in tasks {
+        let _ = t.await;
+    }
+    database.close().await?;
+    second.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListener>) {
+    let address = |l: Option<&TcpListener>| l.and_then(|l| l.local_addr().ok());
+    let mut text = format!("Quiver {} keeps its data in {}\n", env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    if let Some(a) = address(http) {
+        text.push_str(&format!(
+            "\n  PromQL and SQL   http://{a}/api/v1/query\n  remote write     http://{a}/api/v1/write\n  \
+             OTLP metrics     http://{a}/v1/metrics\n"
+        ));
+    }
+    if let Some(a) = address(grpc) {
+        text.push_str(&format!("  OTLP over gRPC   http://{a}\n"));
+    }
+    if let Some(a) = address(http) {
+        let url = if a.port() == 9095 && a.ip().is_loopback() { String::new() } else { format!(" --url http://{a}") };
+        text.push_str(&format!(
+            "\nTry it from another terminal:\n\n  quiver query{url} 'quiver_uptime_seconds'\n  \
+             curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops it; everything acknowledged is on disk.\n"
+        ));
+    }
+    if std::io::stdout().is_terminal() {
+        println!("\n{text}");
+    } else {
+        print!("{text}");
+    }
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// Writes the server's own metrics into itself, so that the first query answers something.
+async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: CancellationToken) {
+    let mut first = true;
+    let mut ticks = tokio::time::interval(SELF_METRICS_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = gateway.services.clock.now_ms();
+        let mut batch = WriteBatch::default();
+        for m in own_metrics(&gateway) {
+            batch.begin_series([(METRIC_NAME, m.name), ("instance", instance.as_str()), ("job", "quiver")]);
+            batch.push_float(now, m.value, 0);
+            if first {
+                let kind = if m.counter { MetricKind::Counter } else { MetricKind::Gauge };
+                let metadata = Metadata { kind, unit: String::new(), help: m.help.to_owned() };
+                batch.metadata.push((m.name.to_owned(), metadata));
+            }
+        }
+        batch.begin_series([(METRIC_NAME, "up"), ("instance", instance.as_str()), ("job", "quiver")]);
+        batch.push_float(now, 1.0, 0);
+        match gateway.services.ingest.write(batch).await {
+            Ok(_) => first = false,
+            Err(e) => tracing::debug!(error = %e, "own metrics were not recorded"),
+        }
+    }
+}
