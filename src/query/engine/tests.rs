@@ -187,3 +187,60 @@ fn a_repeated_part_is_read_once() {
     assert!(plan.contains("PromShared"), "{plan}");
     assert!(plan.contains("PromScan: {__name__=\"x\"}"), "{plan}");
 }
+
+/// One line per query: what it answers at 30 s over `store(2, 4)`.
+#[test]
+fn every_kind_of_node() {
+    let features = Features { experimental_functions: true, ..Features::default() };
+    let e = Engine::new(store(2, 4), EngineOptions { features, ..Default::default() }).unwrap();
+    let cases: &[(&str, &[&str])] = &[
+        ("count_over_time(x[20s])", &["{i=\"0\"} 30000:2", "{i=\"1\"} 30000:2"]),
+        ("last_over_time(x[20s])", &["{__name__=\"x\", i=\"0\"} 30000:3", "{__name__=\"x\", i=\"1\"} 30000:1003"]),
+        ("max_over_time(sum(x)[20s:10s])", &["{} 30000:1006"]),
+        ("quantile_over_time(0.5, x[30s])", &["{i=\"0\"} 30000:2", "{i=\"1\"} 30000:1002"]),
+        ("abs(-x)", &["{i=\"0\"} 30000:3", "{i=\"1\"} 30000:1003"]),
+        ("x * 2", &["{i=\"0\"} 30000:6", "{i=\"1\"} 30000:2006"]),
+        ("x > 5", &["{__name__=\"x\", i=\"1\"} 30000:1003"]),
+        ("5 < bool x", &["{i=\"0\"} 30000:0", "{i=\"1\"} 30000:1"]),
+        ("clamp(x, 5, 10)", &["{i=\"0\"} 30000:5", "{i=\"1\"} 30000:10"]),
+        ("timestamp(x offset 5s)", &["{i=\"0\"} 30000:20", "{i=\"1\"} 30000:20"]),
+        ("hour()", &["{} 30000:0"]),
+        ("max_of(1, 2)", &["30000:2"]),
+        ("-pi() < bool 0", &["30000:1"]),
+        ("topk(1, x)", &["{__name__=\"x\", i=\"1\"} 30000:1003"]),
+        ("quantile(0.5, x)", &["{} 30000:503"]),
+        ("count_values(\"v\", x)", &["{v=\"1003\"} 30000:1", "{v=\"3\"} 30000:1"]),
+        ("sort_desc(x)", &["{__name__=\"x\", i=\"1\"} 30000:1003", "{__name__=\"x\", i=\"0\"} 30000:3"]),
+        ("absent(y{a=\"b\"})", &["{a=\"b\"} 30000:1"]),
+        ("absent_over_time(x[10s])", &[]),
+        ("label_replace(x{i=\"0\"}, \"j\", \"$1\", \"i\", \"(.*)\")", &["{__name__=\"x\", i=\"0\", j=\"0\"} 30000:3"]),
+        ("label_join(x{i=\"0\"}, \"j\", \"-\", \"i\", \"i\")", &["{__name__=\"x\", i=\"0\", j=\"0-0\"} 30000:3"]),
+        ("x and x{i=\"1\"}", &["{__name__=\"x\", i=\"1\"} 30000:1003"]),
+        (
+            "x or vector(1)",
+            &["{} 30000:1", "{__name__=\"x\", i=\"0\"} 30000:3", "{__name__=\"x\", i=\"1\"} 30000:1003"],
+        ),
+        ("info(x)", &["{__name__=\"x\", i=\"0\"} 30000:3", "{__name__=\"x\", i=\"1\"} 30000:1003"]),
+    ];
+    for (query, want) in cases {
+        let got = ask(&e, query, 30_000, 30_000, 0).map(|a| text(&a));
+        assert_eq!(got.as_deref(), Ok(&want.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()[..]), "{query}");
+    }
+}
+
+#[test]
+fn names_that_go_must_not_make_two_series_one() {
+    let store = MemoryStore::new();
+    let mut b = WriteBatch::default();
+    for name in ["x", "y"] {
+        b.begin_series([("__name__", name), ("i", "0")]);
+        b.push_float(if name == "x" { 0 } else { 600_000 }, 1.0, 0);
+    }
+    store.write_now(&b).unwrap();
+    let e = engine(Arc::new(store));
+    let q = "sum_over_time({i=\"0\"}[1m])";
+    assert_eq!(text(&ask(&e, q, 0, 600_000, 600_000).unwrap()), vec!["{i=\"0\"} 0:1 600000:1"]);
+    let q = "sum_over_time({i=\"0\"}[11m])";
+    let err = ask(&e, q, 600_000, 600_000, 0).unwrap_err();
+    assert_eq!(err, QueryError::execution("vector cannot contain metrics with the same labelset"));
+}

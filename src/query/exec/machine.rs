@@ -66,6 +66,18 @@ impl MachineOp {
         }
         Ok(Self { what, make: Box::new(make), ready: Mutex::new(ready), roster })
     }
+
+    /// An operator that leaves series as they are.
+    pub fn same_series(
+        what: String,
+        inputs: &[Arc<PromExec>],
+        make: impl Fn(&RunEnv, Vec<Vec<f64>>) -> Result<Box<dyn Machine>, QueryError> + Send + Sync + 'static,
+    ) -> Self {
+        let roster = inputs.first().and_then(|i| i.roster().cloned());
+        let make =
+            move |env: &RunEnv, r: &Arc<Roster>, args: Vec<Vec<f64>>| Ok((make(env, args)?, Some(Arc::clone(r))));
+        Self { what, make: Box::new(make), ready: Mutex::new(None), roster }
+    }
 }
 
 impl TileOperator for MachineOp {

@@ -6,9 +6,11 @@
 //! [`datafusion::physical_plan::ExecutionPlan`] ([`operator::PromExec`]) whose stream runs the same loops on a blocking
 //! thread and turns tiles into batches.
 
+pub mod arith;
 pub mod batch;
 pub mod fold;
 pub mod histogram;
+pub mod info;
 pub mod machine;
 pub mod operator;
 pub mod parallel;

@@ -11,7 +11,8 @@ use crate::engine::result::points;
 use crate::error::QueryError;
 use crate::exec::operator::{Collect, PromExec, RunEnv, TileOperator, TileSink};
 use crate::exec::tile::Roster;
-use crate::plan::node::{Extend, Window};
+use crate::kernels::range::Extend;
+use crate::plan::node::Window;
 
 /// `x[5m]` at the top of an instant query.
 pub struct RawScanOp {

@@ -3,78 +3,120 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quiver_model::{Labels, SampleColumn, is_stale};
+use quiver_model::{Labels, SampleColumn};
 
 use crate::annotation::Annotations;
 use crate::error::QueryError;
 use crate::exec::fold::{FoldSpec, SeriesFold};
 use crate::exec::operator::RunEnv;
 use crate::exec::tile::{StepGrid, Tile};
-use crate::plan::node::Record;
+use crate::kernels::instant::{self, InstantSelector};
+use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames};
+use crate::promql::ast::Position;
 
-/// The latest sample at each step.
+/// The latest sample at each step, or with `smoothed` the value between its neighbours.
 #[derive(Clone, Copy, Debug)]
 pub struct InstantSpec {
     /// Steps.
     pub grid: StepGrid,
-    /// How far back a sample may lie, ms.
-    pub lookback: i64,
-    /// Offset, ms.
-    pub offset: i64,
-    /// Times to keep.
-    pub record: Record,
+    /// What is looked for.
+    pub selector: InstantSelector,
+    /// `smoothed`
+    pub smoothed: bool,
+    /// Position of the selector.
+    pub pos: Position,
 }
 
 impl FoldSpec for InstantSpec {
     fn make(&self, _env: &RunEnv, _args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError> {
-        Ok(Box::new(InstantFold { spec: *self }))
+        Ok(Box::new(InstantFold { spec: *self, clean: SampleColumn::default(), notes: Annotations::new() }))
     }
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "instant lookback={}ms offset={}ms", self.lookback, self.offset)
+        let s = &self.selector;
+        write!(f, "instant lookback={}ms offset={}ms", s.lookback_ms, s.offset_ms)?;
+        if self.smoothed { f.write_str(" smoothed") } else { Ok(()) }
     }
 }
 
 struct InstantFold {
     spec: InstantSpec,
+    clean: SampleColumn,
+    notes: Annotations,
 }
 
 impl SeriesFold for InstantFold {
-    fn fold(&mut self, s: &SampleColumn, _labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
-        let InstantSpec { grid, lookback, offset, record } = self.spec;
-        let base = row * tile.width;
-        let cells = tile.values.len();
-        match record {
-            Record::Values => {}
-            Record::Timestamp => tile.orig_ts.resize(cells, 0),
-            Record::StartTimestamp => tile.start_ts.resize(cells, 0),
+    fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
+        let InstantSpec { grid, selector, smoothed, pos } = &self.spec;
+        if !smoothed {
+            return Ok(instant::fold(selector, s, grid, tile, row));
         }
-        let mut next = 0;
-        let mut looked = 0;
-        for step in 0..grid.len {
-            let at = grid.time(step).saturating_sub(offset);
-            while next < s.ts.len() && s.ts[next] <= at {
-                next += 1;
-            }
-            let Some(i) = next.checked_sub(1) else { continue };
-            if s.ts[i] <= at.saturating_sub(lookback) || is_stale(s.values[i]) {
-                continue;
-            }
-            looked += 1;
-            match s.histogram_at(i) {
-                Some(h) => tile.set_histogram(base + step, Arc::clone(h)),
-                None => tile.set(base + step, s.values[i]),
-            }
-            match record {
-                Record::Values => {}
-                Record::Timestamp => tile.orig_ts[base + step] = s.ts[i],
-                Record::StartTimestamp => tile.start_ts[base + step] = s.start_at(i),
-            }
-        }
-        Ok(looked)
+        let name = labels.metric_name();
+        instant::fold_smoothed(selector, name, s, &mut self.clean, grid, *pos, tile, row, &mut self.notes)
     }
 
     fn annotations(&mut self) -> Annotations {
-        Annotations::new()
+        std::mem::take(&mut self.notes)
+    }
+}
+
+/// A function over windows.
+#[derive(Clone, Debug)]
+pub struct WindowSpec {
+    /// Steps.
+    pub grid: StepGrid,
+    /// Function and window.
+    pub spec: RangeSpec,
+}
+
+impl FoldSpec for WindowSpec {
+    fn make(&self, _env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError> {
+        self.spec.check()?;
+        Ok(Box::new(WindowFold {
+            spec: self.clone(),
+            args: Arc::clone(args),
+            scratch: Scratch::default(),
+            notes: Annotations::new(),
+        }))
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.spec;
+        write!(f, "{} range={}ms offset={}ms", s.func.name(), s.range_ms, s.offset_ms)
+    }
+}
+
+struct WindowFold {
+    spec: WindowSpec,
+    args: Arc<Vec<Vec<f64>>>,
+    scratch: Scratch,
+    notes: Annotations,
+}
+
+impl SeriesFold for WindowFold {
+    fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
+        let kind = if self.spec.spec.type_and_unit_labels { labels.get("__type__") } else { "" };
+        let names = SeriesNames { metric: labels.metric_name(), kind };
+        let (none, one, two);
+        let params: &[&[f64]] = match self.args.as_slice() {
+            [] => {
+                none = [];
+                &none
+            }
+            [a] => {
+                one = [a.as_slice()];
+                &one
+            }
+            [a, b, ..] => {
+                two = [a.as_slice(), b.as_slice()];
+                &two
+            }
+        };
+        let WindowSpec { grid, spec } = &self.spec;
+        range::fold(spec, names, s, grid, params, &mut self.scratch, tile, row, &mut self.notes)
+    }
+
+    fn annotations(&mut self) -> Annotations {
+        std::mem::take(&mut self.notes)
     }
 }

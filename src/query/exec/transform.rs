@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::QueryError;
 use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink, scalar_roster, scalar_tile};
 use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::kernels::elementwise::{ScalarFn, scalar_arithmetic};
 use crate::promql::ast::BinaryOp;
 
 /// The only input of an operator that has one.
@@ -217,31 +218,31 @@ impl TileOperator for ScalarArithOp {
         let mut left = l.collect_scalar(env)?;
         let right = r.collect_scalar(env)?;
         for (a, b) in left.iter_mut().zip(&right) {
-            *a = scalar_op(self.op, *a, *b);
+            *a = scalar_arithmetic(self.op, *a, *b);
         }
         sink.begin(&scalar_roster())?;
         sink.push(scalar_tile(left))
     }
 }
 
-/// `a op b` for two scalars; comparisons give 0 or 1.
-pub fn scalar_op(op: BinaryOp, a: f64, b: f64) -> f64 {
-    let bit = |x: bool| if x { 1.0 } else { 0.0 };
-    match op {
-        BinaryOp::Add => a + b,
-        BinaryOp::Sub => a - b,
-        BinaryOp::Mul => a * b,
-        BinaryOp::Div => a / b,
-        BinaryOp::Mod => a % b,
-        BinaryOp::Pow => a.powf(b),
-        BinaryOp::Atan2 => a.atan2(b),
-        BinaryOp::Eql => bit(a == b),
-        BinaryOp::Neq => bit(a != b),
-        BinaryOp::Gtr => bit(a > b),
-        BinaryOp::Lss => bit(a < b),
-        BinaryOp::Gte => bit(a >= b),
-        BinaryOp::Lte => bit(a <= b),
-        // The parser accepts no other between scalars.
-        BinaryOp::And | BinaryOp::Or | BinaryOp::Unless | BinaryOp::TrimLower | BinaryOp::TrimUpper => f64::NAN,
+/// A function of scalars.
+#[derive(Debug)]
+pub struct ScalarFnOp {
+    /// Function.
+    pub func: ScalarFn,
+    /// Steps.
+    pub grid: StepGrid,
+}
+
+impl TileOperator for ScalarFnOp {
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {:?}", self.func)
+    }
+
+    fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
+        let args = inputs.iter().map(|i| i.collect_scalar(env)).collect::<Result<Vec<_>, _>>()?;
+        let args: Vec<&[f64]> = args.iter().map(Vec::as_slice).collect();
+        sink.begin(&scalar_roster())?;
+        sink.push(scalar_tile(self.func.values(&self.grid, &args)))
     }
 }

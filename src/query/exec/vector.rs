@@ -6,10 +6,14 @@ use crate::error::QueryError;
 use crate::exec::machine::{JoinMachine, Machine, Made};
 use crate::exec::operator::{RunEnv, TileSink};
 use crate::exec::tile::{Roster, StepGrid, Tile};
+use quiver_model::Labels;
+
+use crate::kernels::elementwise::{self, CellFn};
 use crate::kernels::operators::{
-    Aggregate, AggregateSpec, BinarySpec, Output, Relabel, RelabelSpec, SetOp, Side, VectorBinary,
+    Absent, Aggregate, AggregateSpec, BinarySpec, CountValues, CountValuesSpec, Output, Quantile, QuantileSpec,
+    Relabel, RelabelSpec, SelectK, SelectSpec, SetOp, Side, Sort, SortSpec, VectorBinary,
 };
-use crate::promql::ast::{BinaryOp, VectorMatching};
+use crate::promql::ast::{BinaryOp, Position, VectorMatching};
 
 /// Hands tiles on.
 pub fn push_all(tiles: Vec<Tile>, out: &mut dyn TileSink) -> Result<(), QueryError> {
@@ -146,4 +150,156 @@ pub fn binary(
     let _ = env;
     let (op, roster) = VectorBinary::new(spec, left, right, grid)?;
     Ok((Box::new(M(op)), Arc::new(roster)))
+}
+
+/// The only scalar argument.
+pub fn parameter(mut args: Vec<Vec<f64>>) -> Result<Vec<f64>, QueryError> {
+    args.pop().ok_or_else(|| QueryError::Internal("a parameter is missing".into()))
+}
+
+/// `topk bottomk limitk limit_ratio`
+pub fn select_k(
+    spec: &SelectSpec,
+    input: &Arc<Roster>,
+    grid: StepGrid,
+    params: Vec<f64>,
+    env: &RunEnv,
+) -> Result<Made, QueryError> {
+    struct M(SelectK);
+    impl Machine for M {
+        fn push(&mut self, tile: Tile, env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            self.0.push(&tile, &env.ctx)
+        }
+
+        fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            push_output(self.0.finish(&env.ctx)?, out)
+        }
+    }
+    let (op, _) = SelectK::new(spec, input, grid, params, &env.ctx)?;
+    Ok((Box::new(M(op)), None))
+}
+
+/// `quantile`
+pub fn quantile(
+    spec: &QuantileSpec,
+    input: &Arc<Roster>,
+    grid: StepGrid,
+    params: Vec<f64>,
+    env: &RunEnv,
+) -> Result<Made, QueryError> {
+    struct M {
+        op: Quantile,
+        held: u64,
+    }
+    impl Machine for M {
+        fn push(&mut self, tile: Tile, env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            let n = tile.samples();
+            self.held += n;
+            env.ctx.hold(n)?;
+            self.op.push(&tile, &env.ctx)
+        }
+
+        fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            let tiles = self.op.finish(&env.ctx)?;
+            env.ctx.release(self.held);
+            push_all(tiles, out)
+        }
+
+        fn bytes(&self) -> usize {
+            self.held as usize * 9
+        }
+    }
+    let (op, roster) = Quantile::new(spec, input, grid, params, &env.ctx)?;
+    Ok((Box::new(M { op, held: 0 }), Some(Arc::new(roster))))
+}
+
+/// `count_values`
+pub fn count_values(spec: &CountValuesSpec, input: &Arc<Roster>, grid: StepGrid) -> Result<Made, QueryError> {
+    struct M {
+        op: CountValues,
+        held: u64,
+    }
+    impl Machine for M {
+        fn push(&mut self, tile: Tile, env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            let n = tile.samples();
+            self.held += n;
+            env.ctx.hold(n)?;
+            self.op.push(&tile, &env.ctx)
+        }
+
+        fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            let (roster, tiles) = self.op.finish();
+            env.ctx.release(self.held);
+            out.begin(&Arc::new(roster))?;
+            for t in tiles {
+                env.ctx.check()?;
+                out.push(t)?;
+            }
+            Ok(())
+        }
+
+        fn bytes(&self) -> usize {
+            // A word for each sample, and at worst a series for each.
+            self.held as usize * 100
+        }
+    }
+    Ok((Box::new(M { op: CountValues::new(spec, input, grid)?, held: 0 }), None))
+}
+
+/// `absent`
+pub fn absent(labels: Labels, drop_name: bool, grid: StepGrid) -> Made {
+    struct M(Absent);
+    impl Machine for M {
+        fn push(&mut self, tile: Tile, _env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            self.0.push(&tile);
+            Ok(())
+        }
+
+        fn finish(self: Box<Self>, _env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            push_all(self.0.finish(), out)
+        }
+    }
+    let (op, roster) = Absent::new(labels, drop_name, grid);
+    (Box::new(M(op)), Some(Arc::new(roster)))
+}
+
+/// The sorting functions.
+pub fn sort(spec: SortSpec, input: &Arc<Roster>, grid: StepGrid, pos: Position, env: &RunEnv) -> Made {
+    struct M(Sort);
+    impl Machine for M {
+        fn push(&mut self, tile: Tile, env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            self.0.push(&tile, &env.ctx)
+        }
+
+        fn finish(self: Box<Self>, _env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            push_output(self.0.finish(), out)
+        }
+    }
+    (Box::new(M(Sort::new(spec, input, grid, pos, &env.ctx))), None)
+}
+
+/// A function of cells; `None`: unary minus.
+pub fn cells(func: Option<CellFn>, grid: StepGrid, args: Vec<Vec<f64>>) -> Box<dyn Machine> {
+    struct M {
+        func: Option<CellFn>,
+        grid: StepGrid,
+        args: Vec<Vec<f64>>,
+    }
+    impl Machine for M {
+        fn push(&mut self, mut tile: Tile, _env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
+            match self.func {
+                Some(f) => {
+                    let params: smallvec::SmallVec<[&[f64]; 2]> = self.args.iter().map(Vec::as_slice).collect();
+                    elementwise::apply(f, &mut tile, &params, &self.grid);
+                }
+                None => elementwise::negate(&mut tile),
+            }
+            out.push(tile)
+        }
+
+        fn finish(self: Box<Self>, _env: &RunEnv, _out: &mut dyn TileSink) -> Result<(), QueryError> {
+            Ok(())
+        }
+    }
+    Box::new(M { func, grid, args })
 }

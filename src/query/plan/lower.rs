@@ -10,7 +10,8 @@ use quiver_model::{Labels, LabelsBuilder, MatchOp, Matcher};
 use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::tile::StepGrid;
-use crate::plan::node::{Extend, Matching, Num, PromNode, PromOp, Record, ScanSpec, Sides, Sort, Window};
+use crate::kernels::range::Extend;
+use crate::plan::node::{Matching, Num, PromNode, PromOp, Record, ScanSpec, Sides, Sort, Window};
 use crate::promql::ast::{
     AggregateExpr, AggregateOp, BinaryExpr, Call, Expr, MatrixSelector, Position, SubqueryExpr, ValueType,
     VectorSelector,
@@ -25,10 +26,6 @@ pub enum Lowered {
     Plan(LogicalPlan, ValueType, StepGrid),
 }
 
-/// Functions whose range vector may be `anchored`, in the order of Prometheus's message.
-const ANCHORED: &[&str] = &["changes", "delta", "increase", "rate", "resets"];
-/// Functions whose range vector may be `smoothed`.
-const SMOOTHED: &[&str] = &["delta", "increase", "rate"];
 /// Functions of dates, which without argument are about the time of the step.
 const DATES: &[&str] =
     &["days_in_month", "day_of_month", "day_of_week", "day_of_year", "hour", "minute", "month", "year"];
@@ -324,7 +321,11 @@ impl Lowering<'_> {
             "timestamp" | "start_timestamp" => {
                 let v = match arg(0)? {
                     Expr::Vector(v) => {
-                        let record = if name == "timestamp" { Record::Timestamp } else { Record::StartTimestamp };
+                        let record = match name {
+                            "timestamp" => Record::Timestamp,
+                            _ if self.ctx.features.use_start_timestamps => Record::StartTimestamp,
+                            _ => Record::Values,
+                        };
                         self.instant(v, grid, record)?
                     }
                     other => self.expr(other, grid)?,
@@ -416,7 +417,7 @@ impl Lowering<'_> {
         c: &Call,
         name: &'static str,
         args: &[&Expr],
-        arg_pos: Vec<Position>,
+        mut arg_pos: Vec<Position>,
         at: usize,
         grid: StepGrid,
     ) -> Result<LogicalPlan, QueryError> {
@@ -425,16 +426,9 @@ impl Lowering<'_> {
             Expr::Subquery(s) => self.subquery(s, grid)?,
             _ => return Err(QueryError::Internal(format!("{name} lacks its range vector"))),
         };
-        let (word, allowed) = match window.extend {
-            Extend::Anchored => ("anchored", ANCHORED),
-            Extend::Smoothed => ("smoothed", SMOOTHED),
-            Extend::No => ("", &[name][..]),
-        };
-        if !allowed.contains(&name) {
-            let list = allowed.join(", ");
-            return Err(QueryError::Execution(format!(
-                "{word} modifier can only be used with: {list} - not with {name}"
-            )));
+        if matches!(args[at], Expr::Subquery(_)) {
+            // Messages about a subquery have no position, as in Prometheus.
+            arg_pos[at] = Position::default();
         }
         let mut inputs = vec![input];
         for (i, a) in args.iter().enumerate() {

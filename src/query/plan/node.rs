@@ -11,6 +11,7 @@ use quiver_model::{Labels, Matcher};
 
 use crate::exec::batch::{self, Columns};
 use crate::exec::tile::StepGrid;
+use crate::kernels::range::Extend;
 use crate::promql::ast::{AggregateOp, BinaryOp, Position, VectorMatching};
 
 /// A float that is compared and hashed by its bits.
@@ -63,18 +64,6 @@ pub enum Record {
     StartTimestamp,
 }
 
-/// Extended range selectors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Extend {
-    /// Only samples in the window.
-    #[default]
-    No,
-    /// `anchored`
-    Anchored,
-    /// `smoothed`
-    Smoothed,
-}
-
 /// A window over samples, for each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -88,7 +77,7 @@ pub struct Window {
     pub extend: Extend,
 }
 
-/// What goes into a subquery's inner grid, kept for statistics and EXPLAIN.
+/// The sorting functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sort {
     /// `sort`

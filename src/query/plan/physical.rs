@@ -8,17 +8,24 @@ use datafusion::logical_expr::LogicalPlan;
 use quiver_core::{Need, TimeRange};
 
 use crate::error::QueryError;
-use crate::exec::fold::{FoldOp, FoldSpec};
+use crate::exec::arith::{ScalarArith, ScalarArithMachine};
+use crate::exec::fold::{FoldOp, FoldSpec, SubqueryFoldOp};
+use crate::exec::info::InfoOp;
 use crate::exec::machine::{JoinOp, MachineOp, Made};
 use crate::exec::operator::{PromExec, RunEnv, TileOperator};
 use crate::exec::raw::{RawRowsOp, RawScanOp};
 use crate::exec::shared::SharedOp;
-use crate::exec::specs::InstantSpec;
+use crate::exec::specs::{InstantSpec, WindowSpec};
 use crate::exec::tile::Roster;
 use crate::exec::{histogram, transform, vector};
-use crate::kernels::operators::{AggregateSpec, BinarySpec, RelabelSpec};
+use crate::kernels::elementwise::{self, CellFn, ScalarFn};
+use crate::kernels::instant::InstantSelector;
+use crate::kernels::operators::{
+    AggregateSpec, BinarySpec, CountValuesSpec, QuantileSpec, RelabelSpec, SelectSpec, SortSpec,
+};
+use crate::kernels::range::{Extend, RangeFn, RangeSpec};
 use crate::optimize::share::Repeats;
-use crate::plan::node::{PromNode, PromOp, ScanSpec, Sides};
+use crate::plan::node::{PromNode, PromOp, Record, ScanSpec, Sides, Sort, Window};
 use crate::promql::ast::AggregateOp;
 use crate::scan;
 
@@ -28,6 +35,19 @@ pub fn build(plan: &LogicalPlan, env: &Arc<RunEnv>) -> Result<Arc<PromExec>, Que
         return Err(QueryError::Internal(format!("not a PromQL plan: {}", plan.display())));
     };
     Builder { env, repeats: Repeats::of(plan), shared: RefCell::default() }.build(node)
+}
+
+/// Is it the negative of a scalar?
+fn scalar_valued(node: &PromNode) -> bool {
+    match node.inputs.first().and_then(PromNode::of) {
+        Some(n) => match &n.op {
+            PromOp::Number(_) | PromOp::Time | PromOp::ScalarMap { .. } | PromOp::ToScalar => true,
+            PromOp::Arith { sides: Sides::Scalars, .. } => true,
+            PromOp::StepInvariant | PromOp::Negate => scalar_valued(n),
+            _ => false,
+        },
+        None => false,
+    }
 }
 
 struct Builder<'a> {
@@ -138,18 +158,82 @@ impl<'a> Builder<'a> {
         Ok(self.exec(node, op, inputs))
     }
 
+    fn range(&self, node: &'a PromNode, func: &'static str, window: &Window) -> Result<Arc<PromExec>, QueryError> {
+        let Some(f) = RangeFn::from_name(func) else {
+            return Err(QueryError::Internal(format!("{func} is not a function over ranges")));
+        };
+        let features = &self.env.ctx.features;
+        let spec = RangeSpec {
+            func: f,
+            range_ms: window.range,
+            offset_ms: window.offset,
+            fixed: window.fixed,
+            extend: window.extend,
+            lookback_ms: self.env.ctx.lookback_ms,
+            use_start_timestamps: features.use_start_timestamps,
+            type_and_unit_labels: features.type_and_unit_labels,
+            pos: [node.arg_position(0), node.arg_position(1)],
+        };
+        let start_ts = features.use_start_timestamps && (f.uses_start_timestamps() || window.extend != Extend::No);
+        let fold = Arc::new(WindowSpec { grid: node.grid, spec });
+        match self.scan_of(node) {
+            Some(scan) => {
+                let need = Need { values: true, buckets: !scan.skip_buckets, start_ts };
+                self.fold(node, scan, need, f.keeps_name(), fold)
+            }
+            None => {
+                let inputs = self.inputs(node)?;
+                let exec = self.exec(node, SubqueryFoldOp::new(node.grid, fold), inputs);
+                if f.keeps_name() { Ok(exec) } else { self.drop_names(node, exec) }
+            }
+        }
+    }
+
     fn node(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
         let grid = node.grid;
         match &node.op {
             PromOp::Empty => Ok(self.exec(node, transform::EmptyOp, Vec::new())),
             PromOp::Number(v) => Ok(self.exec(node, transform::ScalarSourceOp::new(grid, Some(v.get())), Vec::new())),
             PromOp::Time => Ok(self.exec(node, transform::ScalarSourceOp::new(grid, None), Vec::new())),
-            PromOp::Instant { lookback, offset, record, smoothed: false } => {
+            PromOp::Instant { lookback, offset, record, smoothed } => {
                 let Some(scan) = self.scan_of(node) else {
                     return Err(QueryError::Internal("a selector has a scan".into()));
                 };
-                let spec = InstantSpec { grid, lookback: *lookback, offset: *offset, record: *record };
-                self.fold(node, scan, Need::ALL, true, Arc::new(spec))
+                let selector = InstantSelector {
+                    lookback_ms: *lookback,
+                    offset_ms: *offset,
+                    fixed: false,
+                    record_time: *record == Record::Timestamp,
+                    record_start: *record == Record::StartTimestamp,
+                };
+                let spec = InstantSpec { grid, selector, smoothed: *smoothed, pos: node.pos };
+                let need = Need { values: true, buckets: !scan.skip_buckets, start_ts: selector.record_start };
+                self.fold(node, scan, need, true, Arc::new(spec))
+            }
+            PromOp::Range { func, window, .. } => self.range(node, func, window),
+            PromOp::Map { func, .. } => {
+                let Some(f) = CellFn::from_name(func) else {
+                    return Err(QueryError::Internal(format!("{func} is not a function of samples")));
+                };
+                let inputs = self.inputs(node)?;
+                let op = MachineOp::same_series(node.op.details(), &inputs, move |_, args| {
+                    Ok(vector::cells(Some(f), grid, args))
+                });
+                let map = self.exec(node, op, inputs);
+                if elementwise::drops_name(func) { self.drop_names(node, map) } else { Ok(map) }
+            }
+            PromOp::Negate => {
+                let inputs = self.inputs(node)?;
+                let op =
+                    MachineOp::same_series(String::new(), &inputs, move |_, args| Ok(vector::cells(None, grid, args)));
+                let map = self.exec(node, op, inputs);
+                if scalar_valued(node) { Ok(map) } else { self.drop_names(node, map) }
+            }
+            PromOp::ScalarMap { func } => {
+                let Some(func) = ScalarFn::from_name(func) else {
+                    return Err(QueryError::Internal(format!("{func} is not a function of scalars")));
+                };
+                Ok(self.exec(node, transform::ScalarFnOp { func, grid }, self.inputs(node)?))
             }
             PromOp::ToVector => Ok(self.exec(node, transform::PassOp, self.inputs(node)?)),
             PromOp::ToScalar => Ok(self.exec(node, transform::ToScalarOp { grid }, self.inputs(node)?)),
@@ -222,13 +306,69 @@ impl<'a> Builder<'a> {
                 };
                 Ok(self.exec(node, join, inputs))
             }
+            PromOp::Arith { op, return_bool, sides } => {
+                let (op, return_bool, swapped) = (*op, *return_bool, *sides == Sides::ScalarVector);
+                let mut inputs = self.inputs(node)?;
+                if swapped {
+                    inputs.swap(0, 1);
+                }
+                let spec = ScalarArith { op, return_bool, swapped, pos: node.pos };
+                let machine = MachineOp::same_series(node.op.details(), &inputs, move |_, args| {
+                    Ok(Box::new(ScalarArithMachine::new(spec, vector::parameter(args)?)))
+                });
+                let exec = self.exec(node, machine, inputs);
+                let drops = return_bool || !op.is_comparison();
+                if drops { self.drop_names(node, exec) } else { Ok(exec) }
+            }
+            PromOp::Aggregate { op, grouping, without, label } => {
+                let (op, grouping, without) = (*op, grouping.clone(), *without);
+                let (pos, expr_pos, param_pos) = (node.pos, node.arg_position(0), node.arg_position(1));
+                match op {
+                    AggregateOp::CountValues => {
+                        let label = label.clone().unwrap_or_default();
+                        let spec = CountValuesSpec { label, grouping, without };
+                        self.machine(node, move |_, r, _| vector::count_values(&spec, r, grid))
+                    }
+                    AggregateOp::Quantile => {
+                        let spec = QuantileSpec { grouping, without, expr_pos, param_pos };
+                        self.machine(node, move |env, r, args| {
+                            vector::quantile(&spec, r, grid, vector::parameter(args)?, env)
+                        })
+                    }
+                    _ => {
+                        let spec = SelectSpec { op, grouping, without, pos, param_pos };
+                        self.machine(node, move |env, r, args| {
+                            vector::select_k(&spec, r, grid, vector::parameter(args)?, env)
+                        })
+                    }
+                }
+            }
+            PromOp::Sort { by, labels } => {
+                let labels = labels.clone();
+                let spec = match by {
+                    Sort::Value => SortSpec::Value { desc: false },
+                    Sort::ValueDesc => SortSpec::Value { desc: true },
+                    Sort::Label => SortSpec::Label { labels, desc: false },
+                    Sort::LabelDesc => SortSpec::Label { labels, desc: true },
+                };
+                let pos = node.pos;
+                self.machine(node, move |env, r, _| Ok(vector::sort(spec.clone(), r, grid, pos, env)))
+            }
+            PromOp::Absent { labels } => {
+                let labels = labels.clone();
+                self.machine(node, move |_, _, _| Ok(vector::absent(labels.clone(), false, grid)))
+            }
+            PromOp::Info { matchers, offset, at } => {
+                let op = InfoOp { grid, matchers: matchers.clone(), offset: *offset, at: *at };
+                Ok(self.exec(node, op, self.inputs(node)?))
+            }
             PromOp::Histogram { func, label } => {
                 let (func, label, arg_pos) = (*func, label.clone(), node.arg_pos.clone());
                 self.machine(node, move |env, r, args| {
                     histogram::histogram(func, label.as_deref(), &arg_pos, r, args, grid, env)
                 })
             }
-            other => Err(QueryError::Execution(format!("{} has no operator yet", other.name()))),
+            PromOp::Scan(_) => Err(QueryError::Internal("raw samples are read by the window above them".into())),
         }
     }
 }
