@@ -111,6 +111,11 @@ impl<'a> Iterator for Iter<'a> {
 }
 
 impl<'a> LabelsRef<'a> {
+    /// The set without labels.
+    pub fn empty() -> Self {
+        Self(&[])
+    }
+
     /// Checks packed bytes and borrows them.
     pub fn from_packed(bytes: &'a [u8]) -> Result<Self, LabelsError> {
         let mut at = 0;

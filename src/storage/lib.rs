@@ -18,9 +18,13 @@ pub mod bytes;
 pub mod codec;
 pub mod error;
 pub mod index;
+pub mod merge;
+pub mod parquet;
 
 pub use block::{Block, BlockMeta, BlockWriter, ChunkEntry};
 pub use bytes::Damaged;
 pub use codec::{Chunk, ChunkRef, ChunkStats, Decoder, Encoder, TimeColumn, TimeInterner, ValueStats};
 pub use error::StorageError;
 pub use index::HeadIndex;
+pub use merge::{MergeOptions, MergeReport, merge};
+pub use parquet::{DayWriter, ParquetExporter, read_parquet_dir};

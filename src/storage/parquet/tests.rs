@@ -1,0 +1,102 @@
+//! Parquet round trips.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use quiver_model::{Labels, MatchOp, Matcher, SampleColumn, TimeRange};
+use quiver_persistence::{Disk, MemoryDisk};
+
+use super::*;
+use crate::codec::chunk::tests::{any_column, equal_to_the_bit};
+use crate::index::head::tests::{any_labels, any_matcher};
+
+fn export(series: &BTreeMap<Labels, SampleColumn>) -> Arc<MemoryDisk> {
+    let disk = Arc::new(MemoryDisk::new());
+    let exporter = ParquetExporter::create(disk.clone(), "out").unwrap();
+    let min = series.values().map(|c| c.ts[0]).min().unwrap_or(0);
+    let max = series.values().map(|c| c.ts[c.len() - 1]).max().unwrap_or(0);
+    for day in days(TimeRange { min, max }) {
+        let mut w = exporter.day(day.min).unwrap();
+        for (l, c) in series {
+            let lo = c.ts.partition_point(|t| *t < day.min);
+            let hi = c.ts.partition_point(|t| *t <= day.max);
+            let mut part = SampleColumn::default();
+            part.extend_from(c, lo..hi);
+            w.push(l.as_ref(), &part).unwrap();
+        }
+        w.finish().unwrap();
+    }
+    disk
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn what_is_exported_comes_back(
+        series in proptest::collection::btree_map(any_labels(), any_column(40), 1..10), stretch in 1i64..400_000,
+        matchers in proptest::collection::vec(any_matcher(), 0..3), from in 0.0f64..1.0, to in 0.0f64..1.0,
+    ) {
+        let mut series = series;
+        for c in series.values_mut() {
+            let begin = c.ts[0];
+            // Some days, across 1970.
+            c.ts.iter_mut().for_each(|t| *t = (*t - begin) * stretch - 86_400_000);
+        }
+        let disk = export(&series);
+        let (min, max) = (-86_400_000i64, series.values().map(|c| c.ts[c.len() - 1]).max().unwrap_or(0));
+        let at = |f: f64| min + ((max - min) as f64 * f) as i64;
+        let range = TimeRange { min: at(from.min(to)), max: at(from.max(to)) };
+        for (range, matchers) in [(TimeRange::ALL, &[][..]), (range, &matchers[..])] {
+            let mut want = Vec::new();
+            for (l, c) in &series {
+                let (lo, hi) =
+                    (c.ts.partition_point(|t| *t < range.min), c.ts.partition_point(|t| *t <= range.max));
+                let mut part = SampleColumn::default();
+                part.extend_from(c, lo..hi);
+                if !part.is_empty() && matchers.iter().all(|m| m.matches_labels(l.as_ref())) {
+                    want.push((l, part));
+                }
+            }
+            let got = read_parquet_dir(&*disk, "out", matchers, range).unwrap();
+            prop_assert_eq!(got.len(), want.len());
+            for ((l, c), (m, d)) in got.iter().zip(want) {
+                prop_assert_eq!(l, m);
+                equal_to_the_bit(c, &d).map_err(TestCaseError::fail)?;
+            }
+        }
+    }
+}
+
+#[test]
+fn days_are_named_as_people_name_them() {
+    assert_eq!(day_of(0), "1970-01-01");
+    assert_eq!(day_of(-1), "1969-12-31");
+    assert_eq!(day_of(951_782_400_000), "2000-02-29");
+    assert_eq!(day_of(1_767_225_599_999), "2025-12-31");
+    assert_eq!(day_of(i64::MIN), "0000-01-01");
+    assert_eq!(day_of(i64::MAX), "9999-12-31");
+    let range = TimeRange { min: -5, max: 86_400_000 };
+    let got: Vec<(i64, i64)> = days(range).map(|d| (d.min, d.max)).collect();
+    assert_eq!(got, [(-5, -1), (0, 86_399_999), (86_400_000, 86_400_000)]);
+}
+
+#[test]
+fn files_are_one_per_day_and_days_outside_are_not_opened() {
+    let l = Labels::from_pairs([("__name__", "up"), ("host", "a")]).unwrap();
+    let mut c = SampleColumn::default();
+    for i in 0..200_000i64 {
+        c.push_float(i * 1000, (i % 7) as f64, 0);
+    }
+    let disk = export(&BTreeMap::from([(l.clone(), c.clone())]));
+    assert_eq!(disk.list_dirs("out").unwrap(), ["day=1970-01-01", "day=1970-01-02", "day=1970-01-03"]);
+    assert_eq!(disk.list("out/day=1970-01-02").unwrap(), ["part-0.parquet"]);
+    let mut broken = disk.create("out/day=1970-01-03/part-0.parquet").unwrap();
+    broken.write_all(b"PAR1 is not enough").unwrap();
+    drop(broken);
+    let range = TimeRange { min: 86_399_000, max: 86_401_000 };
+    let re = Matcher::new(MatchOp::Regex, "host", "a|b", 1 << 20).unwrap();
+    let got = read_parquet_dir(&*disk, "out", &[re, Matcher::equal("__name__", "up")], range).unwrap();
+    assert_eq!(got[0].1.ts, [86_399_000, 86_400_000, 86_401_000]);
+    assert!(read_parquet_dir(&*disk, "out", &[], TimeRange::ALL).is_err());
+}
