@@ -7,6 +7,7 @@ use quiver_model::{Histogram, ResetHint};
 use super::histogram_ops::{self as ops, OpError};
 use crate::annotation::{Annotations, HistogramOperation};
 use crate::error::QueryError;
+use crate::kernels::elementwise::math;
 use crate::promql::ast::{BinaryOp, Position};
 
 /// A cell: 0.0 stands beside a histogram.
@@ -156,8 +157,8 @@ pub fn floats(op: BinaryOp, left: &[f64], right: &[f64], out: &mut [f64], on: u6
         BinaryOp::Mul => each(left, right, out, |l, r| l * r),
         BinaryOp::Div => each(left, right, out, |l, r| l / r),
         BinaryOp::Mod => some(left, right, out, on, |l, r| l % r),
-        BinaryOp::Pow => some(left, right, out, on, f64::powf),
-        BinaryOp::Atan2 => some(left, right, out, on, f64::atan2),
+        BinaryOp::Pow => some(left, right, out, on, math::pow),
+        BinaryOp::Atan2 => some(left, right, out, on, math::atan2),
         BinaryOp::Eql => test(left, right, out, |l, r| l == r),
         BinaryOp::Neq => test(left, right, out, |l, r| l != r),
         BinaryOp::Gtr => test(left, right, out, |l, r| l > r),
@@ -165,5 +166,49 @@ pub fn floats(op: BinaryOp, left: &[f64], right: &[f64], out: &mut [f64], on: u6
         BinaryOp::Gte => test(left, right, out, |l, r| l >= r),
         BinaryOp::Lte => test(left, right, out, |l, r| l <= r),
         BinaryOp::TrimUpper | BinaryOp::TrimLower | BinaryOp::And | BinaryOp::Or | BinaryOp::Unless => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_and_tests() {
+        let (l, r) = ([1.0, 7.0, -7.0, 2.0], [1.0, 3.0, 3.0, 0.5]);
+        let run = |op| {
+            let mut out = [0.0; 4];
+            let keep = floats(op, &l, &r, &mut out, 0b1111) & 0b1111;
+            (out, keep)
+        };
+        assert_eq!(run(BinaryOp::Mod), ([0.0, 1.0, -1.0, 0.0], 0b1111));
+        assert_eq!(run(BinaryOp::Sub), ([0.0, 4.0, -10.0, 1.5], 0b1111));
+        assert_eq!(run(BinaryOp::Pow).0[..3], [1.0, 343.0, -343.0]);
+        assert_eq!(run(BinaryOp::Gtr), (l, 0b1010));
+        assert_eq!(run(BinaryOp::Neq), (l, 0b1110));
+    }
+
+    #[test]
+    fn types_that_do_not_go_together() {
+        let h = Arc::new(Histogram { count: 2.0, sum: 4.0, zero_count: 2.0, ..Histogram::default() });
+        let g = Arc::new(Histogram { schema: -53, ..Histogram::default() });
+        let run = |op, l, r| with_histogram(op, l, r).unwrap();
+        let (f, hist) = ((2.0, None), (0.0, Some(&h)));
+        assert_eq!(run(BinaryOp::Add, f, hist).note, Note::Types(false, true));
+        assert_eq!(run(BinaryOp::Mul, f, hist).histogram.unwrap().sum, 8.0);
+        assert_eq!(run(BinaryOp::Div, hist, f).histogram.unwrap().count, 1.0);
+        assert_eq!(run(BinaryOp::Div, f, hist).note, Note::Types(false, true));
+        assert_eq!(run(BinaryOp::Add, hist, (0.0, Some(&g))).note, Note::Layout);
+        assert!(run(BinaryOp::Eql, hist, hist).keep && !run(BinaryOp::Neq, hist, hist).keep);
+        let sub = run(BinaryOp::Sub, hist, hist).histogram.unwrap();
+        assert_eq!((sub.reset_hint, sub.count), (ResetHint::Gauge, 0.0));
+        let hints = |hint| Arc::new(Histogram { reset_hint: hint, ..(*h).clone() });
+        let (yes, no) = (hints(ResetHint::Yes), hints(ResetHint::No));
+        let clash = run(BinaryOp::Add, (0.0, Some(&yes)), (0.0, Some(&no)));
+        assert!(clash.failed && clash.note == Note::Collision);
+        let mut notes = Annotations::new();
+        Note::Types(false, true).report(BinaryOp::Add, Position::default(), &mut notes);
+        let text = "incompatible sample types encountered for binary operator \"+\": float + histogram";
+        assert_eq!(notes.iter().next().unwrap().text, text);
     }
 }
