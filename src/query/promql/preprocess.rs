@@ -160,7 +160,7 @@ fn duration_seconds(d: &DurationExpr, range: EvalRange) -> Result<f64, String> {
             nonzero("modulo")?;
             l % r
         }
-        DurationOp::Pow => l.powf(r),
+        DurationOp::Pow => crate::kernels::elementwise::math::pow(l, r),
     })
 }
 
