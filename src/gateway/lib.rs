@@ -12,6 +12,7 @@
 
 pub mod http;
 pub mod otlp;
+pub mod proto;
 pub mod write;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod body;
 pub mod error;
+pub mod export;
 pub mod json;
 pub mod labels;
 pub mod params;
@@ -40,6 +41,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metadata", get(metadata))
         .route("/write", post(write))
         .route("/otlp/v1/metrics", post(otlp))
+        .route("/export", get(export_series).post(export_series))
         .route("/sql", get(sql_query).post(sql_query))
         .route("/rules", get(|| async { fixed(r#"{"groups":[]}"#) }))
         .route("/alerts", get(|| async { fixed(r#"{"alerts":[]}"#) }))
@@ -176,6 +178,10 @@ async fn metadata(State(g): Shared, request: Request<Body>) -> Response<Body> {
 
 async fn write(State(g): Shared, request: Request<Body>) -> Response<Body> {
     crate::write::handle(&g, request).await
+}
+
+async fn export_series(State(g): Shared, request: Request<Body>) -> Response<Body> {
+    with_params(request, |_, p| async move { export::export(&g, &p) }).await
 }
 
 async fn sql_query(State(g): Shared, request: Request<Body>) -> Response<Body> {

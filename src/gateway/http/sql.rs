@@ -85,9 +85,8 @@ pub async fn handle(g: &Gateway, request: Request<Body>) -> Result<Response<Body
         && (content_type.starts_with("text/plain") || content_type.starts_with("application/sql"));
     let (p, statement) = if bare {
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body, g.services.limits.query_bytes_max)
-            .await
-            .map_err(|e| ApiError::bad_data(e.to_string()))?;
+        let bytes =
+            read_body(body, g.services.limits.query_bytes_max).await.map_err(|e| ApiError::bad_data(e.to_string()))?;
         let text = String::from_utf8(bytes).map_err(|_| ApiError::bad_data("the statement is not UTF-8"))?;
         (Params::read(Request::from_parts(parts, Body::empty())).await?, text)
     } else {
@@ -240,9 +239,8 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
     map_columns(&plain(batch)?, |a| match a.data_type() {
         DataType::Struct(_) | DataType::List(_) | DataType::Map(..) => {
-            let texts: Result<arrow::array::StringArray, String> = json_values(a).map(|list| {
-                list.into_iter().map(|v| if v.is_null() { None } else { Some(v.to_string()) }).collect()
-            });
+            let texts: Result<arrow::array::StringArray, String> = json_values(a)
+                .map(|list| list.into_iter().map(|v| if v.is_null() { None } else { Some(v.to_string()) }).collect());
             texts.map(|t| Arc::new(t) as ArrayRef)
         }
         _ => Ok(Arc::clone(a)),

@@ -134,7 +134,11 @@ fn active_queries(g: &Gateway, j: &mut Json) {
     for (i, q) in g.services.engine.active().list().iter().enumerate() {
         j.raw(if i > 0 { r#",{"id":"# } else { r#"{"id":"# }).int(q.id as i64);
         j.raw(r#","query":"#).string(&q.query).raw(r#","startTime":"#).string(&rfc3339(q.started_ms));
-        j.raw(r#","samplesRead":"#).int(q.samples_read as i64).raw(r#","peakSamples":"#).int(q.samples_peak as i64).raw("}");
+        j.raw(r#","samplesRead":"#)
+            .int(q.samples_read as i64)
+            .raw(r#","peakSamples":"#)
+            .int(q.samples_peak as i64)
+            .raw("}");
     }
     j.raw("]");
 }
