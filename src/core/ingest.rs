@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::head::page::PAGE_SERIES;
 use crate::head::{Counters, Refused, WriteGuard};
+use crate::interner::Interner;
 use crate::record::{self, NO_SERIES, SegmentRefs};
 use crate::{WriteError, WriteReceipt};
 
@@ -82,7 +83,7 @@ impl Entry {
     /// Resolves a batch that was checked against a head.
     pub(crate) fn new(
         head: WriteGuard,
-        elder: Option<&crate::head::Head>,
+        interner: &Interner,
         batch: WriteBatch,
         series_max: usize,
         now_ms: i64,
@@ -91,7 +92,7 @@ impl Entry {
     ) -> Result<(Self, Answer), WriteError> {
         let mut ids = pool.ids();
         let refused = head
-            .resolve(&batch, &mut ids, series_max, elder)
+            .resolve(&batch, &mut ids, series_max, interner)
             .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
         let mut receipt = WriteReceipt { refused_series: refused.count as u64, ..WriteReceipt::default() };
         for (s, id) in batch.series.iter().zip(&ids) {

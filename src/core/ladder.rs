@@ -16,6 +16,8 @@ pub(crate) struct Rung {
     pub(crate) min_ts: i64,
     pub(crate) max_ts: i64,
     pub(crate) bytes: u64,
+    /// 0: as a flush wrote it.
+    pub(crate) level: u32,
 }
 
 /// So many overlapping blocks of like size are merged.
@@ -91,7 +93,8 @@ fn many_small(sorted: &[Rung], bytes_max: u64) -> Option<Vec<Rung>> {
     small.chunks(SMALL_COUNT / 2).map(<[Rung]>::to_vec).find(|g| g.len() > 1 && fits(g, bytes_max))
 }
 
-/// Blocks that may be merged into one by hand: all, in groups of at most `bytes_max`, neighbours in time together.
+/// Blocks that may be merged by hand: all, in groups of at most `bytes_max`, neighbours in time together. One alone is
+/// rewritten if a flush wrote it: merged blocks are encoded for size.
 pub(crate) fn plan_all(blocks: &[Rung], bytes_max: u64) -> Vec<Vec<u64>> {
     let mut sorted = blocks.to_vec();
     sorted.sort_by_key(|b| (b.min_ts, b.max_ts, b.id));
@@ -107,7 +110,8 @@ pub(crate) fn plan_all(blocks: &[Rung], bytes_max: u64) -> Vec<Vec<u64>> {
             }
         }
     }
-    groups.retain(|g| g.len() > 1);
+    let fresh = |id: &u64| blocks.iter().any(|b| b.id == *id && b.level == 0);
+    groups.retain(|g| g.len() > 1 || g.iter().any(fresh));
     groups
 }
 
@@ -137,7 +141,7 @@ mod tests {
     const LADDER: [i64; 3] = [2 * H, 12 * H, 72 * H];
 
     fn block(id: u64, from_h: i64, to_h: i64, bytes: u64) -> Rung {
-        Rung { id, min_ts: from_h * H, max_ts: to_h * H - 1, bytes }
+        Rung { id, min_ts: from_h * H, max_ts: to_h * H - 1, bytes, level: 0 }
     }
 
     #[test]
@@ -162,8 +166,9 @@ mod tests {
     fn all_means_all() {
         let blocks: Vec<Rung> = (0..5).map(|i| block(i, 3 * i as i64, 100, 10)).collect();
         assert_eq!(plan_all(&blocks, 1000), vec![vec![0, 1, 2, 3, 4]]);
-        assert_eq!(plan_all(&blocks, 25), vec![vec![0, 1], vec![2, 3]]);
-        assert_eq!(plan_all(&blocks[..1], 25), Vec::<Vec<u64>>::new());
+        assert_eq!(plan_all(&blocks, 25), vec![vec![0, 1], vec![2, 3], vec![4]]);
+        let merged = Rung { level: 1, ..blocks[0] };
+        assert_eq!(plan_all(&[merged], 25), Vec::<Vec<u64>>::new());
     }
 
     #[test]
@@ -184,7 +189,7 @@ mod tests {
         ) {
             let mut blocks: Vec<Rung> = (0u64..).zip(spans).map(|(id, (at, len, bytes))| {
                 let min_ts = i64::from(at) * 1000;
-                Rung { id, min_ts, max_ts: min_ts + len, bytes }
+                Rung { id, min_ts, max_ts: min_ts + len, bytes, level: 0 }
             }).collect();
             let mut next = blocks.len() as u64;
             while let Some(ids) = plan(&blocks, &LADDER, 1 << 30) {
@@ -192,7 +197,7 @@ mod tests {
                 let (gone, rest): (Vec<Rung>, Vec<Rung>) = blocks.iter().partition(|b| ids.contains(&b.id));
                 prop_assert_eq!(gone.len(), ids.len());
                 let merged = gone.iter().copied().reduce(|a, b| Rung {
-                    id: next, min_ts: a.min_ts.min(b.min_ts), max_ts: a.max_ts.max(b.max_ts), bytes: a.bytes + b.bytes,
+                    id: next, min_ts: a.min_ts.min(b.min_ts), max_ts: a.max_ts.max(b.max_ts), bytes: a.bytes + b.bytes, level: 1,
                 }).unwrap();
                 prop_assert!(merged.bytes <= 1 << 30);
                 next += 1;

@@ -22,11 +22,17 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch
 pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
 mod background;
+mod catalog;
+mod compact;
+mod flush;
 mod head;
 mod ingest;
+mod interner;
 mod ladder;
 pub mod memory;
 mod merge;
+mod merge_blocks;
+mod offline;
 pub mod options;
 mod place;
 mod record;
@@ -41,6 +47,7 @@ mod tests;
 mod wire;
 
 pub use background::{TaskKind, TaskStatus};
+pub use offline::OfflineStore;
 pub use options::{OpenError, StoreOptions};
 pub use store::Store;
 

@@ -7,6 +7,7 @@ use quiver_model::{Exemplar, Labels, Matcher, SampleColumn};
 use quiver_storage::bytes::Damaged;
 use quiver_storage::codec::{ChunkRef, Decoder};
 
+use crate::catalog::StoredBlock;
 use crate::head::page::Pieces;
 use crate::head::{Head, HeadSeries};
 use crate::{Need, ReadError, TimeRange};
@@ -32,6 +33,8 @@ impl From<HeadSeries> for PlaceSeries {
 pub(crate) enum Place {
     /// A head, with the number of series it had when the snapshot was taken.
     Head(Arc<Head>, u32),
+    /// A block.
+    Block(Arc<StoredBlock>),
 }
 
 /// Where decoded columns go: those that continue `out` are appended, the others set aside to be merged.
@@ -51,6 +54,33 @@ impl Sink<'_> {
         } else {
             self.aside.push(column.clone());
         }
+    }
+
+    /// Adds what a head gave out.
+    pub(crate) fn pieces(&mut self, pieces: &Pieces) -> Result<(), ReadError> {
+        for chunk in &pieces.sealed {
+            self.chunk(chunk.as_ref()).map_err(damaged_head)?;
+        }
+        self.column(&pieces.open);
+        for chunk in &pieces.late_sealed {
+            self.chunk(chunk.as_ref()).map_err(damaged_head)?;
+        }
+        self.column(&pieces.late);
+        Ok(())
+    }
+
+    /// Adds a series of a block.
+    fn block(&mut self, stored: &StoredBlock, row: u32) -> Result<(), ReadError> {
+        let block = stored.block()?;
+        DECODER.with_borrow_mut(|decoder| {
+            if self.out.ts.last().is_none_or(|t| *t < self.range.min.max(stored.entry.min_ts)) {
+                return Ok(block.read(row, self.range, self.need, decoder, self.out)?);
+            }
+            let mut column = SampleColumn::default();
+            block.read(row, self.range, self.need, decoder, &mut column)?;
+            self.column(&column);
+            Ok(())
+        })
     }
 
     /// Decodes a chunk and adds what of it is in the range.
@@ -93,6 +123,7 @@ impl Place {
             Place::Head(head, bound) => {
                 Ok(head.select(matchers, range, *bound, exact).into_iter().map(Into::into).collect())
             }
+            Place::Block(block) => block.select(matchers, range),
         }
     }
 
@@ -100,6 +131,7 @@ impl Place {
     pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>, ReadError> {
         match self {
             Place::Head(head, bound) => Ok(head.label_names(selectors, range, *bound)),
+            Place::Block(block) => Ok(block.block()?.label_names(block.among(selectors, range)?.as_ref())?),
         }
     }
 
@@ -112,6 +144,7 @@ impl Place {
     ) -> Result<Vec<String>, ReadError> {
         match self {
             Place::Head(head, bound) => Ok(head.label_values(name, selectors, range, *bound)),
+            Place::Block(block) => Ok(block.block()?.label_values(name, block.among(selectors, range)?.as_ref())?),
         }
     }
 
@@ -119,6 +152,7 @@ impl Place {
     pub(crate) fn kinds_now(&self, row: u32) -> u8 {
         match self {
             Place::Head(head, _) => head.kinds(row),
+            Place::Block(_) => 0,
         }
     }
 
@@ -126,6 +160,7 @@ impl Place {
     pub(crate) fn samples_hint(&self, row: u32, range: TimeRange) -> usize {
         match self {
             Place::Head(head, _) => head.samples_hint(row, range),
+            Place::Block(block) => block.block().ok().and_then(|b| b.samples_hint(row, range).ok()).unwrap_or(0),
         }
     }
 
@@ -142,17 +177,11 @@ impl Place {
         match self {
             Place::Head(head, _) => PIECES.with_borrow_mut(|pieces| {
                 head.collect(row, range, pieces);
-                for chunk in &pieces.sealed {
-                    sink.chunk(chunk.as_ref()).map_err(damaged_head)?;
-                }
-                sink.column(&pieces.open);
-                for chunk in &pieces.late_sealed {
-                    sink.chunk(chunk.as_ref()).map_err(damaged_head)?;
-                }
-                sink.column(&pieces.late);
+                sink.pieces(pieces)?;
                 pieces.clear();
                 Ok(())
             }),
+            Place::Block(block) => sink.block(block, row),
         }
     }
 
@@ -167,6 +196,18 @@ impl Place {
                 let series = head.with_exemplars(selectors, *bound);
                 Ok(series.into_iter().map(|(l, id)| (l, head.exemplars(id, range))).collect())
             }
+            Place::Block(block) => {
+                let accepts = |l: &Labels| {
+                    let all = |ms: &Vec<Matcher>| ms.iter().all(|m| m.matches_labels(l.as_ref()));
+                    selectors.is_empty() || selectors.iter().any(all)
+                };
+                let mut found = block.block()?.exemplars()?;
+                found.retain_mut(|(labels, list)| {
+                    list.retain(|e| range.overlaps(e.ts, e.ts));
+                    !list.is_empty() && accepts(labels)
+                });
+                Ok(found)
+            }
         }
     }
 
@@ -174,6 +215,10 @@ impl Place {
     pub(crate) fn metadata(&self, metric: Option<&str>) -> crate::head::MetadataMap {
         match self {
             Place::Head(head, _) => head.metadata(metric),
+            Place::Block(block) => {
+                let wanted = |name: &str| metric.is_none_or(|m| m == name);
+                block.metadata().iter().filter(|(name, _)| wanted(name)).cloned().collect()
+            }
         }
     }
 
@@ -181,6 +226,7 @@ impl Place {
     pub(crate) fn time_bounds(&self) -> Option<TimeRange> {
         match self {
             Place::Head(head, _) => head.time_bounds(),
+            Place::Block(block) => block.time_bounds(),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::head::Head;
 use crate::ingest::FRAME_BATCH;
+use crate::interner::Interner;
 use crate::record::{NO_SERIES, Record};
 
 /// How far the start is.
@@ -82,6 +83,7 @@ impl Progress {
 /// Takes the frames of one shard into a head.
 pub(crate) struct ShardReplay {
     head: Arc<Head>,
+    interner: Arc<Interner>,
     progress: Option<Arc<Progress>>,
     /// Ids of the segment's local refs.
     refs: Vec<u32>,
@@ -94,9 +96,10 @@ pub(crate) struct ShardReplay {
 const REFS_MAX: u32 = 1 << 28;
 
 impl ShardReplay {
-    pub(crate) fn new(head: Arc<Head>, progress: Option<Arc<Progress>>) -> Self {
+    pub(crate) fn new(head: Arc<Head>, interner: Arc<Interner>, progress: Option<Arc<Progress>>) -> Self {
         Self {
             head,
+            interner,
             progress,
             refs: Vec::new(),
             record: Record::default(),
@@ -117,7 +120,7 @@ impl ShardReplay {
             self.names.series.push(BatchSeries { labels, ..BatchSeries::default() });
         }
         // What was acknowledged is kept whatever the limit is now.
-        self.head.resolve(&self.names, &mut self.ids, usize::MAX, None).map_err(|e| e.to_string())?;
+        self.head.resolve(&self.names, &mut self.ids, usize::MAX, &self.interner).map_err(|e| e.to_string())?;
         for ((r, _), id) in self.record.definitions.iter().zip(&self.ids) {
             if *r as usize >= self.refs.len() {
                 self.refs.resize(*r as usize + 1, NO_SERIES);

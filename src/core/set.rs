@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use quiver_model::{Labels, SampleColumn};
 
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
@@ -43,39 +44,79 @@ impl Roster {
         range: TimeRange,
         series_max: usize,
     ) -> Result<Self, ReadError> {
-        let total = lists.iter().map(|(_, l)| l.len()).sum();
-        let mut all: Vec<(Labels, PartOf)> = Vec::with_capacity(total);
         let mut places = Vec::with_capacity(lists.len());
-        let mut lists_used = 0;
+        let mut runs: Vec<Vec<(Labels, PartOf)>> = Vec::new();
         for (place, list) in lists {
             if list.is_empty() {
                 continue;
             }
-            lists_used += 1;
-            let number = places.len() as u16;
+            let place_number = places.len() as u16;
             places.push(place);
-            all.extend(list.into_iter().map(|s| (s.labels, PartOf { place: number, kinds: s.kinds, row: s.row })));
+            let part = |s: &PlaceSeries| PartOf { place: place_number, kinds: s.kinds, row: s.row };
+            runs.push(
+                list.into_iter()
+                    .map(|s| {
+                        let part = part(&s);
+                        (s.labels, part)
+                    })
+                    .collect(),
+            );
         }
-        if lists_used > 1 {
-            // A concatenation of sorted runs: a stable sort finds them and merges.
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-        }
-        let mut out = Self { places, range, labels: Vec::with_capacity(all.len()), first: vec![0], parts: Vec::new() };
-        out.parts.reserve(all.len());
-        for (labels, part) in all {
-            if out.labels.last() != Some(&labels) {
-                if out.labels.len() == series_max {
-                    return Err(ReadError::Limit(format!("the selector matches more than {series_max} series")));
+        // The longest list is the base; most series of the others are in it, and share their label set with it.
+        let longest = (0..runs.len()).max_by_key(|i| runs[*i].len());
+        let base = longest.map_or(Vec::new(), |i| runs.swap_remove(i));
+        let mut joined: Vec<(u32, PartOf)> = Vec::new();
+        let mut rest: Vec<(Labels, PartOf)> = Vec::new();
+        if !runs.is_empty() {
+            let address = |l: &Labels| l.packed().as_ptr() as usize;
+            let by_address: HashMap<usize, u32, rapidhash::fast::RandomState> =
+                (0u32..).zip(&base).map(|(i, (l, _))| (address(l), i)).collect();
+            for (labels, part) in runs.into_iter().flatten() {
+                match by_address.get(&address(&labels)) {
+                    Some(i) => joined.push((*i, part)),
+                    None => rest.push((labels, part)),
                 }
-                if !out.labels.is_empty() {
-                    out.first.push(out.parts.len() as u32);
-                }
-                out.labels.push(labels);
             }
-            out.parts.push(part);
+            joined.sort_by_key(|(i, _)| *i);
+            // A concatenation of sorted runs: a stable sort finds them and merges.
+            rest.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        let mut out = Self { places, range, labels: Vec::with_capacity(base.len()), first: vec![0], parts: Vec::new() };
+        out.parts.reserve(base.len() + joined.len() + rest.len());
+        let mut joined = joined.into_iter().peekable();
+        let mut rest = rest.into_iter().peekable();
+        for (i, (labels, part)) in (0u32..).zip(base) {
+            while let Some((l, p)) = rest.next_if(|(l, _)| *l < labels) {
+                out.add(l, p, series_max)?;
+            }
+            out.add(labels.clone(), part, series_max)?;
+            while let Some((_, p)) = joined.next_if(|(k, _)| *k == i) {
+                out.parts.push(p);
+            }
+            while let Some((_, p)) = rest.next_if(|(l, _)| *l == labels) {
+                out.parts.push(p);
+            }
+        }
+        for (l, p) in rest {
+            out.add(l, p, series_max)?;
         }
         out.first.push(out.parts.len() as u32);
         Ok(out)
+    }
+
+    /// Adds a part of the series with these labels: the one added last, or a new one after it.
+    fn add(&mut self, labels: Labels, part: PartOf, series_max: usize) -> Result<(), ReadError> {
+        if self.labels.last() != Some(&labels) {
+            if self.labels.len() == series_max {
+                return Err(ReadError::Limit(format!("the selector matches more than {series_max} series")));
+            }
+            if !self.labels.is_empty() {
+                self.first.push(self.parts.len() as u32);
+            }
+            self.labels.push(labels);
+        }
+        self.parts.push(part);
+        Ok(())
     }
 
     fn parts(&self, i: usize) -> &[PartOf] {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use quiver_model::{Exemplar, Labels, Matcher, Metadata};
 
+use crate::catalog::StoredBlock;
 use crate::head::{Head, add_exemplar, add_metadata};
 use crate::place::Place;
 use crate::set::Roster;
@@ -25,6 +26,8 @@ use crate::{ReadError, SeriesSet, Snapshot, TimeRange};
 pub(crate) struct View {
     /// The one that takes writes first, then those being flushed, newest first.
     pub(crate) heads: Vec<Arc<Head>>,
+    /// Published blocks, the newest last.
+    pub(crate) blocks: Vec<Arc<StoredBlock>>,
 }
 
 /// See the module.
@@ -36,26 +39,28 @@ pub(crate) struct StoreSnapshot {
 impl StoreSnapshot {
     /// The view `view`; `generation` was read before the view was.
     pub(crate) fn new(generation: u64, view: &View) -> Self {
-        let places = view.heads.iter().map(|h| Place::Head(Arc::clone(h), h.series_len() as u32)).collect();
-        Self { generation, places }
+        let heads = view.heads.iter().map(|h| Place::Head(Arc::clone(h), h.series_len() as u32));
+        let blocks = view.blocks.iter().rev().map(|b| Place::Block(Arc::clone(b)));
+        Self { generation, places: heads.chain(blocks).collect() }
     }
 
     fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &Place> {
-        self.places.iter().filter(move |p| p.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max)))
+        self.places.iter().filter(move |p| covers(p, range))
     }
 
-    fn roster(&self, matchers: &[Matcher], range: TimeRange, exact: bool, max: usize) -> Result<Roster, ReadError> {
+    fn roster(&self, matchers: &[Matcher], range: TimeRange, max: usize) -> Result<Roster, ReadError> {
         let mut lists = Vec::new();
-        // Without `exact` a head may get samples in the range while the roster is used.
-        for place in self.places.iter().filter(|p| !exact || self.covers(p, range)) {
-            lists.push((place.clone(), place.select(matchers, range, exact)?));
+        // A head may get samples in the range while the roster is used.
+        let wanted = |p: &&Place| matches!(p, Place::Head(..)) || covers(p, range);
+        for place in self.places.iter().filter(wanted) {
+            lists.push((place.clone(), place.select(matchers, range, false)?));
         }
         Roster::merge(lists, range, max)
     }
+}
 
-    fn covers(&self, place: &Place, range: TimeRange) -> bool {
-        place.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max))
-    }
+fn covers(place: &Place, range: TimeRange) -> bool {
+    place.time_bounds().is_some_and(|b| range.overlaps(b.min, b.max))
 }
 
 impl Snapshot for StoreSnapshot {
@@ -72,7 +77,7 @@ impl Snapshot for StoreSnapshot {
         if range.min > range.max {
             return Ok(crate::set::empty());
         }
-        Ok(Arc::new(self.roster(matchers, range, false, series_max)?))
+        Ok(Arc::new(self.roster(matchers, range, series_max)?))
     }
 
     fn label_names(

@@ -9,10 +9,12 @@
 //!    read lock, so after a change no new write can enter the old head.
 //! 2. Nothing is flushed before the replay is over: the floor a rotation gives would pass over frames not yet read.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -21,8 +23,11 @@ use quiver_persistence::log::LogHealth;
 use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
 
 use crate::background::{Background, TaskKind, TaskStatus};
+use crate::catalog::{open_blocks, sweep};
+use crate::flush::Frozen;
 use crate::head::{Counters, Head};
 use crate::ingest::{Answer, Entry, Pool, check};
+use crate::interner::Interner;
 use crate::options::{OpenError, StoreOptions};
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::snapshot::{StoreSnapshot, View};
@@ -32,6 +37,8 @@ use crate::{BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, Source, St
 pub(crate) const LOG_DIR: &str = "log";
 /// Folder of the blocks.
 pub(crate) const BLOCK_DIR: &str = "blocks";
+/// A background task that failed is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Threads for background work: a flush never waits for a long merge.
 const BACKGROUND_THREADS: usize = 2;
 
@@ -44,6 +51,21 @@ pub(crate) struct Inner {
     pub(crate) view: ArcSwap<View>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) background: Arc<Background>,
+    pub(crate) interner: Arc<Interner>,
+    /// A head on its way into a block.
+    pub(crate) frozen: Mutex<Option<Frozen>>,
+    /// One flush at a time.
+    pub(crate) flushing: Mutex<()>,
+    /// Number of the next block.
+    pub(crate) next_block: AtomicU64,
+    /// One merge or drop at a time.
+    pub(crate) compacting: Mutex<()>,
+    /// Blocks whose merge met damage.
+    pub(crate) unmergeable: Mutex<BTreeSet<u64>>,
+    /// Tasks that failed and when to try them again.
+    not_before: Mutex<Vec<(TaskKind, Instant)>>,
+    /// One change of the view at a time.
+    viewing: Mutex<()>,
     gate: RwLock<()>,
     pool: Arc<Pool>,
     progress: Arc<Progress>,
@@ -80,7 +102,13 @@ impl Store {
         let counters = Arc::new(Counters::default());
         let floor = manifest.current().log_floor.clone();
         let head = Arc::new(Head::new(1, Arc::clone(&counters)));
-        let view = View { heads: vec![Arc::clone(&head)] };
+        let interner = Arc::new(Interner::default());
+        let blocks = open_blocks(&*disk, &manifest, &interner)?;
+        let next_block = AtomicU64::new(sweep(&*disk, &manifest)?);
+        if let Err(e) = manifest.repair() {
+            tracing::warn!(error = %e, "the manifest has no second copy for now");
+        }
+        let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
         let inner = Arc::new(Inner {
             disk,
@@ -90,6 +118,14 @@ impl Store {
             view: ArcSwap::from_pointee(view),
             counters,
             background: Arc::default(),
+            interner,
+            frozen: Mutex::default(),
+            flushing: Mutex::default(),
+            next_block,
+            compacting: Mutex::default(),
+            unmergeable: Mutex::default(),
+            not_before: Mutex::default(),
+            viewing: Mutex::default(),
             gate: RwLock::new(()),
             pool: Arc::default(),
             progress: Arc::new(Progress::new()),
@@ -102,7 +138,7 @@ impl Store {
         for number in 0..BACKGROUND_THREADS {
             let inner = Arc::clone(&inner);
             store.spawn(&format!("background-{number}"), move || {
-                let tick = (number == 0 && inner.options.background).then_some(|b: &Background| inner.tick(b));
+                let tick = (number == 0 && inner.options.background).then_some(|_: &Background| inner.tick());
                 inner.background.work(|kind| inner.run(kind), tick);
             })?;
         }
@@ -198,7 +234,8 @@ impl Drop for Store {
 impl Inner {
     fn replay(&self, head: Arc<Head>) -> Result<(), OpenError> {
         let floor = self.manifest.current().log_floor.clone();
-        let make = |_| ShardReplay::new(Arc::clone(&head), Some(Arc::clone(&self.progress)));
+        let make =
+            |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&self.interner), Some(Arc::clone(&self.progress)));
         let report = replay(&*self.disk, LOG_DIR, &floor, self.options.replay_threads, make)?;
         self.log.keep_damaged(&report);
         if !head.is_empty() {
@@ -221,23 +258,71 @@ impl Inner {
     fn begin_write(&self, batch: WriteBatch) -> Result<Answer, WriteError> {
         let now_ms = self.options.clock.now_ms();
         check(&batch, &self.options.limits, now_ms)?;
-        let (head, elder) = {
+        let head = {
             let _gate = self.gate.read();
             let view = self.view.load();
             let Some(head) = view.heads.first() else { return Err(WriteError::Closed) };
-            (head.enter(), view.heads.get(1).cloned())
+            head.enter()
         };
+        if head.bytes() / 2 >= self.options.head_bytes_max {
+            return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
+        }
         let series_max = self.options.limits.active_series_max;
-        let (entry, answer) =
-            Entry::new(head, elder.as_deref(), batch, series_max, now_ms, &self.counters, &self.pool)?;
+        let (entry, answer) = Entry::new(head, &self.interner, batch, series_max, now_ms, &self.counters, &self.pool)?;
         self.log.submit(entry.shard(), entry)?;
         Ok(answer)
     }
 
-    fn tick(&self, _background: &Background) {}
+    /// Puts an empty head in the place of the present one, which stays in the view and gets no new writes.
+    pub(crate) fn replace_head(&self) -> Arc<Head> {
+        let _gate = self.gate.write();
+        let old = Arc::clone(&self.view.load().heads[0]);
+        let new = Arc::new(Head::new(old.generation + 1, Arc::clone(&self.counters)));
+        self.change_view(|view| view.heads.insert(0, new));
+        old
+    }
 
-    fn run(&self, _kind: TaskKind) -> Result<(), ReadError> {
-        Ok(())
+    /// Changes what snapshots see, as one.
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        let _one_at_a_time = self.viewing.lock();
+        let mut view = View::clone(&self.view.load());
+        change(&mut view);
+        self.view.store(Arc::new(view));
+        self.counters.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn tick(&self) {
+        if self.progress.phase() != Phase::Ready {
+            return;
+        }
+        if self.flush_is_due() {
+            self.schedule(TaskKind::Flush);
+        }
+        if let Some(kind) = self.compact_is_due() {
+            self.schedule(kind);
+        }
+    }
+
+    /// Asks for a task, unless its last run failed a moment ago.
+    fn schedule(&self, kind: TaskKind) {
+        if self.not_before.lock().iter().all(|(k, at)| *k != kind || *at <= Instant::now()) {
+            self.background.schedule(kind);
+        }
+    }
+
+    fn run(&self, kind: TaskKind) -> Result<(), ReadError> {
+        let result = match kind {
+            TaskKind::Flush => self.flush_now(),
+            TaskKind::Compact => self.compact_due(),
+            TaskKind::CompactAll => self.compact_all(),
+            TaskKind::Retain => self.retain_now(),
+        };
+        let mut not_before = self.not_before.lock();
+        not_before.retain(|(k, _)| *k != kind);
+        if result.is_err() {
+            not_before.push((kind, Instant::now() + RETRY_AFTER));
+        }
+        result
     }
 }
 
@@ -324,7 +409,11 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
-    pub(crate) fn inner_head_bytes(&self) -> usize {
-        self.inner.view.load().heads.iter().map(|h| h.bytes()).sum()
+    pub(crate) fn retain_for_test(&self) -> Result<(), ReadError> {
+        self.inner.retain_now()
+    }
+
+    pub(crate) fn flush_is_due(&self) -> bool {
+        self.inner.flush_is_due()
     }
 }

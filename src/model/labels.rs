@@ -251,6 +251,11 @@ impl Labels {
         self.as_ref().hash64()
     }
 
+    /// Has anyone else a clone of it?
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Number of labels.
     pub fn len(&self) -> usize {
         self.iter().count()

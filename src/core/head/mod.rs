@@ -26,6 +26,7 @@ use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch}
 use quiver_storage::HeadIndex;
 use roaring::RoaringBitmap;
 
+use crate::interner::{Interner, hash};
 use crate::record::NO_SERIES;
 use crate::{NamedCount, StoreStats, TimeRange};
 use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
@@ -158,13 +159,13 @@ impl Head {
     }
 
     /// Finds the ids of a batch's series, registering new ones up to `series_max` in all; those past it get
-    /// [`NO_SERIES`]. Returns which were refused. Label sets of new series are taken from `elder` where it has them.
+    /// [`NO_SERIES`]. Returns which were refused. Label sets of new series are shared through `interner`.
     pub(crate) fn resolve(
         &self,
         batch: &WriteBatch,
         ids: &mut Vec<u32>,
         series_max: usize,
-        elder: Option<&Head>,
+        interner: &Interner,
     ) -> Result<Refused, LabelsError> {
         ids.clear();
         ids.reserve(batch.series.len());
@@ -199,10 +200,7 @@ impl Head {
                 .iter()
                 .map(|(k, hash)| {
                     let bytes = packed(batch, batch.series[*k as usize].labels)?;
-                    match elder.and_then(|e| e.find_labels(*hash, bytes)) {
-                        Some(labels) => Ok(labels),
-                        None => Labels::from_packed(bytes),
-                    }
+                    interner.intern(*hash, bytes, || Labels::from_packed(bytes))
                 })
                 .collect::<Result<_, LabelsError>>()?;
             self.register(run, labels, ids, series_max, &mut refused);
@@ -248,11 +246,6 @@ impl Head {
             ids[*k as usize] = id;
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn find_labels(&self, hash: u64, packed: &[u8]) -> Option<Labels> {
-        let series = self.series.read();
-        series.find(hash, packed).map(|id| series.labels[id as usize].clone())
     }
 
     /// Adds a batch's samples, whose series have the ids `ids`. Takes the histograms out of the batch.
@@ -350,11 +343,6 @@ impl Head {
     pub(crate) fn time_bounds(&self) -> Option<TimeRange> {
         let (min, max) = (self.min_ts.load(Ordering::Relaxed), self.max_ts.load(Ordering::Relaxed));
         (min <= max).then_some(TimeRange { min, max })
-    }
-
-    /// Label set of a series.
-    pub(crate) fn labels(&self, id: u32) -> Labels {
-        self.series.read().labels[id as usize].clone()
     }
 
     /// Kinds of samples a series has.
@@ -548,19 +536,6 @@ pub(crate) fn add_metadata(map: &mut MetadataMap, name: String, m: Metadata) {
 
 fn packed(batch: &WriteBatch, at: (u32, u32)) -> Result<&[u8], LabelsError> {
     batch.label_bytes.get(at.0 as usize..at.1 as usize).ok_or(LabelsError::Malformed)
-}
-
-fn hash(packed: &[u8]) -> u64 {
-    rapidhash::v3::rapidhash_v3_seeded(packed, seed())
-}
-
-/// Drawn once per process, so that nobody outside can choose label sets that collide.
-fn seed() -> &'static rapidhash::v3::RapidSecrets {
-    static SEED: std::sync::OnceLock<rapidhash::v3::RapidSecrets> = std::sync::OnceLock::new();
-    SEED.get_or_init(|| {
-        use std::hash::BuildHasher;
-        rapidhash::v3::RapidSecrets::seed(std::hash::RandomState::new().hash_one(0u8))
-    })
 }
 
 /// A write on its way into a head; see [`Head::enter`].

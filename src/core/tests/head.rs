@@ -7,14 +7,15 @@ use quiver_model::{Matcher, SampleColumn, WriteBatch};
 
 use super::oracle::assert_same;
 use crate::head::{Counters, Head};
+use crate::interner::Interner;
 use crate::memory::MemoryStore;
 use crate::snapshot::{StoreSnapshot, View};
 use crate::testing::{arbitrary_batch, batch_of, histogram};
 use crate::{Need, Snapshot, Source, TimeRange};
 
-fn write(head: &Head, batch: &WriteBatch, elder: Option<&Head>) {
+fn write(head: &Head, batch: &WriteBatch) {
     let mut ids = Vec::new();
-    assert_eq!(head.resolve(batch, &mut ids, usize::MAX, elder).map(|r| r.count), Ok(0));
+    assert_eq!(head.resolve(batch, &mut ids, usize::MAX, &Interner::default()).map(|r| r.count), Ok(0));
     head.apply(&ids, &mut batch.clone());
 }
 
@@ -33,9 +34,9 @@ proptest! {
         for (batch, newer) in &batches {
             oracle.write_now(batch).unwrap();
             if *newer {
-                write(&heads[0], batch, Some(&heads[1]));
+                write(&heads[0], batch);
             } else {
-                write(&heads[1], batch, None);
+                write(&heads[1], batch);
             }
         }
         assert_same(&snapshot(&heads), &*oracle.snapshot());
@@ -69,9 +70,9 @@ fn long_columns_with_seals_gaps_and_late_samples_read_like_the_oracle() {
             }
         }
         oracle.write_now(&batch).unwrap();
-        write(&head, &batch, None);
+        write(&head, &batch);
         if random(10) == 0 {
-            write(&head, &batch, None);
+            write(&head, &batch);
         }
     }
     let heads = [head];
@@ -88,18 +89,18 @@ fn a_roster_that_is_cached_sees_new_samples_and_the_generation_tells_of_new_seri
     let head = Arc::new(Head::new(1, Arc::clone(&counters)));
     let generation = || counters.generation.load(std::sync::atomic::Ordering::Acquire);
     let start = 1 << 40;
-    write(&head, &batch_of(&[("a", &[(start, 1.0)])]), None);
+    write(&head, &batch_of(&[("a", &[(start, 1.0)])]));
     let first = generation();
     let set = snapshot(&[Arc::clone(&head)]).select(&[], TimeRange { min: start, max: start + 100 }, 9).unwrap();
-    write(&head, &batch_of(&[("a", &[(start + 50, 2.0)])]), None);
+    write(&head, &batch_of(&[("a", &[(start + 50, 2.0)])]));
     assert_eq!(generation(), first);
     let mut column = SampleColumn::default();
     set.read(0, TimeRange::ALL, Need::ALL, &mut column).unwrap();
     assert_eq!(column.values, [1.0, 2.0]);
-    write(&head, &batch_of(&[("b", &[(start, 1.0)])]), None);
+    write(&head, &batch_of(&[("b", &[(start, 1.0)])]));
     assert!(generation() > first);
     let second = generation();
-    write(&head, &batch_of(&[("a", &[(start + (1 << 21), 2.0)])]), None);
+    write(&head, &batch_of(&[("a", &[(start + (1 << 21), 2.0)])]));
     assert!(generation() > second, "the span that rosters know grew");
 }
 
@@ -108,7 +109,7 @@ fn past_the_limit_only_new_series_are_refused() {
     let head = Arc::new(Head::new(1, Arc::default()));
     let mut ids = Vec::new();
     let batch = batch_of(&[("a", &[(1, 1.0)]), ("b", &[(1, 1.0)])]);
-    let refused = head.resolve(&batch, &mut ids, 1, None).unwrap();
+    let refused = head.resolve(&batch, &mut ids, 1, &Interner::default()).unwrap();
     assert_eq!((refused.count, refused.widest), (1, Some(("__name__".to_owned(), 1))));
     assert_eq!(ids, [0, crate::record::NO_SERIES]);
     head.apply(&ids, &mut batch.clone());

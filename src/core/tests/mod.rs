@@ -1,6 +1,7 @@
 //! The store against its oracle.
 
 mod crash;
+mod handover;
 mod head;
 mod oracle;
 mod store;

@@ -1,0 +1,181 @@
+//! Blocks as the store knows them: the manifest's entry, the open file, and what was learnt of it.
+//!
+//! Invariants
+//! 1. A block that does not open stays in the catalog and fails the queries that need it, by name.
+//! 2. A file that the manifest does not name is removed at the start, if the manifest is certainly the newest.
+
+use std::sync::{Arc, OnceLock};
+
+use quiver_model::{Labels, Matcher, Metadata, SeriesKinds};
+use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore};
+use quiver_storage::block::Block;
+use quiver_storage::error::StorageError;
+use roaring::RoaringBitmap;
+
+use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
+use crate::interner::{Interner, hash};
+use crate::ladder::Rung;
+use crate::options::OpenError;
+use crate::place::PlaceSeries;
+use crate::store::BLOCK_DIR;
+use crate::{ReadError, TimeRange};
+
+/// See the module.
+pub(crate) struct StoredBlock {
+    pub(crate) entry: ManifestEntry,
+    block: Result<Block, StorageError>,
+    interner: Arc<Interner>,
+    labels: OnceLock<Box<[OnceLock<Labels>]>>,
+    metadata: OnceLock<Vec<(String, Vec<Metadata>)>>,
+}
+
+impl From<StorageError> for ReadError {
+    fn from(e: StorageError) -> Self {
+        match e {
+            StorageError::Corrupt { file, offset, what } => ReadError::Corrupt { file, offset, what },
+            StorageError::Disk(e) => ReadError::Io { file: e.path.clone(), what: e.to_string() },
+            StorageError::Version { ref file, .. } | StorageError::Parquet { ref file, .. } => {
+                ReadError::Io { file: file.clone(), what: e.to_string() }
+            }
+            StorageError::Misuse(what) => ReadError::Io { file: "block".into(), what: what.into() },
+        }
+    }
+}
+
+/// Kinds as the head's bits.
+pub(crate) fn kind_bits(k: SeriesKinds) -> u8 {
+    u8::from(k.floats) * FLOATS | u8::from(k.histograms) * HISTOGRAMS | u8::from(k.start_ts) * STARTS
+}
+
+/// Path of the block numbered `id`.
+pub(crate) fn block_path(id: u64) -> String {
+    format!("{BLOCK_DIR}/{id:016}.block")
+}
+
+fn block_id(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?;
+    name.split('.').next()?.parse().ok()
+}
+
+impl StoredBlock {
+    /// Opens the block of an entry.
+    pub(crate) fn open(disk: &dyn Disk, entry: ManifestEntry, interner: &Arc<Interner>) -> Self {
+        let block = Block::open(disk, &entry.file);
+        if let Err(e) = &block {
+            tracing::error!(block = entry.file, error = %e, "a block cannot be read: queries that need it fail");
+        }
+        let interner = Arc::clone(interner);
+        Self { entry, block, interner, labels: OnceLock::new(), metadata: OnceLock::new() }
+    }
+
+    /// The open block.
+    pub(crate) fn block(&self) -> Result<&Block, ReadError> {
+        self.block.as_ref().map_err(|e| e.clone().into())
+    }
+
+    /// From its first to its last sample; nothing where it has none.
+    pub(crate) fn time_bounds(&self) -> Option<TimeRange> {
+        (self.entry.samples > 0).then_some(TimeRange { min: self.entry.min_ts, max: self.entry.max_ts })
+    }
+
+    /// What the compaction planner needs.
+    pub(crate) fn rung(&self) -> Rung {
+        let ManifestEntry { id, min_ts, max_ts, bytes, level, .. } = self.entry;
+        Rung { id, min_ts, max_ts, bytes, level }
+    }
+
+    fn row_labels(&self, block: &Block, row: u32, packed: &mut Vec<u8>) -> Result<Labels, ReadError> {
+        let all = self.labels.get_or_init(|| (0..block.meta().series).map(|_| OnceLock::new()).collect());
+        let slot = all.get(row as usize);
+        if let Some(labels) = slot.and_then(OnceLock::get) {
+            return Ok(labels.clone());
+        }
+        block.labels_packed(row, packed)?;
+        let labels = self.interner.intern(hash(packed), packed, || {
+            Labels::from_packed(packed).map_err(|e| ReadError::Corrupt {
+                file: block.name().to_owned(),
+                offset: 0,
+                what: format!("labels of series {row}: {e}"),
+            })
+        })?;
+        Ok(slot.map_or(labels.clone(), |s| s.get_or_init(|| labels).clone()))
+    }
+
+    /// Series that all `matchers` accept with a chunk in `range`, in label order.
+    pub(crate) fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<PlaceSeries>, ReadError> {
+        let block = self.block()?;
+        let rows = block.select_bitmap(matchers, range)?;
+        let mut packed = Vec::new();
+        rows.iter()
+            .map(|row| {
+                let labels = self.row_labels(block, row, &mut packed)?;
+                Ok(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) })
+            })
+            .collect()
+    }
+
+    /// Rows with a chunk in `range` that any of `selectors` accepts; `None`: all rows.
+    pub(crate) fn among(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+    ) -> Result<Option<RoaringBitmap>, ReadError> {
+        let block = self.block()?;
+        let whole = self.time_bounds().is_some_and(|b| range.min <= b.min && b.max <= range.max);
+        if selectors.is_empty() {
+            return if whole { Ok(None) } else { Ok(Some(block.select_bitmap(&[], range)?)) };
+        }
+        let mut rows = RoaringBitmap::new();
+        for matchers in selectors {
+            rows |= block.select_bitmap(matchers, range)?;
+        }
+        Ok(Some(rows))
+    }
+
+    /// Metadata by family, the newest first.
+    pub(crate) fn metadata(&self) -> &[(String, Vec<Metadata>)] {
+        self.metadata.get_or_init(|| {
+            let read = self.block.as_ref().map_err(Clone::clone).and_then(Block::metadata);
+            read.unwrap_or_else(|e| {
+                tracing::error!(block = self.entry.file, error = %e, "metadata of a block cannot be read");
+                Vec::new()
+            })
+        })
+    }
+}
+
+/// Opens all blocks that the manifest names, oldest first. A block of a newer format is refused.
+pub(crate) fn open_blocks(
+    disk: &dyn Disk,
+    manifest: &ManifestStore,
+    interner: &Arc<Interner>,
+) -> Result<Vec<Arc<StoredBlock>>, OpenError> {
+    let mut blocks = Vec::new();
+    for entry in manifest.current().entries.iter().filter(|e| e.kind == EntryKind::Metrics) {
+        let block = StoredBlock::open(disk, entry.clone(), interner);
+        if let Err(e @ StorageError::Version { .. }) = &block.block {
+            return Err(OpenError::Newer(e.to_string()));
+        }
+        blocks.push(Arc::new(block));
+    }
+    blocks.sort_by_key(|b| b.entry.id);
+    Ok(blocks)
+}
+
+/// Tidies the block folder after a crash; returns the first number free for a new block.
+pub(crate) fn sweep(disk: &dyn Disk, manifest: &ManifestStore) -> Result<u64, OpenError> {
+    if !disk.exists(BLOCK_DIR)? {
+        return Ok(manifest.current().id_next.max(1));
+    }
+    let orphans = manifest.orphans(BLOCK_DIR)?;
+    let highest = orphans.iter().filter_map(|path| block_id(path)).max().unwrap_or(0);
+    if manifest.is_certain() && !orphans.is_empty() {
+        for path in &orphans {
+            if let Err(e) = disk.remove(path) {
+                tracing::warn!(file = path, error = %e, "a leftover of a crash cannot be removed");
+            }
+        }
+        tracing::info!(files = orphans.len(), "leftovers of a crash are removed");
+    }
+    Ok(manifest.current().id_next.max(highest + 1))
+}

@@ -1,0 +1,172 @@
+//! The head becomes a block, while writes and reads go on.
+//!
+//! ```text
+//! rotate the log ─▶ new head takes writes ─▶ last writes of the old one land ─▶ frozen
+//!      floor                                                                     │ write block, sync, rename
+//!        └───────────────────────────▶ manifest: block + floor, as one ◀─────────┘
+//!                                       └─▶ view: block for head, as one ─▶ log truncated below the floor
+//! ```
+//!
+//! Invariants
+//! 1. Every frame below the floor was committed before the rotation returned, so its batch had entered the old head: all
+//!    of it is in the block. Frames of the old head above the floor are in the block and, after a crash, replayed: the same
+//!    samples twice are one.
+//! 2. A flush that fails leaves the frozen head in the view and its log in place, and is tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use quiver_model::SampleColumn;
+use quiver_persistence::{LogFloor, ManifestEntry};
+use quiver_storage::block::{BlockMeta, BlockWriter};
+use quiver_storage::codec::{CHUNK_SAMPLES, Chunk};
+use quiver_storage::error::StorageError;
+
+use crate::catalog::{StoredBlock, block_path};
+use crate::head::Head;
+use crate::head::page::Pieces;
+use crate::merge::merge_columns;
+use crate::place::{Place, Sink};
+use crate::store::{BLOCK_DIR, Inner};
+use crate::{Need, ReadError, TimeRange};
+
+/// A head that is frozen and not yet a published block.
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    head: Arc<Head>,
+    floor: LogFloor,
+}
+
+impl Inner {
+    /// Is the head to be flushed, by age of arrival or by memory?
+    pub(crate) fn flush_is_due(&self) -> bool {
+        if self.frozen.lock().is_some() {
+            return true;
+        }
+        let view = self.view.load();
+        let Some(head) = view.heads.first().filter(|h| !h.is_empty()) else { return false };
+        let first = head.first_write_ms.load(Ordering::Relaxed);
+        let age = self.options.clock.now_ms().saturating_sub(first);
+        (first > 0 && age >= self.options.flush_interval_ms) || head.bytes() >= self.options.head_bytes_max
+    }
+
+    /// Flushes what is in the head now.
+    pub(crate) fn flush_now(&self) -> Result<(), ReadError> {
+        let _one_at_a_time = self.flushing.lock();
+        // What an earlier attempt left behind comes first: its floor is the lower one.
+        let left = self.frozen.lock().clone();
+        if let Some(frozen) = left {
+            self.publish_frozen(&frozen)?;
+        }
+        if self.view.load().heads.first().is_none_or(|h| h.is_empty()) {
+            return Ok(());
+        }
+        let floor =
+            self.log.rotate().map_err(|e| ReadError::Io { file: crate::store::LOG_DIR.into(), what: e.to_string() })?;
+        let head = self.replace_head();
+        head.wait_until_frozen();
+        let frozen = Frozen { head, floor };
+        *self.frozen.lock() = Some(frozen.clone());
+        self.publish_frozen(&frozen)
+    }
+
+    fn publish_frozen(&self, frozen: &Frozen) -> Result<(), ReadError> {
+        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
+        let path = block_path(id);
+        if !self.disk.exists(BLOCK_DIR).map_err(io)? {
+            self.disk.create_dir(BLOCK_DIR).map_err(io)?;
+        }
+        let meta = write_head(self, &frozen.head, &path)?;
+        let entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
+        let block = Arc::new(StoredBlock::open(&*self.disk, entry.clone(), &self.interner));
+        // A block that was written and cannot be read must not take the log's place.
+        block.block()?;
+        let published = self.manifest.edit(|m| {
+            m.replace(&[], vec![entry]);
+            m.log_floor = frozen.floor.clone();
+        });
+        published.map_err(|e| ReadError::Io { file: "MANIFEST".into(), what: e.to_string() })?;
+        self.change_view(|view| {
+            view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head));
+            view.blocks.push(block);
+        });
+        *self.frozen.lock() = None;
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(
+            block = path,
+            series = meta.series,
+            samples = meta.samples,
+            bytes = meta.bytes,
+            "the head is flushed"
+        );
+        if let Err(e) = self.log.truncate(&frozen.floor) {
+            tracing::warn!(error = %e, "old log segments stay for now");
+        }
+        self.interner.sweep();
+        Ok(())
+    }
+}
+
+/// The manifest's entry of a block.
+pub(crate) fn entry(
+    id: u64,
+    level: u32,
+    path: &str,
+    meta: &BlockMeta,
+    now_ms: i64,
+    sources: Vec<u64>,
+) -> ManifestEntry {
+    ManifestEntry {
+        id,
+        level,
+        min_ts: meta.min_time,
+        max_ts: meta.max_time,
+        series: u64::from(meta.series),
+        samples: meta.samples,
+        bytes: meta.bytes,
+        file: path.to_owned(),
+        created_ms: now_ms,
+        sources,
+        ..ManifestEntry::default()
+    }
+}
+
+pub(crate) fn io(e: quiver_persistence::DiskError) -> ReadError {
+    ReadError::Io { file: e.path.clone(), what: e.to_string() }
+}
+
+/// Writes a frozen head to `path`: sealed chunks as they are, open columns sealed, late samples merged in.
+fn write_head(inner: &Inner, head: &Arc<Head>, path: &str) -> Result<BlockMeta, ReadError> {
+    let mut writer = BlockWriter::create(Arc::clone(&inner.disk), path)?;
+    let mut pieces = Pieces::default();
+    let mut conflicts = 0;
+    for s in head.select(&[], TimeRange::ALL, u32::MAX, false) {
+        head.collect(s.id, TimeRange::ALL, &mut pieces);
+        let chunks = if pieces.late.is_empty() && pieces.late_sealed.is_empty() {
+            let mut chunks: Vec<Chunk> = pieces.sealed.drain(..).collect();
+            chunks.extend(writer.encode(&pieces.open, CHUNK_SAMPLES));
+            chunks
+        } else {
+            let (mut out, mut aside) = (SampleColumn::default(), Vec::new());
+            let mut sink = Sink { range: TimeRange::ALL, need: Need::ALL, out: &mut out, aside: &mut aside };
+            sink.pieces(&pieces)?;
+            if !aside.is_empty() {
+                aside.push(std::mem::take(&mut out));
+                conflicts += merge_columns(&mut aside, &mut out);
+            }
+            writer.encode(&out, CHUNK_SAMPLES)
+        };
+        writer.push(s.labels.as_ref(), &chunks)?;
+    }
+    let place = Place::Head(Arc::clone(head), u32::MAX);
+    let mut exemplars = place.exemplars(&[], TimeRange::ALL)?;
+    exemplars.sort_by(|a, b| a.0.cmp(&b.0));
+    for (labels, list) in &exemplars {
+        writer.push_exemplars(labels.as_ref(), list);
+    }
+    for (family, list) in head.metadata(None) {
+        writer.push_metadata(&family, &list);
+    }
+    inner.counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
+    writer.finish().map_err(|e: StorageError| e.into())
+}

@@ -1,0 +1,224 @@
+//! Data on its way from head to block to merged block, under readers, faults and damage.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use quiver_model::{ManualClock, Matcher, SampleColumn, WriteBatch};
+use quiver_persistence::disk::{FaultAction, FaultRule, Gate};
+use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
+
+use super::oracle::assert_same;
+use super::store::{block_on, open, options, write};
+use crate::memory::MemoryStore;
+use crate::testing::batch_of;
+use crate::{Maintain, Need, OfflineStore, ReadError, Source, Store, StoreOptions, TimeRange};
+
+const SERIES: usize = 300;
+
+fn scrape(t: i64) -> WriteBatch {
+    let mut b = WriteBatch::default();
+    for i in 0..SERIES {
+        b.begin_series([("__name__", "m"), ("i", i.to_string().as_str())]);
+        b.push_float(t, t as f64, 0);
+    }
+    b
+}
+
+/// All samples of every hundredth series, and a check that each is there once and in order.
+fn times(source: &dyn Source) -> Vec<Vec<i64>> {
+    let set = source.snapshot().select(&[Matcher::equal("__name__", "m")], TimeRange::ALL, 1000).unwrap();
+    let mut column = SampleColumn::default();
+    let mut out = Vec::new();
+    for i in (0..set.len()).step_by(100) {
+        set.read(i, TimeRange::ALL, Need::ALL, &mut column).unwrap();
+        assert!(column.ts.windows(2).all(|w| w[0] < w[1]));
+        assert!(column.ts.iter().zip(&column.values).all(|(t, v)| *t as f64 == *v));
+        out.push(column.ts.clone());
+    }
+    out
+}
+
+#[test]
+fn readers_miss_and_double_nothing_while_heads_become_blocks_and_blocks_one() {
+    let store = open(&MemoryDisk::new());
+    let (done, acknowledged) = (AtomicBool::new(false), AtomicI64::new(0));
+    write(&store, &scrape(1)).unwrap();
+    acknowledged.store(1, Ordering::Release);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for t in 2..=400 {
+                write(&store, &scrape(t)).unwrap();
+                acknowledged.store(t, Ordering::Release);
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                block_on(store.flush()).unwrap();
+                block_on(store.flush()).unwrap();
+                block_on(store.compact()).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    let before = acknowledged.load(Ordering::Acquire);
+                    for ts in times(&*store) {
+                        assert!(ts.len() as i64 >= before, "{} of {before}", ts.len());
+                        assert_eq!(ts, (1..=ts.len() as i64).collect::<Vec<_>>());
+                    }
+                }
+            });
+        }
+    });
+    assert!(times(&*store).iter().all(|ts| ts.len() == 400));
+    let stats = store.stats(3);
+    assert!(stats.flushes > 2 && stats.compactions > 1, "{stats:?}");
+}
+
+#[test]
+fn a_snapshot_outlives_the_files_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_dir(dir.path(), options()).unwrap();
+    for t in 1..4 {
+        write(&store, &scrape(t)).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    let set = store.snapshot().select(&[], TimeRange::ALL, 1000).unwrap();
+    block_on(store.compact()).unwrap();
+    assert_eq!(store.stats(1).blocks, 1);
+    let mut column = SampleColumn::default();
+    set.read(0, TimeRange::ALL, Need::ALL, &mut column).unwrap();
+    assert_eq!(column.ts, [1, 2, 3]);
+}
+
+#[test]
+fn writes_and_reads_go_on_while_a_flush_hangs_on_the_disk() {
+    let disk = Arc::new(FaultyDisk::new(Arc::new(MemoryDisk::new())));
+    let store = Store::open(disk.clone(), options()).unwrap();
+    write(&store, &scrape(1)).unwrap();
+    let gate = Gate::new();
+    disk.push(FaultRule::new(DiskOp::Sync, FaultAction::Wait(gate.clone())).on("blocks/").times(1));
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| block_on(store.flush()));
+        gate.wait_for_arrival();
+        write(&store, &scrape(2)).unwrap();
+        assert_eq!(times(&*store)[0], [1, 2]);
+        gate.open();
+        flush.join().unwrap().unwrap();
+    });
+    assert_eq!(times(&*store)[0], [1, 2]);
+    assert_eq!(store.stats(1).flushes, 1);
+}
+
+#[test]
+fn a_flush_that_fails_anywhere_is_done_again_and_loses_nothing() {
+    for op in [DiskOp::Create, DiskOp::Write, DiskOp::Sync, DiskOp::Rename, DiskOp::SyncDir] {
+        for path in ["blocks", "MANIFEST"] {
+            let inner = MemoryDisk::new();
+            let disk = Arc::new(FaultyDisk::new(Arc::new(inner.clone())));
+            let store = Store::open(disk.clone(), options()).unwrap();
+            write(&store, &scrape(1)).unwrap();
+            disk.push(FaultRule::new(op, FaultAction::Fail(DiskErrorKind::Full)).on(path).times(1));
+            let failed = block_on(store.flush()).is_err();
+            write(&store, &scrape(2)).unwrap();
+            assert_eq!(times(&*store)[0], [1, 2], "{op} {path}");
+            block_on(store.flush()).unwrap();
+            assert_eq!(times(&*store)[0], [1, 2], "{op} {path}");
+            assert_eq!(store.stats(1).log_bytes, 0, "{op} {path} {failed}");
+            store.close();
+            drop(store);
+            let store = open(&inner);
+            assert_eq!(times(&*store)[0], [1, 2], "{op} {path}");
+            let stray: Vec<String> =
+                inner.list("blocks").unwrap().into_iter().filter(|n| !n.ends_with(".block")).collect();
+            assert_eq!(stray, Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_damaged_block_fails_the_queries_that_need_it_and_no_others() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    for t in [1_000, 2_000] {
+        write(&store, &scrape(t)).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    store.close();
+    drop(store);
+    let path = format!("blocks/{}", disk.list("blocks").unwrap()[0]);
+    let whole = disk.read(&path).unwrap();
+    for bytes in [whole[..whole.len() - 5].to_vec(), Vec::new(), vec![0; whole.len()]] {
+        disk.put(&path, bytes);
+        let store = open(&disk);
+        let select = |min, max| store.snapshot().select(&[], TimeRange { min, max }, 1000).map(|s| s.len());
+        assert!(matches!(select(0, 3_000), Err(ReadError::Corrupt { file, .. }) if file == path));
+        assert_eq!(select(1_500, 3_000), Ok(SERIES));
+        // It can still be written to, flushed and merged around.
+        write(&store, &scrape(3_000)).unwrap();
+        assert_eq!(block_on(store.compact()), Ok(()));
+        assert_eq!(select(1_500, 3_000), Ok(SERIES));
+        assert!(disk.exists(&path).unwrap(), "damaged data is not deleted");
+    }
+}
+
+#[test]
+fn retention_drops_whole_blocks_and_no_wrong_clock_makes_it_drop_more() {
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let options = StoreOptions { clock: clock.clone(), retention_ms: Some(10_000), ..options() };
+    let store = Store::open(Arc::new(MemoryDisk::new()), options).unwrap();
+    for t in [100_000, 950_000, 995_000] {
+        write(&store, &scrape(t)).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    clock.set(i64::MAX);
+    store.retain_for_test().unwrap();
+    assert_eq!(times(&*store)[0], [995_000]);
+    clock.set(0);
+    store.retain_for_test().unwrap();
+    assert_eq!(times(&*store)[0], [995_000]);
+}
+
+#[test]
+fn a_folder_reads_the_same_without_a_server_and_stays_as_it_is() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    let oracle = MemoryStore::new();
+    for (k, name) in ["m0", "m1", "m2", "m3"].iter().enumerate() {
+        let samples = [(1_600_000_000_000 + k as i64, 1.0), (k as i64, 2.0)];
+        let batch = batch_of(&[(name, &samples), ("m1", &samples)]);
+        oracle.write_now(&batch).unwrap();
+        write(&store, &batch).unwrap();
+        match k {
+            0 | 1 => block_on(store.flush()).unwrap(),
+            2 => block_on(store.compact()).unwrap(),
+            _ => {}
+        }
+    }
+    let ops = disk.ops();
+    let offline = OfflineStore::open_disk(Arc::new(disk.clone())).unwrap();
+    assert_same(&*offline.snapshot(), &*oracle.snapshot());
+    assert_eq!(disk.ops(), ops, "nothing is written");
+}
+
+#[test]
+fn a_head_that_is_old_or_large_is_flushed_by_itself() {
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let options = StoreOptions { clock: clock.clone(), head_bytes_max: 256 << 10, ..options() };
+    let store = Store::open(Arc::new(MemoryDisk::new()), options).unwrap();
+    store.wait_until_ready();
+    assert!(!store.flush_is_due());
+    write(&store, &scrape(5)).unwrap();
+    assert!(!store.flush_is_due());
+    clock.set(1_000_000 + 2 * 3_600_000);
+    assert!(store.flush_is_due());
+    block_on(store.flush()).unwrap();
+    assert!(!store.flush_is_due());
+    let mut t = 10;
+    while !store.flush_is_due() {
+        write(&store, &scrape(t)).unwrap();
+        t += 1 + t % 3;
+        assert!(t < 10_000);
+    }
+}
