@@ -23,7 +23,7 @@ use crate::{ReadError, TimeRange};
 /// See the module.
 pub(crate) struct StoredBlock {
     pub(crate) entry: ManifestEntry,
-    block: Result<Block, StorageError>,
+    block: Result<Arc<Block>, StorageError>,
     interner: Arc<Interner>,
     labels: OnceLock<Box<[OnceLock<Labels>]>>,
     metadata: OnceLock<Vec<(String, Vec<Metadata>)>>,
@@ -60,7 +60,7 @@ fn block_id(path: &str) -> Option<u64> {
 impl StoredBlock {
     /// Opens the block of an entry.
     pub(crate) fn open(disk: &dyn Disk, entry: ManifestEntry, interner: &Arc<Interner>) -> Self {
-        let block = Block::open(disk, &entry.file);
+        let block = Block::open(disk, &entry.file).map(Arc::new);
         if let Err(e) = &block {
             tracing::error!(block = entry.file, error = %e, "a block cannot be read: queries that need it fail");
         }
@@ -69,7 +69,7 @@ impl StoredBlock {
     }
 
     /// The open block.
-    pub(crate) fn block(&self) -> Result<&Block, ReadError> {
+    pub(crate) fn block(&self) -> Result<&Arc<Block>, ReadError> {
         self.block.as_ref().map_err(|e| e.clone().into())
     }
 
@@ -135,7 +135,7 @@ impl StoredBlock {
     /// Metadata by family, the newest first.
     pub(crate) fn metadata(&self) -> &[(String, Vec<Metadata>)] {
         self.metadata.get_or_init(|| {
-            let read = self.block.as_ref().map_err(Clone::clone).and_then(Block::metadata);
+            let read = self.block.as_ref().map_err(Clone::clone).and_then(|b| b.metadata());
             read.unwrap_or_else(|e| {
                 tracing::error!(block = self.entry.file, error = %e, "metadata of a block cannot be read");
                 Vec::new()

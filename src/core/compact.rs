@@ -12,7 +12,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quiver_storage::block::BlockMeta;
+use quiver_storage::block::{BlockMeta, BlockWriter};
+use quiver_storage::merge::{MergeOptions, merge};
 
 use crate::background::TaskKind;
 use crate::catalog::{StoredBlock, block_path};
@@ -21,6 +22,8 @@ use crate::ladder::{Rung, expired, plan, plan_all};
 use crate::store::Inner;
 use crate::{ReadError, TimeRange};
 
+/// Samples of a chunk in a merged block: longer chunks are smaller.
+const MERGED_CHUNK_SAMPLES: usize = 1440;
 /// What a merge leaves free on the disk, beyond what it may write.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -78,7 +81,8 @@ impl Inner {
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let path = block_path(id);
         let meta = match self.write_merged(&blocks, &path) {
-            Ok(meta) => meta,
+            Ok(Some(meta)) => meta,
+            Ok(None) => return Ok(()),
             Err(e) => {
                 if matches!(e, ReadError::Corrupt { .. }) {
                     // Which of them is damaged the error says; leave all alone until the next start.
@@ -109,8 +113,19 @@ impl Inner {
         Ok(())
     }
 
-    fn write_merged(&self, blocks: &[Arc<StoredBlock>], path: &str) -> Result<BlockMeta, ReadError> {
-        crate::merge_blocks::write(self, blocks, path)
+    /// Writes the merged block; `None` where a stop came in between.
+    fn write_merged(&self, stored: &[Arc<StoredBlock>], path: &str) -> Result<Option<BlockMeta>, ReadError> {
+        let mut inputs = Vec::with_capacity(stored.len());
+        for b in stored {
+            inputs.push(Arc::clone(b.block()?));
+        }
+        let writer = BlockWriter::create(Arc::clone(&self.disk), path)?;
+        let go_on = |_: u32| !self.background.is_stopping();
+        let options =
+            MergeOptions { chunk_samples: MERGED_CHUNK_SAMPLES, go_on: Some(&go_on), ..MergeOptions::default() };
+        let Some(report) = merge(&inputs, writer, &options)? else { return Ok(None) };
+        self.counters.conflicts.fetch_add(report.conflicts, Ordering::Relaxed);
+        Ok(Some(report.meta))
     }
 
     fn publish(&self, removed: &[u64], added: Vec<quiver_persistence::ManifestEntry>) -> Result<(), ReadError> {

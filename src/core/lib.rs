@@ -31,7 +31,6 @@ mod interner;
 mod ladder;
 pub mod memory;
 mod merge;
-mod merge_blocks;
 mod offline;
 pub mod options;
 mod place;
