@@ -112,6 +112,15 @@ impl WorkingSet {
         Admission { left: AtomicU64::new(self.cache.capacity() / ADMISSION_PART) }
     }
 
+    /// The column of `key`, if it is held.
+    pub fn get(&self, key: &ColumnKey) -> Option<Arc<SampleColumn>> {
+        let column = self.cache.get(key);
+        if column.is_some() {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        column
+    }
+
     /// The column of `key`, loaded if it is not held.
     pub fn get_or_load<E>(
         &self,

@@ -44,7 +44,8 @@ impl From<StorageError> for ReadError {
 
 /// Kinds as the head's bits.
 pub(crate) fn kind_bits(k: SeriesKinds) -> u8 {
-    u8::from(k.floats) * FLOATS | u8::from(k.histograms) * HISTOGRAMS | u8::from(k.start_ts) * STARTS
+    let bit = |on: bool, bit: u8| if on { bit } else { 0 };
+    bit(k.floats, FLOATS) | bit(k.histograms, HISTOGRAMS) | bit(k.start_ts, STARTS)
 }
 
 /// Path of the block numbered `id`.

@@ -138,6 +138,9 @@ impl Inner {
             return;
         }
         for b in blocks {
+            if let (Some(cache), Ok(block)) = (&self.cache, b.block()) {
+                cache.forget_block(block.uid());
+            }
             if let Err(e) = self.disk.remove(&b.entry.file).map_err(io) {
                 tracing::warn!(error = %e, "the file of an old block stays for now");
             }

@@ -33,6 +33,7 @@ pub mod memory;
 mod merge;
 mod offline;
 pub mod options;
+mod parquet;
 mod place;
 mod record;
 mod replay;

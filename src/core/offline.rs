@@ -1,4 +1,5 @@
-//! A data folder read without a server: blocks as they are, the log replayed in memory, nothing written, nothing locked.
+//! Reading without a server: a data folder (blocks as they are, the log replayed in memory) or exported Parquet. Nothing
+//! is written, nothing is locked.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use crate::catalog::open_blocks;
 use crate::head::{Counters, Head};
 use crate::interner::Interner;
 use crate::options::OpenError;
+use crate::parquet::ParquetSnapshot;
 use crate::replay::ShardReplay;
 use crate::snapshot::{StoreSnapshot, View};
 use crate::store::LOG_DIR;
@@ -16,28 +18,55 @@ use crate::{Snapshot, Source};
 
 /// See the module.
 pub struct OfflineStore {
-    view: View,
+    snapshot: Arc<dyn Snapshot>,
     report: ReplayReport,
 }
 
 impl OfflineStore {
+    /// Opens whatever is at `path`: a data folder where there is a manifest or a log, else Parquet.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let disk = RealDisk::open(path)?;
+        let is_data_folder = disk.exists("MANIFEST")? || disk.exists("MANIFEST.copy")? || disk.exists(LOG_DIR)?;
+        if is_data_folder { Self::data_folder(Arc::new(disk)) } else { Self::parquet(Arc::new(disk)) }
+    }
+
     /// Opens a copy of a data folder (or the folder of a server that does not run).
     pub fn open_data_folder(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        Self::open_disk(Arc::new(RealDisk::open(path)?))
+        Self::data_folder(Arc::new(RealDisk::open(path)?))
+    }
+
+    /// Opens a folder of exported Parquet.
+    pub fn open_parquet(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::parquet(Arc::new(RealDisk::open(path)?))
     }
 
     /// [`OfflineStore::open_data_folder`] on any disk.
-    pub fn open_disk(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+    pub fn data_folder(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
         let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
         let interner = Arc::new(Interner::default());
         let blocks = open_blocks(&*disk, &manifest, &interner)?;
         let head = Arc::new(Head::new(1, Arc::new(Counters::default())));
         let make = |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&interner), None);
         let report = replay(&*disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;
-        Ok(Self { view: View { heads: vec![head], blocks }, report })
+        let view = View { heads: vec![head], blocks };
+        Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), report })
     }
 
-    /// What the log's replay found.
+    /// [`OfflineStore::open_parquet`] on any disk.
+    pub fn parquet(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        let is_parquet = |name: &String| name.ends_with(".parquet");
+        let mut some = disk.list("")?.iter().any(is_parquet);
+        for dir in disk.list_dirs("")? {
+            some = some || disk.list(&dir)?.iter().any(is_parquet);
+        }
+        if !some {
+            let what = format!("{} holds neither a data folder nor Parquet files", disk.name());
+            return Err(OpenError::Damaged(what));
+        }
+        Ok(Self { snapshot: Arc::new(ParquetSnapshot::new(disk)), report: ReplayReport::default() })
+    }
+
+    /// What the replay of a data folder's log found.
     pub fn replay_report(&self) -> &ReplayReport {
         &self.report
     }
@@ -45,6 +74,6 @@ impl OfflineStore {
 
 impl Source for OfflineStore {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
-        Arc::new(StoreSnapshot::new(1, &self.view))
+        Arc::clone(&self.snapshot)
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use quiver_cache::{Admission, ColumnKey, WorkingSet};
 use quiver_model::{Exemplar, Labels, Matcher, SampleColumn};
 use quiver_storage::bytes::Damaged;
 use quiver_storage::codec::{ChunkRef, Decoder};
@@ -10,6 +11,7 @@ use quiver_storage::codec::{ChunkRef, Decoder};
 use crate::catalog::StoredBlock;
 use crate::head::page::Pieces;
 use crate::head::{Head, HeadSeries};
+use crate::merge::samples_in;
 use crate::{Need, ReadError, TimeRange};
 
 /// A series as a place lists it.
@@ -36,6 +38,15 @@ pub(crate) enum Place {
     /// A block.
     Block(Arc<StoredBlock>),
 }
+
+/// The working set, and what one query may put there.
+pub(crate) struct Cached {
+    pub(crate) set: Arc<WorkingSet>,
+    pub(crate) admission: Admission,
+}
+
+/// Payloads up to this are constant or nearly so: decoding them costs less than a look-up.
+const PLAIN_CHUNK_BYTES: u32 = 24;
 
 /// Where decoded columns go: those that continue `out` are appended, the others set aside to be merged.
 pub(crate) struct Sink<'a> {
@@ -69,18 +80,69 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Adds a series of a block.
-    fn block(&mut self, stored: &StoredBlock, row: u32) -> Result<(), ReadError> {
+    /// Adds a series of a block, from the working set where that pays: what is held is taken from there, and a chunk
+    /// that is wanted mostly and takes decoding is put there.
+    fn block(&mut self, stored: &StoredBlock, row: u32, cached: Option<&Cached>) -> Result<(), ReadError> {
         let block = stored.block()?;
         DECODER.with_borrow_mut(|decoder| {
-            if self.out.ts.last().is_none_or(|t| *t < self.range.min.max(stored.entry.min_ts)) {
-                return Ok(block.read(row, self.range, self.need, decoder, self.out)?);
+            let Some(cached) = cached else {
+                if self.continues(stored.entry.min_ts) {
+                    return Ok(block.read(row, self.range, self.need, decoder, self.out)?);
+                }
+                let mut column = SampleColumn::default();
+                block.read(row, self.range, self.need, decoder, &mut column)?;
+                self.column(&column);
+                return Ok(());
+            };
+            for e in &block.chunk_entries(row, self.range)? {
+                if e.len > PLAIN_CHUNK_BYTES {
+                    let key = ColumnKey { block: block.uid(), chunk: e.offset, need: self.need };
+                    let held = match cached.set.get(&key) {
+                        None if 2 * samples_in(e.min_time, e.max_time, e.count as usize, self.range)
+                            >= e.count as usize =>
+                        {
+                            Some(cached.set.get_or_load(&key, &cached.admission, || {
+                                let mut column = SampleColumn::default();
+                                block.read_chunk(e, TimeRange::ALL, self.need, decoder, &mut column)?;
+                                Ok::<_, ReadError>(column)
+                            })?)
+                        }
+                        held => held,
+                    };
+                    if let Some(column) = held {
+                        self.part(&column);
+                        continue;
+                    }
+                }
+                if self.continues(e.min_time) {
+                    block.read_chunk(e, self.range, self.need, decoder, self.out)?;
+                } else {
+                    let mut column = SampleColumn::default();
+                    block.read_chunk(e, self.range, self.need, decoder, &mut column)?;
+                    self.column(&column);
+                }
             }
-            let mut column = SampleColumn::default();
-            block.read(row, self.range, self.need, decoder, &mut column)?;
-            self.column(&column);
             Ok(())
         })
+    }
+
+    /// Would samples from `min_ts` on, as far as they are in the range, come after all in `out`?
+    fn continues(&self, min_ts: i64) -> bool {
+        self.out.ts.last().is_none_or(|t| *t < self.range.min.max(min_ts))
+    }
+
+    /// Adds what of a column is in the range.
+    fn part(&mut self, column: &SampleColumn) {
+        let from = column.ts.partition_point(|t| *t < self.range.min);
+        let to = column.ts.partition_point(|t| *t <= self.range.max);
+        if from >= to {
+        } else if self.out.ts.last() < Some(&column.ts[from]) {
+            self.out.extend_from(column, from..to);
+        } else {
+            let mut part = SampleColumn::default();
+            part.extend_from(column, from..to);
+            self.aside.push(part);
+        }
     }
 
     /// Decodes a chunk and adds what of it is in the range.
@@ -89,7 +151,7 @@ impl Sink<'_> {
             return Ok(());
         }
         DECODER.with_borrow_mut(|decoder| {
-            if self.out.ts.last().is_none_or(|t| *t < chunk.time.min().max(self.range.min)) {
+            if self.continues(chunk.time.min()) {
                 return decoder.decode_into(chunk, self.need, self.range, self.out);
             }
             let mut column = SampleColumn::default();
@@ -170,6 +232,7 @@ impl Place {
         row: u32,
         range: TimeRange,
         need: Need,
+        cached: Option<&Cached>,
         out: &mut SampleColumn,
         aside: &mut Vec<SampleColumn>,
     ) -> Result<(), ReadError> {
@@ -181,7 +244,7 @@ impl Place {
                 pieces.clear();
                 Ok(())
             }),
-            Place::Block(block) => sink.block(block, row),
+            Place::Block(block) => sink.block(block, row, cached),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Reading the log back into the head, one taker per log shard.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use quiver_model::{BatchSeries, WriteBatch};
@@ -32,11 +33,17 @@ pub(crate) struct Progress {
     phase: Mutex<Phase>,
     changed: Condvar,
     notify: Notify,
+    stopped: AtomicBool,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { phase: Mutex::new(Phase::Checking), changed: Condvar::new(), notify: Notify::new() }
+        Self {
+            phase: Mutex::new(Phase::Checking),
+            changed: Condvar::new(),
+            notify: Notify::new(),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -47,6 +54,16 @@ impl Progress {
         *self.phase.lock() = phase;
         self.changed.notify_all();
         self.notify.notify_waiters();
+    }
+
+    /// The frames still to come are passed over.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Was it told to stop?
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     fn checked(&self) {
@@ -140,6 +157,9 @@ impl ReplayShard for ShardReplay {
     }
 
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        if self.progress.as_ref().is_some_and(|p| p.is_stopped()) {
+            return Ok(());
+        }
         if frame.kind != FRAME_BATCH {
             return Err(format!("frame kind {} is unknown", frame.kind));
         }

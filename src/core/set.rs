@@ -17,7 +17,7 @@ use quiver_model::{Labels, SampleColumn};
 
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::merge::merge_columns;
-use crate::place::{Place, PlaceSeries};
+use crate::place::{Cached, Place, PlaceSeries};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
 
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,7 @@ struct PartOf {
 pub(crate) struct Roster {
     places: Vec<Place>,
     range: TimeRange,
+    cached: Option<Cached>,
     labels: Vec<Labels>,
     /// `parts[first[i]..first[i + 1]]` are those of series `i`.
     first: Vec<u32>,
@@ -81,7 +82,14 @@ impl Roster {
             // A concatenation of sorted runs: a stable sort finds them and merges.
             rest.sort_by(|a, b| a.0.cmp(&b.0));
         }
-        let mut out = Self { places, range, labels: Vec::with_capacity(base.len()), first: vec![0], parts: Vec::new() };
+        let mut out = Self {
+            places,
+            range,
+            cached: None,
+            labels: Vec::with_capacity(base.len()),
+            first: vec![0],
+            parts: Vec::new(),
+        };
         out.parts.reserve(base.len() + joined.len() + rest.len());
         let mut joined = joined.into_iter().peekable();
         let mut rest = rest.into_iter().peekable();
@@ -102,6 +110,12 @@ impl Roster {
         }
         out.first.push(out.parts.len() as u32);
         Ok(out)
+    }
+
+    /// Reads blocks through a working set.
+    pub(crate) fn with_cache(mut self, cached: Option<Cached>) -> Self {
+        self.cached = cached;
+        self
     }
 
     /// Adds a part of the series with these labels: the one added last, or a new one after it.
@@ -151,14 +165,14 @@ impl SeriesSet for Roster {
         }
         let mut columns = Vec::new();
         for p in self.parts(i) {
-            self.places[p.place as usize].read(p.row, range, need, out, &mut columns)?;
+            self.places[p.place as usize].read(p.row, range, need, self.cached.as_ref(), out, &mut columns)?;
         }
         if !columns.is_empty() && need != Need::ALL {
             // Samples of equal time are settled by all that they hold.
             columns.clear();
             out.clear();
             for p in self.parts(i) {
-                self.places[p.place as usize].read(p.row, range, Need::ALL, out, &mut columns)?;
+                self.places[p.place as usize].read(p.row, range, Need::ALL, self.cached.as_ref(), out, &mut columns)?;
             }
         }
         if !columns.is_empty() {
@@ -174,6 +188,7 @@ pub(crate) fn empty() -> Arc<dyn SeriesSet> {
     Arc::new(Roster {
         places: Vec::new(),
         range: TimeRange::ALL,
+        cached: None,
         labels: Vec::new(),
         first: vec![0],
         parts: Vec::new(),

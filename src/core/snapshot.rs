@@ -13,11 +13,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use quiver_cache::WorkingSet;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata};
 
 use crate::catalog::StoredBlock;
 use crate::head::{Head, add_exemplar, add_metadata};
-use crate::place::Place;
+use crate::place::{Cached, Place};
 use crate::set::Roster;
 use crate::{ReadError, SeriesSet, Snapshot, TimeRange};
 
@@ -34,14 +35,15 @@ pub(crate) struct View {
 pub(crate) struct StoreSnapshot {
     generation: u64,
     places: Vec<Place>,
+    cache: Option<Arc<WorkingSet>>,
 }
 
 impl StoreSnapshot {
     /// The view `view`; `generation` was read before the view was.
-    pub(crate) fn new(generation: u64, view: &View) -> Self {
+    pub(crate) fn new(generation: u64, view: &View, cache: Option<&Arc<WorkingSet>>) -> Self {
         let heads = view.heads.iter().map(|h| Place::Head(Arc::clone(h), h.series_len() as u32));
         let blocks = view.blocks.iter().rev().map(|b| Place::Block(Arc::clone(b)));
-        Self { generation, places: heads.chain(blocks).collect() }
+        Self { generation, places: heads.chain(blocks).collect(), cache: cache.cloned() }
     }
 
     fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &Place> {
@@ -77,7 +79,8 @@ impl Snapshot for StoreSnapshot {
         if range.min > range.max {
             return Ok(crate::set::empty());
         }
-        Ok(Arc::new(self.roster(matchers, range, series_max)?))
+        let cached = self.cache.as_ref().map(|set| Cached { set: Arc::clone(set), admission: set.admission() });
+        Ok(Arc::new(self.roster(matchers, range, series_max)?.with_cache(cached)))
     }
 
     fn label_names(

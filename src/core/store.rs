@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use quiver_cache::{WorkingSet, WorkingSetFigures};
 use quiver_model::WriteBatch;
 use quiver_persistence::log::LogHealth;
 use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Arc<Counters>,
     pub(crate) background: Arc<Background>,
     pub(crate) interner: Arc<Interner>,
+    /// Decoded chunks of blocks; none where it has no room.
+    pub(crate) cache: Option<Arc<WorkingSet>>,
     /// A head on its way into a block.
     pub(crate) frozen: Mutex<Option<Frozen>>,
     /// One flush at a time.
@@ -108,6 +111,8 @@ impl Store {
         if let Err(e) = manifest.repair() {
             tracing::warn!(error = %e, "the manifest has no second copy for now");
         }
+        let cache_bytes = options.cache_bytes_max as u64;
+        let cache = (cache_bytes > 0).then(|| Arc::new(WorkingSet::new(cache_bytes)));
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
         let inner = Arc::new(Inner {
@@ -119,6 +124,7 @@ impl Store {
             counters,
             background: Arc::default(),
             interner,
+            cache,
             frozen: Mutex::default(),
             flushing: Mutex::default(),
             next_block,
@@ -201,6 +207,11 @@ impl Store {
         self.inner.log.figures()
     }
 
+    /// Figures of the working set of decoded chunks.
+    pub fn cache_figures(&self) -> WorkingSetFigures {
+        self.inner.cache.as_ref().map_or_else(WorkingSetFigures::default, |c| c.figures())
+    }
+
     /// Background tasks that run or wait.
     pub fn tasks(&self) -> Vec<TaskStatus> {
         self.inner.background.status()
@@ -214,6 +225,7 @@ impl Store {
     /// Ends background work, commits what is queued and lets go of the folder. What is in the head stays in the log.
     pub fn close(&self) {
         self.inner.is_closed.store(true, Ordering::Release);
+        self.inner.progress.stop();
         self.inner.background.stop();
         self.inner.log.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
@@ -237,6 +249,10 @@ impl Inner {
         let make =
             |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&self.interner), Some(Arc::clone(&self.progress)));
         let report = replay(&*self.disk, LOG_DIR, &floor, self.options.replay_threads, make)?;
+        if self.progress.is_stopped() {
+            self.progress.set(Phase::Failed("the store is shutting down".to_owned()));
+            return Ok(());
+        }
         self.log.keep_damaged(&report);
         if !head.is_empty() {
             head.first_write_ms.store(self.options.clock.now_ms().max(1), Ordering::Relaxed);
@@ -347,7 +363,7 @@ impl Ingest for Store {
 impl Source for Store {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
         let generation = self.inner.counters.generation.load(Ordering::Acquire);
-        Arc::new(StoreSnapshot::new(generation, &self.inner.view.load()))
+        Arc::new(StoreSnapshot::new(generation, &self.inner.view.load(), self.inner.cache.as_ref()))
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn histogram(n: u8) -> Histogram {
         schema: if n % 5 == 4 { -53 } else { i32::from(n % 3) },
         zero_threshold: if n % 5 == 4 { 0.0 } else { 0.001 },
         zero_count: if n % 5 == 4 { 0.0 } else { f },
-        count: 3.0 * f + if n % 2 == 0 { 0.5 } else { 0.0 },
+        count: 3.0 * f + if n.is_multiple_of(2) { 0.5 } else { 0.0 },
         sum: if n == 7 { STALE_NAN } else { f * 1.5 },
         positive_spans: vec![Span { offset: 0, length: 2 }, Span { offset: i32::from(n), length: 1 }],
         negative_spans: if n % 5 == 4 { vec![] } else { vec![Span { offset: -2, length: 1 }] },

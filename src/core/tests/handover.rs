@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use quiver_model::{ManualClock, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::disk::{FaultAction, FaultRule, Gate};
 use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
+use quiver_storage::parquet::ParquetExporter;
 
-use super::oracle::assert_same;
+use super::oracle::{assert_same, contents};
 use super::store::{block_on, open, options, write};
 use crate::memory::MemoryStore;
 use crate::testing::batch_of;
-use crate::{Maintain, Need, OfflineStore, ReadError, Source, Store, StoreOptions, TimeRange};
+use crate::{Maintain, Need, OfflineStore, OpenError, ReadError, Source, Store, StoreOptions, TimeRange};
 
 const SERIES: usize = 300;
 
@@ -197,7 +198,7 @@ fn a_folder_reads_the_same_without_a_server_and_stays_as_it_is() {
         }
     }
     let ops = disk.ops();
-    let offline = OfflineStore::open_disk(Arc::new(disk.clone())).unwrap();
+    let offline = OfflineStore::data_folder(Arc::new(disk.clone())).unwrap();
     assert_same(&*offline.snapshot(), &*oracle.snapshot());
     assert_eq!(disk.ops(), ops, "nothing is written");
 }
@@ -221,4 +222,58 @@ fn a_head_that_is_old_or_large_is_flushed_by_itself() {
         t += 1 + t % 3;
         assert!(t < 10_000);
     }
+}
+
+#[test]
+fn exported_parquet_reads_like_the_store() {
+    let store = open(&MemoryDisk::new());
+    let oracle = MemoryStore::new();
+    for (k, name) in ["m0", "m1", "m2"].iter().enumerate() {
+        let batch = batch_of(&[(name, &[(1_600_000_000_000 + k as i64, 1.0), (k as i64, f64::NAN)])]);
+        oracle.write_now(&batch).unwrap();
+        write(&store, &batch).unwrap();
+    }
+    let out: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    assert!(matches!(OfflineStore::parquet(Arc::clone(&out)), Err(OpenError::Damaged(_))));
+    let exporter = ParquetExporter::create(Arc::clone(&out), "").unwrap();
+    let set = store.snapshot().select(&[], TimeRange::ALL, 9).unwrap();
+    let mut column = SampleColumn::default();
+    for day in [0, 1_600_000_000_000] {
+        let range = TimeRange { min: day, max: day + 3_600_000 };
+        let mut writer = exporter.day(day).unwrap();
+        for i in 0..set.len() {
+            set.read(i, range, Need::ALL, &mut column).unwrap();
+            writer.push(set.labels(i).as_ref(), &column).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+    assert_same(&*OfflineStore::parquet(out).unwrap().snapshot(), &*oracle.snapshot());
+}
+
+/// Decoded chunks that are held give what decoding gives.
+#[test]
+fn reads_through_the_working_set_are_the_same() {
+    let store = open(&MemoryDisk::new());
+    let bare = StoreOptions { cache_bytes_max: 0, ..options() };
+    let bare = Store::open(Arc::new(MemoryDisk::new()), bare).unwrap();
+    for t in 0..1500i64 {
+        let mut b = WriteBatch::default();
+        for i in 0..3i64 {
+            b.begin_series([("__name__", "m"), ("i", i.to_string().as_str())]);
+            b.push_float(if t % 7 == i { t * 10 - 900 } else { t * 10 }, ((t * 7919 + i) % 1000) as f64, 0);
+        }
+        for s in [&store, &bare] {
+            write(s, &b).unwrap();
+            if t % 500 == 499 {
+                block_on(s.flush()).unwrap();
+            }
+        }
+    }
+    for range in [TimeRange::ALL, TimeRange { min: 3_000, max: 9_000 }, TimeRange { min: 4_990, max: 5_010 }] {
+        for _ in 0..2 {
+            let all = |s: &Store| contents(&*s.snapshot(), &[Matcher::equal("__name__", "m")], range);
+            assert_eq!(all(&store), all(&bare));
+        }
+    }
+    assert!(store.cache_figures().hits > 10 && bare.cache_figures().hits == 0);
 }

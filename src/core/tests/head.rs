@@ -20,7 +20,7 @@ fn write(head: &Head, batch: &WriteBatch) {
 }
 
 fn snapshot(heads: &[Arc<Head>]) -> StoreSnapshot {
-    StoreSnapshot::new(0, &View { heads: heads.to_vec(), ..View::default() })
+    StoreSnapshot::new(0, &View { heads: heads.to_vec(), ..View::default() }, None)
 }
 
 proptest! {

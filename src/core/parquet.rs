@@ -1,0 +1,160 @@
+//! Exported Parquet as a place to read from: no index but what the files say of themselves.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn};
+use quiver_persistence::Disk;
+use quiver_storage::parquet::read_parquet_dir;
+
+use crate::{Need, ReadError, SeriesKinds, SeriesSet, Snapshot, TimeRange};
+
+/// Answers kept: planning and running a query ask for the same one several times.
+const KEPT_ANSWERS: usize = 8;
+
+type Answer = (Vec<Matcher>, TimeRange, Arc<ColumnSet>);
+
+/// A folder of Parquet files.
+pub(crate) struct ParquetSnapshot {
+    disk: Arc<dyn Disk>,
+    kept: Mutex<Vec<Answer>>,
+    bounds: OnceLock<Option<TimeRange>>,
+}
+
+impl ParquetSnapshot {
+    /// The files at the root of `disk` and in its folders.
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, kept: Mutex::default(), bounds: OnceLock::new() }
+    }
+
+    fn read(&self, matchers: &[Matcher], range: TimeRange) -> Result<Arc<ColumnSet>, ReadError> {
+        if let Some((_, _, set)) = self.kept.lock().iter().find(|(m, r, _)| m == matchers && *r == range) {
+            return Ok(Arc::clone(set));
+        }
+        let series = read_parquet_dir(&*self.disk, "", matchers, range)?;
+        let set = Arc::new(ColumnSet { series });
+        let mut kept = self.kept.lock();
+        if kept.len() == KEPT_ANSWERS {
+            kept.remove(0);
+        }
+        kept.push((matchers.to_vec(), range, Arc::clone(&set)));
+        Ok(set)
+    }
+
+    fn each(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        mut each: impl FnMut(&Labels),
+    ) -> Result<(), ReadError> {
+        let all = [Vec::new()];
+        for matchers in if selectors.is_empty() { &all } else { selectors } {
+            self.read(matchers, range)?.series.iter().for_each(|(l, _)| each(l));
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot for ParquetSnapshot {
+    fn generation(&self) -> u64 {
+        1
+    }
+
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError> {
+        let set = self.read(matchers, range)?;
+        if set.series.len() > series_max {
+            return Err(ReadError::Limit(format!("the selector matches more than {series_max} series")));
+        }
+        Ok(set)
+    }
+
+    fn label_names(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut names = BTreeSet::new();
+        self.each(selectors, range, |l| names.extend(l.iter().map(|(n, _)| n.to_owned())))?;
+        Ok(names.into_iter().take(limit).collect())
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut values = BTreeSet::new();
+        self.each(selectors, range, |l| drop(values.insert(l.get(name).to_owned())))?;
+        values.remove("");
+        Ok(values.into_iter().take(limit).collect())
+    }
+
+    fn exemplars(
+        &self,
+        _selectors: &[Vec<Matcher>],
+        _range: TimeRange,
+    ) -> Result<Vec<(Labels, Vec<Exemplar>)>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    fn metadata(&self, _metric: Option<&str>) -> Vec<(String, Vec<Metadata>)> {
+        Vec::new()
+    }
+
+    fn time_bounds(&self) -> Option<TimeRange> {
+        *self.bounds.get_or_init(|| {
+            let set = self.read(&[], TimeRange::ALL).ok()?;
+            let spans = set.series.iter().filter_map(|(_, c)| Some((*c.ts.first()?, *c.ts.last()?)));
+            let all = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+            all.map(|(min, max)| TimeRange { min, max })
+        })
+    }
+}
+
+/// Series in memory.
+struct ColumnSet {
+    series: Vec<(Labels, SampleColumn)>,
+}
+
+impl SeriesSet for ColumnSet {
+    fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    fn labels(&self, i: usize) -> &Labels {
+        &self.series[i].0
+    }
+
+    fn kinds(&self, i: usize) -> SeriesKinds {
+        let c = &self.series[i].1;
+        SeriesKinds {
+            floats: c.histograms.len() < c.len(),
+            histograms: !c.histograms.is_empty(),
+            start_ts: !c.start_ts.is_empty(),
+        }
+    }
+
+    fn samples_hint(&self, i: usize) -> usize {
+        self.series[i].1.len()
+    }
+
+    fn read(&self, i: usize, range: TimeRange, _need: Need, out: &mut SampleColumn) -> Result<(), ReadError> {
+        out.clear();
+        let c = &self.series[i].1;
+        let from = c.ts.partition_point(|t| *t < range.min);
+        let to = c.ts.partition_point(|t| *t <= range.max);
+        if from < to {
+            out.extend_from(c, from..to);
+        }
+        Ok(())
+    }
+}
