@@ -2,6 +2,8 @@
 
 mod chart;
 mod client;
+mod export;
+mod offline;
 mod query;
 mod sql;
 
@@ -27,6 +29,8 @@ enum Command {
     Query(query::QueryArgs),
     /// Ask SQL: a table, or JSON, CSV, Arrow, Parquet
     Sql(sql::SqlArgs),
+    /// Write stored series as Parquet, a folder per day
+    Export(export::ExportArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -70,6 +74,7 @@ pub fn run() -> ExitCode {
         }
         Command::Query(args) => run_async(query::run(args)),
         Command::Sql(args) => run_async(sql::run(args)),
+        Command::Export(args) => run_async(export::run(args)),
     }
 }
 

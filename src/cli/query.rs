@@ -1,6 +1,7 @@
 //! `quiver query`: PromQL at an instant or over a range; as a table, JSON or a chart.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::chart::{Line, draw};
 use super::client::Server;
+use super::offline;
 
 /// Points of a range without `--step`.
 const POINTS_DEFAULT: i64 = 240;
@@ -45,6 +47,12 @@ pub struct QueryArgs {
     /// Draw a range in the terminal
     #[arg(long)]
     graph: bool,
+    /// Ask no server but a folder: an export or a copied data folder
+    #[arg(long, value_name = "DIR")]
+    offline: Option<PathBuf>,
+    /// Features to switch on for --offline, by Prometheus's names
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    enable_feature: Vec<String>,
     /// Print all rows of a table
     #[arg(long)]
     all: bool,
@@ -94,7 +102,12 @@ impl QueryArgs {
 /// Runs the command.
 pub async fn run(args: QueryArgs) -> Result<(), String> {
     let when = args.when()?;
-    let envelope = ask(&args, &when).await?;
+    let envelope = match &args.offline {
+        Some(folder) => {
+            offline::promql(folder, &args.enable_feature, &args.expression, when.start, when.end, when.step).await?
+        }
+        None => ask(&args, &when).await?,
+    };
     if args.json {
         println!("{envelope}");
         return Ok(());

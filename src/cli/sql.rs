@@ -1,6 +1,7 @@
 //! `quiver sql`: a statement, its answer as a table or in a format for other programs.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -8,6 +9,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::client::{Server, refused};
+use super::offline;
 
 /// Rows of a table, unless all are asked for.
 const ROWS_DEFAULT: usize = 100;
@@ -55,6 +57,9 @@ pub struct SqlArgs {
     /// Short for --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Ask no server but a folder: an export or a copied data folder
+    #[arg(long, value_name = "DIR")]
+    offline: Option<PathBuf>,
     /// Print all rows of a table
     #[arg(long)]
     all: bool,
@@ -68,8 +73,9 @@ pub async fn run(args: SqlArgs) -> Result<(), String> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(|e| e.to_string()),
     };
-    let mut body = {
-        {
+    let mut body = match &args.offline {
+        Some(folder) => offline::sql(folder, &args.statement, format.name()).await?,
+        None => {
             let server = Server::new(&args.url).map_err(|e| e.to_string())?;
             let form = [("query", args.statement.clone()), ("format", format.name().to_owned())];
             let response = server.post("/api/v1/sql", &form).await.map_err(|e| e.to_string())?;
@@ -96,10 +102,10 @@ pub async fn run(args: SqlArgs) -> Result<(), String> {
 }
 
 /// A body, wherever it comes from.
-pub type AnyBody = http_body_util::combinators::BoxBody<hyper::body::Bytes, String>;
+pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<hyper::body::Bytes, String>;
 
 fn axum_body(response: hyper::Response<hyper::body::Incoming>) -> AnyBody {
-    response.into_body().map_err(|e| e.to_string()).boxed()
+    response.into_body().map_err(|e| e.to_string()).boxed_unsync()
 }
 
 fn cell(v: &Value) -> String {

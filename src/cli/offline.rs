@@ -1,0 +1,56 @@
+//! Queries without a server: on exported Parquet or on a copied data folder, read and nothing else.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::sql::AnyBody;
+use http_body_util::BodyExt;
+use quiver_core::{OfflineStore, Source};
+use quiver_gateway::http::{query, sql as sql_http};
+use quiver_model::Limits;
+use quiver_query::sql::{SqlEngine, SqlRequest};
+use quiver_query::{Engine, EngineOptions, Features, PromqlRequest};
+use serde_json::Value;
+
+
+/// Opens an export or a copied data folder.
+pub fn open(folder: &Path) -> Result<Arc<dyn Source>, String> {
+    let opened = OfflineStore::open(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    Ok(Arc::new(opened))
+}
+
+fn engine(source: &Arc<dyn Source>, features: Features) -> Result<Arc<Engine>, String> {
+    let options = EngineOptions { limits: Limits::default(), features, ..EngineOptions::default() };
+    Engine::new(Arc::clone(source), options).map(Arc::new).map_err(|e| e.to_string())
+}
+
+/// PromQL; the answer is the envelope of the HTTP API.
+pub async fn promql(
+    folder: &Path,
+    features: &[String],
+    expression: &str,
+    start: i64,
+    end: i64,
+    step: i64,
+) -> Result<Value, String> {
+    let (features, unknown) = Features::parse(&features.join(","));
+    if let Some(name) = unknown.first() {
+        return Err(format!("--enable-feature: there is no feature {name:?}"));
+    }
+    let engine = engine(&open(folder)?, features)?;
+    let request = PromqlRequest { query: expression.to_owned(), start, end, step, options: Default::default() };
+    let answer = engine.promql(request).await.map_err(|e| e.to_string())?;
+    serde_json::from_slice(&query::envelope(&answer, expression, "")).map_err(|e| e.to_string())
+}
+
+/// SQL; the answer in a format of the HTTP API.
+pub async fn sql(folder: &Path, statement: &str, format: &str) -> Result<AnyBody, String> {
+    let source = open(folder)?;
+    let engine = engine(&source, Features::default())?;
+    let sql = SqlEngine::new(source, engine, Limits::default()).map_err(|e| e.to_string())?;
+    let request = SqlRequest { sql: statement.to_owned(), ..SqlRequest::default() };
+    let answer = sql.query(request).await.map_err(|e| e.to_string())?;
+    let format = sql_http::Format::named(format).ok_or_else(|| format!("there is no format {format:?}"))?;
+    let body = sql_http::body(format, answer, None).await.map_err(|e| e.to_string())?;
+    Ok(body.map_err(|e| e.to_string()).boxed_unsync())
+}
