@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use quiver_core::{Need, SeriesSet, TimeRange};
-use quiver_model::{Labels, SampleColumn};
+use quiver_model::{Histogram, Labels, ResetHint, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
 use crate::error::QueryError;
@@ -57,6 +57,7 @@ pub struct FoldOp {
     grid: StepGrid,
     roster: Arc<Roster>,
     spec: Arc<dyn FoldSpec>,
+    stats_only: bool,
 }
 
 impl fmt::Debug for FoldOp {
@@ -75,7 +76,13 @@ impl FoldOp {
         roster: Arc<Roster>,
         spec: Arc<dyn FoldSpec>,
     ) -> Self {
-        Self { set, range, need, grid, roster, spec }
+        Self { set, range, need, grid, roster, spec, stats_only: false }
+    }
+
+    /// Histograms are taken without buckets, by functions that look at their count and sum only.
+    pub fn with_stats_only(mut self, on: bool) -> Self {
+        self.stats_only = on;
+        self
     }
 
     /// Chunks of series it is cut into.
@@ -119,6 +126,9 @@ impl FoldOp {
             if column.is_empty() {
                 continue;
             }
+            if self.stats_only && !column.histograms.is_empty() {
+                without_buckets(column);
+            }
             looked += fold.fold(column, self.set.labels(i), &mut tile, row)?;
             if row_present(&tile, row) {
                 tile.sids[row] = i as u32;
@@ -129,6 +139,29 @@ impl FoldOp {
         env.ctx.count_read(read);
         env.stats.add(looked);
         Ok(tile)
+    }
+}
+
+/// Takes buckets away. What they told about counter resets stays as a hint: a histogram with a predecessor, and without a
+/// hint of its own, gets one.
+fn without_buckets(column: &mut SampleColumn) {
+    let mut last: Option<Arc<Histogram>> = None;
+    for (_, h) in &mut column.histograms {
+        let mut stats = Histogram {
+            reset_hint: h.reset_hint,
+            schema: h.schema,
+            count: h.count,
+            sum: h.sum,
+            ..Histogram::default()
+        };
+        if is_stale(h.sum) {
+            *h = Arc::new(stats);
+            continue;
+        }
+        if let (ResetHint::Unknown, Some(previous)) = (h.reset_hint, &last) {
+            stats.reset_hint = if h.detect_reset(previous) { ResetHint::Yes } else { ResetHint::No };
+        }
+        last = Some(std::mem::replace(h, Arc::new(stats)));
     }
 }
 
@@ -306,9 +339,9 @@ pub fn row_samples(tile: &Tile, row: usize, grid: StepGrid, out: &mut SampleColu
         match hist.peek() {
             Some((c, h)) if *c as usize == cell => {
                 let h = match h.reset_hint {
-                    quiver_model::ResetHint::Yes | quiver_model::ResetHint::No => {
+                    ResetHint::Yes | ResetHint::No => {
                         let mut copy = (**h).clone();
-                        copy.reset_hint = quiver_model::ResetHint::Unknown;
+                        copy.reset_hint = ResetHint::Unknown;
                         Arc::new(copy)
                     }
                     _ => Arc::clone(h),

@@ -13,7 +13,7 @@ use crate::exec::tile::StepGrid;
 use crate::kernels::range::Extend;
 use crate::plan::node::{Matching, Num, PromNode, PromOp, Record, ScanSpec, Sides, Sort, Window};
 use crate::promql::ast::{
-    AggregateExpr, AggregateOp, BinaryExpr, Call, Expr, MatrixSelector, Position, SubqueryExpr, ValueType,
+    AggregateExpr, AggregateOp, BinaryExpr, BinaryOp, Call, Expr, MatrixSelector, Position, SubqueryExpr, ValueType,
     VectorSelector,
 };
 
@@ -43,7 +43,7 @@ pub fn lower_query(expr: &Expr, start: i64, end: i64, step: i64, ctx: &QueryCont
         let step = step.max(1);
         grid_of(start, end, step).unwrap_or(StepGrid { start, step, len: 1 })
     };
-    let mut l = Lowering { ctx, eval_time: start, path: Vec::new() };
+    let mut l = Lowering { ctx, eval_time: start, path: Vec::new(), stats: 0, whole: 0 };
     check_grid(ctx, grid)?;
     let mut plan = if kind == ValueType::Matrix { l.raw(expr, grid)? } else { l.expr(expr, grid)? };
     if kind == ValueType::Vector && ctx.features.delayed_name_removal {
@@ -88,7 +88,23 @@ struct Lowering<'a> {
     /// First step of the grid that `@` is resolved against.
     eval_time: i64,
     path: Vec<Enclosing>,
+    /// Functions around the expression at hand that look at count and sum of histograms only.
+    stats: usize,
+    /// Parts around it that need whole histograms.
+    whole: usize,
 }
+
+/// Functions that look at no more than count and sum of a histogram.
+const STATS: &[&str] = &["histogram_count", "histogram_sum", "histogram_avg", "timestamp", "start_timestamp", "absent"];
+/// Functions that need whole histograms, whatever is around them.
+const WHOLE: &[&str] = &[
+    "histogram_quantile",
+    "histogram_quantiles",
+    "histogram_fraction",
+    "histogram_stddev",
+    "histogram_stdvar",
+    "changes",
+];
 
 impl Lowering<'_> {
     fn node(
@@ -157,7 +173,13 @@ impl Lowering<'_> {
     }
 
     fn scan(&self, v: &VectorSelector, grid: StepGrid, min: i64, max: i64) -> LogicalPlan {
-        let spec = ScanSpec { matchers: v.matchers.clone(), min, max, skip_buckets: false, skip_values: false };
+        let spec = ScanSpec {
+            matchers: v.matchers.clone(),
+            min,
+            max,
+            skip_buckets: self.stats > 0 && self.whole == 0,
+            skip_values: false,
+        };
         self.node(PromOp::Scan(spec), grid, Vec::new(), v.pos, Vec::new())
     }
 
@@ -214,21 +236,29 @@ impl Lowering<'_> {
             return Ok((window, self.empty(one, s.expr.pos())));
         };
         check_grid(self.ctx, inner)?;
-        let child = if start == grid.start {
+        self.whole += 1;
+        let child = self.inside(s, grid, inner);
+        self.whole -= 1;
+        Ok((window, child?))
+    }
+
+    /// The expression of a subquery, on its own grid.
+    fn inside(&mut self, s: &SubqueryExpr, grid: StepGrid, inner: StepGrid) -> Result<LogicalPlan, QueryError> {
+        let start = inner.start;
+        if start == grid.start {
             // Offsets of `@` below stay as they were resolved further out.
             self.path.push(Enclosing { offset: s.original_offset, at: s.timestamp });
             let child = self.expr(&s.expr, inner);
             self.path.pop();
-            child?
+            child
         } else {
             let path = std::mem::take(&mut self.path);
             let time = std::mem::replace(&mut self.eval_time, start);
             let child = self.expr(&s.expr, inner);
             self.path = path;
             self.eval_time = time;
-            child?
-        };
-        Ok((window, child))
+            child
+        }
     }
 
     /// A range vector as the answer.
@@ -251,8 +281,12 @@ impl Lowering<'_> {
 
     fn binary(&mut self, b: &BinaryExpr, grid: StepGrid) -> Result<LogicalPlan, QueryError> {
         let (lt, rt) = (b.lhs.value_type(), b.rhs.value_type());
-        let l = self.expr(&b.lhs, grid)?;
-        let r = self.expr(&b.rhs, grid)?;
+        let whole =
+            usize::from(matches!(b.op, BinaryOp::TrimUpper | BinaryOp::TrimLower | BinaryOp::Eql | BinaryOp::Neq));
+        self.whole += whole;
+        let (l, r) = (self.expr(&b.lhs, grid), self.expr(&b.rhs, grid));
+        self.whole -= whole;
+        let (l, r) = (l?, r?);
         let op = match (lt, rt) {
             (ValueType::Vector, ValueType::Vector) => PromOp::Join {
                 op: b.op,
@@ -270,6 +304,18 @@ impl Lowering<'_> {
         Ok(self.node(op, grid, vec![l, r], b.pos, vec![b.lhs.pos(), b.rhs.pos()]))
     }
 
+    /// A label name written with bytes that are not UTF-8 arrives with a replacement character that is not in the text.
+    fn check_label(&self, name: &str, pos: Position, message: impl FnOnce(&str) -> String) -> Result<(), QueryError> {
+        if !name.contains('\u{fffd}') {
+            return Ok(());
+        }
+        let literal = self.ctx.query.get(pos.start as usize..pos.end as usize).unwrap_or_default();
+        if literal.contains('\u{fffd}') || literal.to_ascii_lowercase().contains("\\ufffd") {
+            return Ok(());
+        }
+        Err(QueryError::Execution(message(literal)))
+    }
+
     fn aggregate(&mut self, a: &AggregateExpr, grid: StepGrid) -> Result<LogicalPlan, QueryError> {
         let inner = strip(&a.expr);
         let mut arg_pos = vec![inner.pos()];
@@ -284,13 +330,30 @@ impl Lowering<'_> {
                 _ => param = Some(self.expr(p, grid)?),
             }
         }
-        inputs.push(self.expr(inner, grid)?);
+        if let (Some(l), Some(p)) = (&label, &a.param) {
+            self.check_label(l, strip(p).pos(), |literal| format!("invalid label name {literal}"))?;
+        }
+        let whole = usize::from(a.op == AggregateOp::CountValues);
+        self.whole += whole;
+        let child = self.expr(inner, grid);
+        self.whole -= whole;
+        inputs.push(child?);
         inputs.extend(param);
         let op = PromOp::Aggregate { op: a.op, grouping: a.grouping.clone(), without: a.without, label };
         Ok(self.node(op, grid, inputs, a.pos, arg_pos))
     }
 
     fn call(&mut self, c: &Call, grid: StepGrid) -> Result<LogicalPlan, QueryError> {
+        let (stats, whole) = (STATS.contains(&c.func.name), WHOLE.contains(&c.func.name));
+        self.stats += usize::from(stats);
+        self.whole += usize::from(whole);
+        let plan = self.call_inner(c, grid);
+        self.stats -= usize::from(stats);
+        self.whole -= usize::from(whole);
+        plan
+    }
+
+    fn call_inner(&mut self, c: &Call, grid: StepGrid) -> Result<LogicalPlan, QueryError> {
         let name = c.func.name;
         let args: Vec<&Expr> = c.args.iter().map(strip).collect();
         let arg_pos: Vec<Position> = args.iter().map(|a| a.pos()).collect();
@@ -339,10 +402,14 @@ impl Lowering<'_> {
             }
             "label_replace" => {
                 let op = PromOp::LabelReplace { dst: text(1)?, replacement: text(2)?, src: text(3)?, regex: text(4)? };
+                let at = arg_pos.get(1).copied().unwrap_or_default();
+                self.check_label(&text(1)?, at, |_| bad_destination(name, &text(1)))?;
                 let v = self.expr(arg(0)?, grid)?;
                 Ok(self.node(op, grid, vec![v], c.pos, arg_pos))
             }
             "label_join" => {
+                let at = arg_pos.get(1).copied().unwrap_or_default();
+                self.check_label(&text(1)?, at, |_| bad_destination(name, &text(1)))?;
                 let src = (3..args.len()).map(text).collect::<Result<Vec<_>, _>>()?;
                 let op = PromOp::LabelJoin { dst: text(1)?, separator: text(2)?, src };
                 let v = self.expr(arg(0)?, grid)?;
@@ -444,6 +511,10 @@ impl Lowering<'_> {
         }
         Ok(self.node(PromOp::Range { func: name, window, arg: at }, grid, inputs, c.pos, arg_pos))
     }
+}
+
+fn bad_destination(func: &str, label: &Result<String, QueryError>) -> String {
+    format!("invalid destination label name in {func}(): {}", label.as_deref().unwrap_or_default())
 }
 
 /// Labels of `absent(x{…})`: of the selector's equality matchers, those whose label is named once.

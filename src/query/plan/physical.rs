@@ -20,6 +20,7 @@ use crate::exec::tile::Roster;
 use crate::exec::{histogram, transform, vector};
 use crate::kernels::elementwise::{self, CellFn, ScalarFn};
 use crate::kernels::instant::InstantSelector;
+use crate::kernels::operators::matching::changes_metric;
 use crate::kernels::operators::{
     AggregateSpec, BinarySpec, CountValuesSpec, QuantileSpec, RelabelSpec, SelectSpec, SortSpec,
 };
@@ -119,7 +120,7 @@ impl<'a> Builder<'a> {
         // Where names may go without any series moving, nobody needs to look at rows for it.
         let moves = renamed.is_none();
         let roster = renamed.unwrap_or(selected.roster);
-        let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec);
+        let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec).with_stats_only(scan.skip_buckets);
         let fold = self.exec(node, op, scalars);
         if moves { self.drop_names(node, fold) } else { Ok(fold) }
     }
@@ -178,7 +179,7 @@ impl<'a> Builder<'a> {
         let fold = Arc::new(WindowSpec { grid: node.grid, spec });
         match self.scan_of(node) {
             Some(scan) => {
-                let need = Need { values: true, buckets: !scan.skip_buckets, start_ts };
+                let need = Need { values: true, buckets: true, start_ts };
                 self.fold(node, scan, need, f.keeps_name(), fold)
             }
             None => {
@@ -207,7 +208,7 @@ impl<'a> Builder<'a> {
                     record_start: *record == Record::StartTimestamp,
                 };
                 let spec = InstantSpec { grid, selector, smoothed: *smoothed, pos: node.pos };
-                let need = Need { values: true, buckets: !scan.skip_buckets, start_ts: selector.record_start };
+                let need = Need { values: true, buckets: true, start_ts: selector.record_start };
                 self.fold(node, scan, need, true, Arc::new(spec))
             }
             PromOp::Range { func, window, .. } => self.range(node, func, window),
@@ -317,7 +318,7 @@ impl<'a> Builder<'a> {
                     Ok(Box::new(ScalarArithMachine::new(spec, vector::parameter(args)?)))
                 });
                 let exec = self.exec(node, machine, inputs);
-                let drops = return_bool || !op.is_comparison();
+                let drops = return_bool || changes_metric(op);
                 if drops { self.drop_names(node, exec) } else { Ok(exec) }
             }
             PromOp::Aggregate { op, grouping, without, label } => {

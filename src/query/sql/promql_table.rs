@@ -117,7 +117,8 @@ pub fn find_calls(statement: &Statement) -> Result<Vec<Call>, QueryError> {
 }
 
 fn time(l: &Literal) -> Result<i64, QueryError> {
-    let bad = |t: &dyn std::fmt::Debug| QueryError::BadData(format!("{t:?} is not a time: use Unix seconds or RFC 3339"));
+    let bad =
+        |t: &dyn std::fmt::Debug| QueryError::BadData(format!("{t:?} is not a time: use Unix seconds or RFC 3339"));
     match l {
         Literal::Number(n) if n.is_finite() && n.abs() < 9.2e15 => Ok((n * 1000.0).round() as i64),
         Literal::Number(n) => Err(bad(n)),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, DictionaryArray, Float64Array, Float64Builder, Int32Array, Int32Builder, Int64Builder, ListArray,
-    MapBuilder, MapFieldNames, RecordBatchOptions, StringArray, StringBuilder, StructArray, TimestampMillisecondBuilder,
+    MapBuilder, MapFieldNames, RecordBatchOptions, StringArray, StringBuilder, StructArray,
+    TimestampMillisecondBuilder,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::SchemaRef;

@@ -65,7 +65,10 @@ impl Relabel {
         ctx: &QueryContext,
     ) -> Result<(Self, Roster), QueryError> {
         let rows = relabelled(spec, input, ctx)?;
-        let ascending = rows.windows(2).all(|w| w[0].labels < w[1].labels);
+        // At the end of a query order is no longer that of labels where a function sorted: it stays, where no two series
+        // become one.
+        let ascending = rows.windows(2).all(|w| w[0].labels < w[1].labels)
+            || (matches!(spec, RelabelSpec::Cleanup) && all_different(&rows));
         let (roster, out) = if ascending {
             (Roster { rows }, (0..input.rows.len() as u32).collect())
         } else {
@@ -113,6 +116,11 @@ impl Relabel {
         }
         Ok(self.rows.finish())
     }
+}
+
+fn all_different(rows: &[RosterRow]) -> bool {
+    let mut seen = hashbrown::HashSet::with_capacity(rows.len());
+    rows.iter().all(|r| seen.insert(&r.labels))
 }
 
 fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<Vec<RosterRow>, QueryError> {
