@@ -93,7 +93,7 @@ impl Snapshot for ParquetSnapshot {
         limit: usize,
     ) -> Result<Vec<String>, ReadError> {
         let mut values = BTreeSet::new();
-        self.each(selectors, range, |l| drop(values.insert(l.get(name).to_owned())))?;
+        self.each(selectors, range, |l| values.extend([l.get(name).to_owned()]))?;
         values.remove("");
         Ok(values.into_iter().take(limit).collect())
     }
