@@ -120,6 +120,9 @@ impl<'a> Builder<'a> {
         // Where names may go without any series moving, nobody needs to look at rows for it.
         let moves = renamed.is_none();
         let roster = renamed.unwrap_or(selected.roster);
+        // A sample before the window tells whether the first one in it follows a counter reset.
+        let before = if scan.skip_buckets { self.env.ctx.lookback_ms } else { 0 };
+        let range = TimeRange { min: range.min.saturating_sub(before), ..range };
         let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec).with_stats_only(scan.skip_buckets);
         let fold = self.exec(node, op, scalars);
         if moves { self.drop_names(node, fold) } else { Ok(fold) }
