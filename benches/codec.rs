@@ -35,27 +35,39 @@ fn kinds(samples: usize) -> Vec<(&'static str, Vec<f64>)> {
     let (mut sum, mut level, mut walk, mut total) = (0u64, 3u64, 0.0, 0u64);
     vec![
         ("constant", series(&mut |_, _| 1.0)),
-        ("rare change", series(&mut |_, r| {
-            if r.below(50) == 0 {
-                level = r.below(9);
-            }
-            level as f64
-        })),
+        (
+            "rare change",
+            series(&mut |_, r| {
+                if r.below(50) == 0 {
+                    level = r.below(9);
+                }
+                level as f64
+            }),
+        ),
         ("small gauge", series(&mut |_, r| 20.0 + r.below(6) as f64)),
-        ("counter", series(&mut |_, r| {
-            sum += 90 + r.below(20);
-            sum as f64
-        })),
-        ("cpu seconds", series(&mut |_, r| {
-            total += 1400 + r.below(100);
-            total as f64 / 100.0
-        })),
+        (
+            "counter",
+            series(&mut |_, r| {
+                sum += 90 + r.below(20);
+                sum as f64
+            }),
+        ),
+        (
+            "cpu seconds",
+            series(&mut |_, r| {
+                total += 1400 + r.below(100);
+                total as f64 / 100.0
+            }),
+        ),
         ("memory bytes", series(&mut |_, r| (8_000_000_000 + 4096 * r.below(30_000)) as f64)),
         ("6 decimals", series(&mut |_, r| r.below(1_000_000) as f64 / 1e6)),
-        ("random walk", series(&mut |_, r| {
-            walk += r.unit() - 0.5;
-            walk
-        })),
+        (
+            "random walk",
+            series(&mut |_, r| {
+                walk += r.unit() - 0.5;
+                walk
+            }),
+        ),
         ("noise", series(&mut |_, r| r.unit())),
     ]
 }
@@ -80,10 +92,7 @@ struct Row {
 
 fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize) -> Row {
     let mut times = TimeInterner::default();
-    let shared: Vec<Vec<_>> = columns
-        .iter()
-        .map(|c| c.ts.chunks(chunk).map(|ts| times.intern(ts)).collect())
-        .collect();
+    let shared: Vec<Vec<_>> = columns.iter().map(|c| c.ts.chunks(chunk).map(|ts| times.intern(ts)).collect()).collect();
     let mut encoder = Encoder::new();
     let mut all = || -> Vec<Chunk> {
         let mut chunks = Vec::new();

@@ -139,7 +139,11 @@ mod tests {
         let line = Line { name: "up".into(), points: vec![(0.0, 0.0), (10.0, 10.0)] };
         let text = draw(&[line], 14, 4, false, short);
         let rows: Vec<&str> = text.lines().collect();
-        assert!(rows[0].starts_with("10 ┤") && rows[0].ends_with('⠁') || rows[0].trim_end().ends_with(['⠊', '⠉', '⠈', '⠔', '⠒', '⠑', '⠜', '⡠', '⠎']), "{text}");
+        assert!(
+            rows[0].starts_with("10 ┤") && rows[0].ends_with('⠁')
+                || rows[0].trim_end().ends_with(['⠊', '⠉', '⠈', '⠔', '⠒', '⠑', '⠜', '⡠', '⠎']),
+            "{text}"
+        );
         assert!(rows[3].starts_with(" 0 ┤") && !rows[3].contains("┤ "), "{text}");
         assert!(text.contains("━━ up"));
     }

@@ -113,7 +113,10 @@ mod tests {
 
     #[test]
     fn forms_are_escaped() {
-        assert_eq!(encode_form(&[("query", "a{b=\"c d\"}".into()), ("x", "1".into())]), "query=a%7Bb%3D%22c%20d%22%7D&x=1");
+        assert_eq!(
+            encode_form(&[("query", "a{b=\"c d\"}".into()), ("x", "1".into())]),
+            "query=a%7Bb%3D%22c%20d%22%7D&x=1"
+        );
     }
 
     #[test]

@@ -50,11 +50,8 @@ fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("QUIVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = if std::io::stderr().is_terminal() {
-        builder.with_target(false).try_init()
-    } else {
-        builder.json().try_init()
-    };
+    let _ =
+        if std::io::stderr().is_terminal() { builder.with_target(false).try_init() } else { builder.json().try_init() };
 }
 
 /// Parses the command line and does what it says.

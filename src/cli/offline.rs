@@ -12,7 +12,6 @@ use quiver_query::sql::{SqlEngine, SqlRequest};
 use quiver_query::{Engine, EngineOptions, Features, PromqlRequest};
 use serde_json::Value;
 
-
 /// Opens an export or a copied data folder.
 pub fn open(folder: &Path) -> Result<Arc<dyn Source>, String> {
     let opened = OfflineStore::open(folder).map_err(|e| format!("{}: {e}", folder.display()))?;

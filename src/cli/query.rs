@@ -74,9 +74,9 @@ impl QueryArgs {
             Some(t) => parse_time(t).map_err(|e| format!("--{flag}: {e}")),
         };
         let duration = |flag: &str, text: &str| {
-            parse_duration(text).map_err(|e| format!("--{flag}: {e}")).and_then(|ms| {
-                if ms > 0 { Ok(ms) } else { Err(format!("--{flag}: {text:?} is not positive")) }
-            })
+            parse_duration(text)
+                .map_err(|e| format!("--{flag}: {e}"))
+                .and_then(|ms| if ms > 0 { Ok(ms) } else { Err(format!("--{flag}: {text:?} is not positive")) })
         };
         let end = time("end", &self.end, now)?;
         let start = match (&self.range, &self.start) {
@@ -248,10 +248,9 @@ mod tests {
         .unwrap();
         let text = table(&data, 10);
         assert!(text.contains(r#"up{job="a"}"#) && text.contains('1'), "{text}");
-        let data: Value = serde_json::from_str(
-            r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1.5,"2"],[2,"3"]]}]}"#,
-        )
-        .unwrap();
+        let data: Value =
+            serde_json::from_str(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1.5,"2"],[2,"3"]]}]}"#)
+                .unwrap();
         let text = table(&data, 1);
         assert!(text.contains("1970-01-01T00:00:01.500Z") && text.contains("1 more points"), "{text}");
     }

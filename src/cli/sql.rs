@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn rows_become_a_table() {
-        let text = r#"{"columns":[{"name":"job","type":"Utf8"},{"name":"n","type":"Int64"}],"rows":[["a",1],[null,2]]}"#;
+        let text =
+            r#"{"columns":[{"name":"job","type":"Utf8"},{"name":"n","type":"Int64"}],"rows":[["a",1],[null,2]]}"#;
         let out = table(&serde_json::from_str(text).unwrap(), 10);
         assert!(out.contains("job") && out.contains("NULL") && out.ends_with("2 rows\n"), "{out}");
     }

@@ -31,9 +31,7 @@ impl FromStr for Listen {
             Some(port) => format!("0.0.0.0:{port}"),
             None => s.replacen("localhost:", "127.0.0.1:", 1),
         };
-        full.parse()
-            .map(Listen::On)
-            .map_err(|_| format!("{s:?} is not an address like 127.0.0.1:9095, nor \"off\""))
+        full.parse().map(Listen::On).map_err(|_| format!("{s:?} is not an address like 127.0.0.1:9095, nor \"off\""))
     }
 }
 
@@ -229,12 +227,13 @@ impl Config {
             return Err(ConfigError::Value { key: "enable-feature", why });
         }
         let retention = args.retention.clone().or(file.retention).unwrap_or_else(|| "off".into());
-        let retention_ms = match retention.as_str() {
-            "off" | "0" => None,
-            text => Some(quiver_gateway::http::params::parse_duration(text).ok().filter(|ms| *ms > 0).ok_or_else(
-                || ConfigError::Value { key: "retention", why: format!("{text:?} is not a duration like 30d") },
-            )?),
-        };
+        let retention_ms =
+            match retention.as_str() {
+                "off" | "0" => None,
+                text => Some(quiver_gateway::http::params::parse_duration(text).ok().filter(|ms| *ms > 0).ok_or_else(
+                    || ConfigError::Value { key: "retention", why: format!("{text:?} is not a duration like 30d") },
+                )?),
+            };
         let durability = args.durability.clone().or(file.durability).unwrap_or_else(|| "commit".into());
         let sync_interval_ms = match durability.as_str() {
             "commit" => None,
