@@ -89,7 +89,7 @@ impl Json {
             self.0.push('-');
         }
         let _ = write!(self.0, "{}", a / 1000);
-        if a % 1000 != 0 {
+        if !a.is_multiple_of(1000) {
             let _ = write!(self.0, ".{:03}", a % 1000);
         }
         self

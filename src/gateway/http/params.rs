@@ -181,7 +181,7 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     let shown = quiver_model::labels::quoted(text);
     if let Ok(seconds) = parse_float(text) {
         let ns = seconds * 1e9;
-        if ns.is_nan() || !(-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&ns) {
+        if ns.is_nan() || !(i64::MIN as f64..i64::MAX as f64).contains(&ns) {
             return Err(format!("cannot parse {shown} to a valid duration. It overflows int64"));
         }
         return Ok((ns as i64) / 1_000_000);

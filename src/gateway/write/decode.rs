@@ -436,7 +436,7 @@ fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireE
 
 /// Looks label references up; `pairs` gets names and values.
 fn resolve<'a>(refs: &[u64], symbols: &[Option<&'a str>], pairs: &mut Vec<(&'a str, &'a str)>) -> Result<(), String> {
-    if refs.len() % 2 != 0 {
+    if !refs.len().is_multiple_of(2) {
         return Err(format!("invalid labelRefs length {}", refs.len()));
     }
     let symbol = |i: u64| match usize::try_from(i).ok().and_then(|i| symbols.get(i)) {

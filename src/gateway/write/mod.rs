@@ -77,6 +77,15 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     };
     gateway.counters.samples.add(receipt.floats + receipt.histograms);
     gateway.counters.samples_rejected.add(rejects.count);
+    if receipt.refused_series > 0 {
+        // Known series were kept; the new ones may come again when there is room.
+        let text = format!("the limit on active series is reached: {} new series were refused", receipt.refused_series);
+        let mut response = crate::http::error::write_error(&WriteError::SeriesLimit(text));
+        if version == Version::V2 {
+            written_headers(response.headers_mut(), receipt);
+        }
+        return response;
+    }
     answer(version, receipt, &rejects)
 }
 

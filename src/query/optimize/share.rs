@@ -30,6 +30,8 @@ pub struct Part {
 
 impl<'p> Repeats<'p> {
     /// Looks for them.
+    // A plan's cells of run-time state are no part of its identity.
+    #[allow(clippy::mutable_key_type)]
     pub fn of(plan: &'p LogicalPlan) -> Self {
         if scans(plan) < 2 {
             return Self::default();
@@ -67,6 +69,7 @@ fn scans(plan: &LogicalPlan) -> usize {
 }
 
 /// Outermost first; what is inside a repeated part is shared with it and not counted again.
+#[allow(clippy::mutable_key_type)]
 fn visit<'p>(plan: &'p LogicalPlan, seen: &mut HashMap<&'p PromNode, Vec<&'p PromNode>>) {
     let Some(node) = PromNode::of(plan) else { return };
     if matches!(node.op, PromOp::Scan(_) | PromOp::RawWindow { .. }) || scans(plan) == 0 {

@@ -18,7 +18,7 @@ pub(super) const HISTOGRAMS: u8 = 2;
 pub(super) const START_TS: u8 = 4;
 
 pub(super) fn kinds_to_bits(k: SeriesKinds) -> u8 {
-    u8::from(k.floats) * FLOATS | u8::from(k.histograms) * HISTOGRAMS | u8::from(k.start_ts) * START_TS
+    (u8::from(k.floats) * FLOATS) | (u8::from(k.histograms) * HISTOGRAMS) | (u8::from(k.start_ts) * START_TS)
 }
 
 pub(super) fn kinds_from_bits(b: u8) -> SeriesKinds {

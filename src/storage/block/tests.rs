@@ -78,7 +78,7 @@ fn every_codec() -> (Vec<(Labels, SampleColumn)>, bytes::Bytes) {
         ("c_patched", |i| if i == 7 { STALE_NAN } else { i as f64 }),
         ("d_wide", |i| 9e15 + (i * 4096) as f64),
         ("e_bits", |i| 1.0 + (i as f64).sqrt()),
-        ("f_xor", |i| f64::from_bits(0x3ff0_1234_5678_9abc ^ (((i as u64 + 1) * 0x9e37_79b9 >> 20 & 31) << 51))),
+        ("f_xor", |i| f64::from_bits(0x3ff0_1234_5678_9abc ^ (((((i as u64 + 1) * 0x9e37_79b9) >> 20) & 31) << 51))),
         ("g_raw", |i| f64::from_bits((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         ("h_nan", |_| f64::from_bits(0x7ff8_0000_0000_0042)),
     ];

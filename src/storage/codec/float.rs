@@ -135,7 +135,7 @@ pub fn get_float(r: &mut Reader<'_>) -> Result<f64, Damaged> {
 
 impl FloatScratch {
     /// Fills `ints` and `patches`; the scale, or `None` when too little is decimal.
-    fn to_decimals(&mut self, values: &[f64]) -> Option<usize> {
+    fn scale_decimals(&mut self, values: &[f64]) -> Option<usize> {
         let n = values.len();
         let (mut d, mut tried, mut failed) = (0, 0, 0);
         for &v in values.iter().step_by(n.div_ceil(32)) {
@@ -200,7 +200,7 @@ pub fn encode(values: &[f64], scratch: &mut FloatScratch, out: &mut Vec<u8>) {
         return;
     }
     let start = out.len();
-    if let Some(d) = scratch.to_decimals(values) {
+    if let Some(d) = scratch.scale_decimals(values) {
         if scratch.patches.is_empty() {
             out.push(DECIMAL);
         } else {

@@ -392,7 +392,11 @@ mod tests {
                 for name in ["id", "k"] {
                     let m = Matcher::new(op, name, pattern, 1 << 20).unwrap();
                     let want: Vec<u32> = (0..2000).filter(|i| m.matches(sets[*i as usize].get(name))).collect();
-                    assert_eq!(select(&index, &[m.clone()]).unwrap().iter().collect::<Vec<_>>(), want, "{m}");
+                    assert_eq!(
+                        select(&index, std::slice::from_ref(&m)).unwrap().iter().collect::<Vec<_>>(),
+                        want,
+                        "{m}"
+                    );
                 }
             }
         }

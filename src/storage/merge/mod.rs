@@ -319,6 +319,8 @@ impl<'a> SeriesMerge<'a> {
         loop {
             let mut horizon = i64::MAX;
             let mut left = false;
+            // One number names a buffer, its queue and its block.
+            #[allow(clippy::needless_range_loop)]
             for k in 0..inputs {
                 let b = &mut self.buffers[k];
                 if b.from >= b.column.len() {
