@@ -52,6 +52,8 @@ async fn bind(listen: Listen, flag: &'static str) -> Result<Option<TcpListener>,
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
+    // From the first moment on: a signal during the start ends it in order too.
+    let mut signals = Signals::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started_ms = clock.now_ms();
     let http = bind(config.http, "http-listen").await?;
@@ -108,10 +110,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         };
         tasks.push(tokio::spawn(record_self(Arc::clone(&gateway), address, shutdown.clone())));
     }
-    wait_for_signal().await;
+    signals.next().await;
     tracing::info!("stopping: requests under way are finished first");
-    let second = tokio::spawn(async {
-        wait_for_signal().await;
+    let second = tokio::spawn(async move {
+        signals.next().await;
         // Asked twice: what was acknowledged is on disk already.
         std::process::exit(130);
     });
@@ -151,18 +153,22 @@ fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListen
     }
 }
 
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
+/// SIGTERM and SIGINT, taken over from the moment this is made.
+struct Signals(Vec<tokio::signal::unix::Signal>);
+
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        // Where one cannot be taken over, it ends the process as it always did.
+        Self([SignalKind::terminate(), SignalKind::interrupt()].into_iter().filter_map(|k| signal(k).ok()).collect())
+    }
+
+    async fn next(&mut self) {
+        std::future::poll_fn(|cx| {
+            let is_there = self.0.iter_mut().any(|s| s.poll_recv(cx).is_ready());
+            if is_there { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
     }
 }
 

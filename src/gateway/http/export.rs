@@ -120,7 +120,7 @@ impl Frame {
             let (timestamp, start_timestamp) = (column.ts[i], column.start_at(i));
             match column.histogram_at(i) {
                 Some(h) => series.histograms.push(wire_histogram(h, timestamp, start_timestamp)),
-                None => series.samples.push(Sample { value: column.values[i], timestamp, start_timestamp }),
+                None => series.samples.push(Sample { value: Some(column.values[i]), timestamp, start_timestamp }),
             }
         }
         self.request.timeseries.push(series);
@@ -142,7 +142,7 @@ fn wire_histogram(h: &Histogram, timestamp: i64, start_timestamp: i64) -> WireHi
         |list: &[Span]| list.iter().map(|s| BucketSpan { offset: s.offset, length: s.length }).collect::<Vec<_>>();
     WireHistogram {
         count: Some(histogram::Count::CountFloat(h.count)),
-        sum: h.sum,
+        sum: Some(h.sum),
         schema: h.schema,
         zero_threshold: h.zero_threshold,
         zero_count: Some(histogram::ZeroCount::ZeroCountFloat(h.zero_count)),

@@ -117,7 +117,7 @@ fn render_stats(j: &mut Json, answer: &Answer, per_step: bool) {
     j.raw(r#","execTotalTime":"#).raw(&number(s.queue_seconds + s.prepare_seconds + s.eval_seconds));
     j.raw(r#"},"samples":{"totalQueryableSamples":"#).int(s.queryable_samples as i64);
     j.raw(r#","peakSamples":"#).int(s.peak_samples as i64);
-    if per_step {
+    if per_step && !s.queryable_samples_per_step.is_empty() {
         j.raw(r#","totalQueryableSamplesPerStep":["#);
         for (i, (t, n)) in s.queryable_samples_per_step.iter().enumerate() {
             j.raw(if i > 0 { ",[" } else { "[" }).time(*t).raw(",").int(*n as i64).raw("]");

@@ -239,8 +239,8 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
     map_columns(&plain(batch)?, |a| match a.data_type() {
         DataType::Struct(_) | DataType::List(_) | DataType::Map(..) => {
-            let texts: Result<arrow::array::StringArray, String> = json_values(a)
-                .map(|list| list.into_iter().map(|v| if v.is_null() { None } else { Some(v.to_string()) }).collect());
+            let texts: Result<arrow::array::StringArray, String> =
+                json_values(a).map(|list| list.into_iter().map(|v| (v != "null").then_some(v)).collect());
             texts.map(|t| Arc::new(t) as ArrayRef)
         }
         _ => Ok(Arc::clone(a)),
@@ -264,8 +264,8 @@ fn map_columns(
     RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| e.to_string())
 }
 
-/// One JSON value per row of a column.
-fn json_values(column: &ArrayRef) -> Result<Vec<serde_json::Value>, String> {
+/// JSON text of each row of a column, as the writer made it: a parser in between would round numbers.
+fn json_values(column: &ArrayRef) -> Result<Vec<String>, String> {
     let field = arrow::datatypes::Field::new("v", column.data_type().clone(), true);
     let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
     let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)]).map_err(|e| e.to_string())?;
@@ -278,27 +278,29 @@ fn json_values(column: &ArrayRef) -> Result<Vec<serde_json::Value>, String> {
         .split(|b| *b == b'\n')
         .filter(|l| !l.is_empty())
         .map(|line| {
-            let mut v: serde_json::Value = serde_json::from_slice(line).map_err(|e| e.to_string())?;
-            Ok(v["v"].take())
+            let value = line.strip_prefix(br#"{"v":"#).and_then(|l| l.strip_suffix(b"}"));
+            let text = value.and_then(|v| std::str::from_utf8(v).ok());
+            text.map(str::to_owned).ok_or_else(|| "a row that is not one JSON object".to_owned())
         })
         .collect()
 }
 
 /// Floats of a column as JSON: those that JSON has no number for are text.
-fn float_values(column: &arrow::array::Float64Array) -> Vec<serde_json::Value> {
+fn float_values(column: &arrow::array::Float64Array) -> Vec<String> {
     (0..column.len())
         .map(|i| {
             if column.is_null(i) {
-                return serde_json::Value::Null;
+                return "null".to_owned();
             }
             let v = column.value(i);
             serde_json::Number::from_f64(v).map_or_else(
                 || {
-                    let mut text = String::new();
+                    let mut text = "\"".to_owned();
                     super::json::push_float(&mut text, v);
-                    text.into()
+                    text.push('"');
+                    text
                 },
-                serde_json::Value::Number,
+                |n| n.to_string(),
             )
         })
         .collect()
@@ -318,7 +320,7 @@ fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> 
     j.raw(r#"],"rows":["#);
     let mut first = true;
     for batch in batches {
-        let columns: Vec<Vec<serde_json::Value>> = plain(batch)?
+        let columns: Vec<Vec<String>> = plain(batch)?
             .columns()
             .iter()
             .map(|c| match c.as_any().downcast_ref::<arrow::array::Float64Array>() {
@@ -333,7 +335,7 @@ fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> 
                 if i > 0 {
                     j.raw(",");
                 }
-                j.raw(&c[row].to_string());
+                j.raw(&c[row]);
             }
             j.raw("]");
         }

@@ -25,6 +25,12 @@ pub trait Columns {
 /// What storage can do for a predicate, and whether that is all of it.
 pub fn push_down(expr: &Expr, columns: &dyn Columns, regex_bytes_max: usize) -> Option<(Pushed, bool)> {
     match expr {
+        // Short lists are written out as alternatives by the optimiser: `a = 'x' OR a = 'y'`.
+        Expr::BinaryExpr(BinaryExpr { op: Operator::Or, .. }) => {
+            let mut words = Vec::new();
+            let label = alternatives(expr, columns, None, &mut words)?;
+            one_of(&label, MatchOp::Regex, &words, regex_bytes_max)
+        }
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             if let (Some(label), Some(text)) = (label_of(left, columns), text_of(right)) {
                 return compare_label(&label, *op, &text, regex_bytes_max);
@@ -47,9 +53,8 @@ pub fn push_down(expr: &Expr, columns: &dyn Columns, regex_bytes_max: usize) -> 
         Expr::InList(l) if !l.list.is_empty() => {
             let label = label_of(&l.expr, columns)?;
             let words: Option<Vec<String>> = l.list.iter().map(text_of).collect();
-            let pattern = words?.iter().map(|w| escape(w)).collect::<Vec<_>>().join("|");
             let op = if l.negated { MatchOp::NotRegex } else { MatchOp::Regex };
-            present(&label, Matcher::new(op, &label, &pattern, regex_bytes_max).ok()?, true)
+            one_of(&label, op, &words?, regex_bytes_max)
         }
         Expr::IsNotNull(e) => {
             let label = label_of(e, columns)?;
@@ -75,6 +80,32 @@ pub fn push_down(expr: &Expr, columns: &dyn Columns, regex_bytes_max: usize) -> 
         }
         _ => None,
     }
+}
+
+/// The one label that all alternatives compare with a text, which go to `words`.
+fn alternatives(expr: &Expr, columns: &dyn Columns, known: Option<String>, words: &mut Vec<String>) -> Option<String> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
+    match op {
+        Operator::Or => {
+            let label = alternatives(left, columns, known, words)?;
+            alternatives(right, columns, Some(label), words)
+        }
+        Operator::Eq => {
+            let (label, word) = match (label_of(left, columns), text_of(right)) {
+                (Some(label), Some(word)) => (label, word),
+                _ => (label_of(right, columns)?, text_of(left)?),
+            };
+            words.push(word);
+            known.is_none_or(|k| k == label).then_some(label)
+        }
+        _ => None,
+    }
+}
+
+/// Is (or is not) the label one of these words?
+fn one_of(label: &str, op: MatchOp, words: &[String], regex_bytes_max: usize) -> Option<(Pushed, bool)> {
+    let pattern = words.iter().map(|w| escape(w)).collect::<Vec<_>>().join("|");
+    present(label, Matcher::new(op, label, &pattern, regex_bytes_max).ok()?, true)
 }
 
 fn not_empty(label: &str) -> Matcher {

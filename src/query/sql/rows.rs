@@ -224,14 +224,16 @@ pub fn labels_json(labels: &Labels) -> String {
 
 /// Histograms as an Arrow struct.
 pub fn histogram_array(list: &[Option<Arc<Histogram>>]) -> ArrayRef {
+    // Fields are null where the histogram is: `histogram['count']` takes the field's own nulls.
+    let validity: NullBuffer = list.iter().map(Option::is_some).collect();
     let floats = |f: &dyn Fn(&Histogram) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(list.iter().map(|h| h.as_deref().map_or(0.0, f))))
+        Arc::new(list.iter().map(|h| h.as_deref().map(f)).collect::<Float64Array>())
     };
     let mut schema = Int32Builder::new();
     let (mut lower, mut upper, mut count) = (Vec::new(), Vec::new(), Vec::new());
     let mut lengths = Vec::with_capacity(list.len());
     for h in list {
-        schema.append_value(h.as_ref().map_or(0, |h| h.schema));
+        schema.append_option(h.as_ref().map(|h| h.schema));
         let before = lower.len();
         if let Some(h) = h {
             for b in h.all_bucket_iterator().filter(|b| b.count != 0.0) {
@@ -244,7 +246,8 @@ pub fn histogram_array(list: &[Option<Arc<Histogram>>]) -> ArrayRef {
     }
     let column = |v: Vec<f64>| Arc::new(Float64Array::from(v)) as ArrayRef;
     let rows = StructArray::new(bucket_fields(), vec![column(lower), column(upper), column(count)], None);
-    let buckets = ListArray::new(buckets_item(), OffsetBuffer::from_lengths(lengths), Arc::new(rows), None);
+    let buckets =
+        ListArray::new(buckets_item(), OffsetBuffer::from_lengths(lengths), Arc::new(rows), Some(validity.clone()));
     let arrays: Vec<ArrayRef> = vec![
         floats(&|h| h.count),
         floats(&|h| h.sum),
@@ -253,6 +256,5 @@ pub fn histogram_array(list: &[Option<Arc<Histogram>>]) -> ArrayRef {
         floats(&|h| h.zero_count),
         Arc::new(buckets),
     ];
-    let validity: NullBuffer = list.iter().map(Option::is_some).collect();
     Arc::new(StructArray::new(histogram_fields(), arrays, Some(validity)))
 }

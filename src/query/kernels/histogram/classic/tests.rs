@@ -1,3 +1,5 @@
+//! Tests of the classic histogram functions.
+
 use super::*;
 use quiver_model::Span;
 
