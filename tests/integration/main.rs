@@ -1,0 +1,28 @@
+//! Tests of the whole: the built binary, over its ports and its files.
+//!
+//! | module | shows |
+//! | --- | --- |
+//! | `survival` | kill -9 under remote write loses nothing acknowledged, keeps nothing twice or in part |
+//! | `disk_full` | a full disk refuses writes, goes on reading, heals |
+//! | `hostile` | bad input of every kind is a clear error and harms nobody else |
+//! | `api` | the Prometheus API as its clients expect it |
+//! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
+//! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
+//! | `export` | Parquet out, and the same answers from it without a server |
+//! | `cli` | help, completions, exit codes, messages |
+//! | `tidy` | rules of the tree that the compiler does not check |
+
+mod http;
+mod matrix;
+mod remote_write;
+mod server;
+
+mod api;
+mod cli;
+mod disk_full;
+mod export;
+mod hostile;
+mod sql;
+mod survival;
+mod tidy;
+mod write;

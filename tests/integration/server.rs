@@ -1,0 +1,245 @@
+//! The built binary as a child process on a port of its own: started, asked, killed, started again on the same folder.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{Client, Response};
+
+/// The binary under test.
+pub const QUIVER: &str = env!("CARGO_BIN_EXE_quiver");
+/// Time a server has to announce itself and to be ready, however busy the machine.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// A server and its folder. Dropped: killed.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    /// Its data folder.
+    pub data: PathBuf,
+    log: PathBuf,
+    flags: Vec<String>,
+    _folder: Option<TempDir>,
+}
+
+/// How a server is started.
+pub struct Start {
+    data: Option<PathBuf>,
+    without: Vec<String>,
+}
+
+impl Start {
+    /// On a new folder.
+    pub fn new() -> Self {
+        Self { data: None, without: Vec::new() }
+    }
+
+    /// On this folder.
+    pub fn on(mut self, data: &Path) -> Self {
+        self.data = Some(data.to_owned());
+        self
+    }
+
+    /// Without one of the flags that every server here gets.
+    pub fn without(mut self, flag: &str) -> Self {
+        self.without.push(flag.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it has announced its address.
+    pub fn announced(self) -> Result<Server, String> {
+        let folder = self.data.is_none().then(|| tempfile::tempdir().expect("a temporary folder"));
+        let data = match (&self.data, &folder) {
+            (Some(d), _) => d.clone(),
+            (None, Some(f)) => f.path().join("data"),
+            (None, None) => unreachable!("one of them was made"),
+        };
+        let log = data.with_extension("log");
+        let pairs = [
+            ["--http-listen", "127.0.0.1:0"],
+            ["--grpc-listen", "off"],
+            ["--pg-listen", "off"],
+            ["--self-metrics", "off"],
+            ["--admin-api", "on"],
+        ];
+        let usual = pairs.iter().filter(|[name, _]| !self.without.iter().any(|w| w == name)).flatten();
+        let flags: Vec<String> = usual.map(ToString::to_string).collect();
+        let (child, address) = spawn(&data, &log, &flags)?;
+        Ok(Server { child, address, data, log, flags, _folder: folder })
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn ready(self) -> Server {
+        let mut server = self.announced().unwrap_or_else(|e| panic!("{e}"));
+        server.wait_ready();
+        server
+    }
+}
+
+fn command(data: &Path, flags: &[String]) -> Command {
+    let mut command = Command::new(QUIVER);
+    command.arg("serve").arg("--data-dir").arg(data).args(flags);
+    command.env_remove("QUIVER_CONFIG").env("QUIVER_LOG", "info").stdin(Stdio::null());
+    command
+}
+
+fn spawn(data: &Path, log: &Path, flags: &[String]) -> Result<(Child, SocketAddr), String> {
+    let stderr = File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
+    let mut child = command(data, flags)
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|e| format!("cannot start {QUIVER}: {e}"))?;
+    let stdout = child.stdout.take().ok_or("no standard output")?;
+    let (tell, told) = mpsc::channel();
+    // Reads to the end, so that the pipe never fills.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("http://")
+                && let Ok(address) = rest.split('/').next().unwrap_or("").parse::<SocketAddr>()
+            {
+                let _ = tell.send(address);
+            }
+        }
+    });
+    match told.recv_timeout(START_MAX) {
+        Ok(address) => Ok((child, address)),
+        Err(_) => {
+            let _ = child.kill();
+            let status = child.wait().map_err(|e| e.to_string())?;
+            Err(format!("the server ended with {status}: {}", tail(log)))
+        }
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+impl Server {
+    /// A ready server on a new folder.
+    pub fn start() -> Self {
+        Start::new().ready()
+    }
+
+    /// A client of its own.
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://HOST:PORT`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to its standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until `/-/ready` answers 200.
+    pub fn wait_ready(&mut self) {
+        let begun = Instant::now();
+        loop {
+            if self.client().get("/-/ready", &[]).is_ok_and(|r| r.status == 200) {
+                return;
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the server ended with {status}: {}", tail(&self.log));
+            }
+            assert!(begun.elapsed() < START_MAX, "not ready after {START_MAX:?}: {}", tail(&self.log));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Is the process there?
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Kills it at once, as `kill -9`.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let status = self.child.wait().expect("a child can be waited for");
+        assert_eq!(status.signal(), Some(9), "the server had ended before: {status}\n{}", tail(&self.log));
+    }
+
+    /// Asks it to end, and waits.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let done = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(done.is_ok_and(|s| s.success()), "kill -TERM");
+        self.child.wait().expect("a child can be waited for")
+    }
+
+    /// Starts it again on the same folder; it may still replay when this returns.
+    pub fn restart_unready(&mut self) -> Result<(), String> {
+        (self.child, self.address) = spawn(&self.data, &self.log, &self.flags)?;
+        Ok(())
+    }
+
+    /// Starts it again on the same folder, and waits until it is ready.
+    pub fn restart(&mut self) {
+        self.restart_unready().unwrap_or_else(|e| panic!("{e}"));
+        self.wait_ready();
+    }
+
+    /// GET that has to be answered.
+    pub fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Response {
+        self.client().get(path, parameters).unwrap_or_else(|e| panic!("GET {path}: {e}\n{}", tail(&self.log)))
+    }
+
+    /// Form POST that has to be answered.
+    pub fn post(&self, path: &str, parameters: &[(&str, &str)]) -> Response {
+        self.client().post(path, parameters).unwrap_or_else(|e| panic!("POST {path}: {e}\n{}", tail(&self.log)))
+    }
+
+    /// Instant query at a time in seconds: the `data.result` of a success.
+    pub fn query(&self, promql: &str, time: &str) -> Value {
+        let r = self.post("/api/v1/query", &[("query", promql), ("time", time)]);
+        assert_eq!(r.status, 200, "{promql}: {}", r.text());
+        r.json()["data"]["result"].take()
+    }
+
+    /// Rows of a SQL answer.
+    pub fn sql(&self, statement: &str) -> Vec<Vec<Value>> {
+        let r = self.post("/api/v1/sql", &[("query", statement)]);
+        assert_eq!(r.status, 200, "{statement}: {}", r.text());
+        serde_json::from_value(r.json()["data"]["rows"].take()).expect("rows")
+    }
+
+    /// Flush or compact, done when it returns.
+    pub fn admin(&self, verb: &str) {
+        let r = self.post(&format!("/api/v1/admin/tsdb/{verb}"), &[]);
+        assert_eq!(r.status, 204, "{verb}: {}", r.text());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server's log ends with:\n{}", tail(&self.log));
+        }
+    }
+}
