@@ -205,13 +205,15 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
         "#\n".repeat(n),
         "\"\\".repeat(n),
     ];
+    // Compiling regular expressions is some ten times slower without optimisation.
+    let patience_ms = if cfg!(debug_assertions) { 20_000 } else { 1000 };
     // A small stack, as a worker thread of the server may have left.
     let run = move || {
         for t in &texts {
             let begin = std::time::Instant::now();
             let e = parse_expr(t, &ParseOptions::default());
             assert!(e.is_err(), "{}", &t[..20.min(t.len())]);
-            assert!(begin.elapsed().as_millis() < 1000, "{}", &t[..20.min(t.len())]);
+            assert!(begin.elapsed().as_millis() < patience_ms, "{}", &t[..20.min(t.len())]);
         }
         let deep = format!("{}1{}", "abs(".repeat(127), ")".repeat(127));
         assert!(parse_expr(&deep, &ParseOptions::default()).is_err_and(|e| e.to_string().contains("expected type")));
