@@ -116,7 +116,7 @@ impl Writer {
 
     fn body(self, batch: u64) -> (&'static str, Vec<u8>) {
         let series = self.batch(batch);
-        if self.number % 2 == 0 && self.number != 0 { (V2, body_v2(&series)) } else { (V1, body_v1(&series)) }
+        if self.number.is_multiple_of(2) && self.number != 0 { (V2, body_v2(&series)) } else { (V1, body_v1(&series)) }
     }
 }
 
