@@ -187,6 +187,14 @@ fn a_block_has_every_codec() {
 }
 
 #[test]
+fn blocks_of_version_1_are_read() {
+    let (series, _) = every_codec();
+    let kept = bytes::Bytes::from_static(include_bytes!("version-1.block"));
+    assert_eq!(read_all(kept.clone(), &series), Ok(Ok(())));
+    Block::from_bytes("version-1.block", kept).unwrap().verify().unwrap();
+}
+
+#[test]
 fn every_flipped_byte_is_found() {
     let (series, bytes) = every_codec();
     for at in 0..bytes.len() {

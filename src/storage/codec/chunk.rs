@@ -572,8 +572,9 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
-        fn columns_round_trip(column in any_column(120), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>()) {
+        fn columns_round_trip(column in any_column(80), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>()) {
             let chunk = Encoder::new().encode(&column, 0..column.len());
             let mut decoder = Decoder::new();
             let mut out = SampleColumn::default();

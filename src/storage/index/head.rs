@@ -253,7 +253,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
+        #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn selects_what_testing_each_series_selects(
             sets in proptest::collection::vec(any_labels(), 0..80),

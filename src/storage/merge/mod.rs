@@ -319,20 +319,18 @@ impl<'a> SeriesMerge<'a> {
         loop {
             let mut horizon = i64::MAX;
             let mut left = false;
-            // One number names a buffer, its queue and its block.
-            #[allow(clippy::needless_range_loop)]
-            for k in 0..inputs {
+            for (k, queue) in queues.iter_mut().enumerate() {
                 let b = &mut self.buffers[k];
                 if b.from >= b.column.len() {
                     b.column.clear();
                     b.from = 0;
-                    if let Some(e) = queues[k].pop_front() {
+                    if let Some(e) = queue.pop_front() {
                         let block = &self.blocks[k];
                         block.read_chunk(&e, TimeRange::ALL, Need::ALL, &mut self.decoder, &mut b.column)?;
                     }
                 }
                 left |= b.from < b.column.len();
-                if !queues[k].is_empty()
+                if !queue.is_empty()
                     && let Some(last) = b.column.ts.last()
                 {
                     horizon = horizon.min(*last);
