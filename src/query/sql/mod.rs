@@ -137,6 +137,8 @@ impl SqlEngine {
     pub fn new(source: Arc<dyn Source>, promql: Arc<Engine>, limits: Limits) -> Result<Self, QueryError> {
         let mut config = SessionConfig::new()
             .with_information_schema(true)
+            // Repartitioning may panic in DataFusion when a cancelled statement drops one of its streams.
+            .with_target_partitions(1)
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema("quiver", "public");
         // Metric and label names are case-sensitive.
