@@ -124,7 +124,75 @@ pub fn kahan_inc(inc: f64, sum: f64, c: f64) -> (f64, f64) {
 
 /// A float as Go's `%g` and `%v` print it: shortest digits, exponent form below 0.0001 and from 1e+06 on.
 pub fn format_g(v: f64) -> String {
-    general(v, &format!("{v:e}"), 6)
+    general(v, &shortest_scientific(v), 6)
+}
+
+/// Appends the fewest digits that read back as `v`, without an exponent. Of two such numbers equally near, it is the one
+/// whose last digit is even, as Go has it (Rust takes the larger).
+pub fn push_shortest(out: &mut String, v: f64) {
+    use std::fmt::Write;
+    let at = out.len();
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{v}");
+    tie_to_even(out, at, v);
+}
+
+/// The same digits as `d.ddde<exponent>`.
+pub fn shortest_scientific(v: f64) -> String {
+    let mut text = format!("{v:e}");
+    tie_to_even(&mut text, 0, v);
+    text
+}
+
+fn tie_to_even(text: &mut String, at: usize, v: f64) {
+    // Fewer digits leave no room for a second number that reads back the same.
+    if text.len() - at < 16 || !v.is_finite() {
+        return;
+    }
+    let end = text[at..].find('e').map_or(text.len(), |e| at + e);
+    let number = &text[at..end];
+    let number = if number.contains('.') { number } else { number.trim_end_matches('0') };
+    let end = at + number.len();
+    let digits = number.bytes().filter(u8::is_ascii_digit).skip_while(|d| *d == b'0').count();
+    let last = text.as_bytes()[end - 1];
+    if digits < 16 || last.is_multiple_of(2) || !last.is_ascii_digit() {
+        return;
+    }
+    // How many digits `v` has when all are written: a tie has one more, a 5.
+    let bits = v.to_bits();
+    let (exponent, fraction) = ((bits >> 52 & 0x7ff) as i32, bits & ((1 << 52) - 1));
+    let (significand, power) = if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
+    let power = power + significand.trailing_zeros() as i32;
+    if power < 0 {
+        let exact = format!("{v:.digits$e}");
+        let Some((mantissa, exp)) = exact.split_once('e') else { return };
+        let exp: i32 = exp.parse().unwrap_or(i32::MAX);
+        if !mantissa.ends_with('5') || exp.saturating_sub(power) != digits as i32 {
+            return;
+        }
+    } else {
+        let exact = format!("{v:.0}");
+        let exact = exact.trim_start_matches('-').trim_end_matches('0');
+        if !exact.ends_with('5') || exact.len() != digits + 1 {
+            return;
+        }
+    }
+    for other in [last - 1, last + 1] {
+        let mut candidate = text[at..].to_owned();
+        candidate.replace_range(end - at - 1..end - at, if other.is_ascii_digit() { digit(other) } else { return });
+        // Only the neighbour on the other side of `v` is as near; the one further away does not read back.
+        if candidate.parse::<f64>().is_ok_and(|c| c.to_bits() == bits) {
+            text.truncate(at);
+            text.push_str(&candidate);
+            return;
+        }
+    }
+}
+
+fn digit(d: u8) -> &'static str {
+    const DIGITS: &str = "0123456789";
+    let i = usize::from(d - b'0');
+    &DIGITS[i..=i]
 }
 
 /// A float as Go's `%.<digits>g` prints it.
@@ -195,6 +263,32 @@ mod tests {
             assert_eq!(format_g_digits(v, 2), g2);
         }
         assert_eq!(format_f6(1.25), "1.250000");
+    }
+
+    #[test]
+    #[allow(clippy::excessive_precision)]
+    fn of_two_shortest_the_even_one() {
+        let mut s = String::new();
+        push_shortest(&mut s, 23_581_243_612_889.312_5);
+        assert_eq!(s, "23581243612889.312");
+        assert_eq!(shortest_scientific(11_647_804_456_170.062_5), "1.1647804456170062e13");
+        assert_eq!(shortest_scientific(-11_647_804_456_170.187_5), "-1.1647804456170188e13");
+        assert_eq!(shortest_scientific(0.1), "1e-1");
+    }
+
+    proptest! {
+        #[test]
+        fn shortest_digits_read_back(bits: u64, whole in 0u64..1 << 53, halves in 0u32..12) {
+            for v in [f64::from_bits(bits), whole as f64 / f64::from(1u32 << halves)] {
+                if v.is_finite() {
+                    let mut s = String::new();
+                    push_shortest(&mut s, v);
+                    prop_assert_eq!(s.parse::<f64>().unwrap().to_bits(), v.to_bits());
+                    prop_assert_eq!(shortest_scientific(v).parse::<f64>().unwrap().to_bits(), v.to_bits());
+                    prop_assert_eq!(s.len(), format!("{v}").len());
+                }
+            }
+        }
     }
 
     #[test]

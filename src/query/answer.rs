@@ -18,6 +18,8 @@ pub struct QueryOptions {
     pub limit: usize,
     /// No cache of results.
     pub nocache: bool,
+    /// Counts samples for each step (`stats=all`).
+    pub per_step_stats: bool,
     /// `X-Prometheus-Use-Start-Timestamps`, where given.
     pub use_start_timestamps: Option<bool>,
     /// Cancelled when the client leaves.

@@ -1,5 +1,6 @@
 //! JSON as Prometheus writes it, straight into bytes.
 
+use quiver_model::number::{push_shortest, shortest_scientific};
 use std::fmt::Write as _;
 
 use quiver_model::{Histogram, Labels};
@@ -216,7 +217,7 @@ pub fn push_float(out: &mut String, v: f64) {
     } else {
         let a = v.abs();
         if a != 0.0 && !(1e-6..1e21).contains(&a) {
-            let text = format!("{v:e}");
+            let text = shortest_scientific(v);
             // Go writes at least two digits of exponent, and its sign.
             match text.split_once('e') {
                 Some((mantissa, exponent)) => {
@@ -229,7 +230,7 @@ pub fn push_float(out: &mut String, v: f64) {
                 None => out.push_str(&text),
             }
         } else {
-            let _ = write!(out, "{v}");
+            push_shortest(out, v);
         }
     }
 }

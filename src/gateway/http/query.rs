@@ -42,7 +42,9 @@ fn options(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<(QueryOptions
     let cancel = CancellationToken::new();
     let guard = cancel.clone().drop_guard();
     let nocache = matches!(p.get("nocache"), "1" | "true");
-    Ok((QueryOptions { lookback_ms, timeout_ms, limit: p.limit()?, nocache, use_start_timestamps, cancel }, guard))
+    let per_step_stats = p.get("stats") == "all";
+    let limit = p.limit()?;
+    Ok((QueryOptions { lookback_ms, timeout_ms, limit, nocache, per_step_stats, use_start_timestamps, cancel }, guard))
 }
 
 /// `/query`

@@ -295,7 +295,10 @@ impl Engine {
         ctx: &Arc<QueryContext>,
     ) -> Result<Planned, QueryError> {
         let lowered = plan::lower_query(&expr, request.start, request.end, request.step, ctx)?;
-        let env = self.env(ctx);
+        let mut env = self.env(ctx);
+        if let (Lowered::Plan(_, _, grid), true) = (&lowered, request.options.per_step_stats) {
+            env = Arc::new(env.scoped(*grid, true));
+        }
         let exec = match &lowered {
             Lowered::Plan(p, ..) => Some(plan::physical::build(p, &env)?),
             Lowered::Text(_) => None,
@@ -308,7 +311,7 @@ impl Engine {
         let (Lowered::Plan(_, kind, grid), Some(exec)) = (&planned.lowered, &planned.exec) else {
             return Err(QueryError::Execution("a string has no rows".into()));
         };
-        let mut sink = result::Held::new(&planned.env.ctx, Collect::default());
+        let mut sink = result::Held::new(&planned.env, Collect::default());
         exec.run(&planned.env, &mut sink)?;
         let Collect { roster, tiles } = sink.into_inner();
         Ok(Evaluated { kind: *kind, grid: *grid, roster: roster.unwrap_or_default(), tiles })
@@ -348,7 +351,13 @@ impl Engine {
         let stats = QueryStats {
             samples_read: ctx.samples_read(),
             queryable_samples: planned.env.stats.total(),
-            queryable_samples_per_step: Vec::new(),
+            queryable_samples_per_step: match &planned.lowered {
+                Lowered::Plan(_, _, grid) => {
+                    let steps = planned.env.stats.steps().into_iter().enumerate();
+                    steps.map(|(i, n)| (grid.time(i), n)).collect()
+                }
+                Lowered::Text(_) => Vec::new(),
+            },
             peak_samples: ctx.samples_peak(),
             prepare_seconds: prepared.as_secs_f64(),
             queue_seconds: queued.as_secs_f64(),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+
 use crate::answer::{AnswerSeries, AnswerValue};
 use crate::context::QueryContext;
 use crate::engine::Evaluated;
 use crate::error::QueryError;
-use crate::exec::operator::{Collect, TileSink};
+use crate::exec::operator::{Collect, RunEnv, TileSink};
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::promql::ast::ValueType;
 
@@ -15,12 +17,14 @@ pub struct Held<'a> {
     ctx: &'a QueryContext,
     inner: Collect,
     held: u64,
+    memory: MemoryReservation,
 }
 
 impl<'a> Held<'a> {
     /// A collector.
-    pub fn new(ctx: &'a QueryContext, inner: Collect) -> Self {
-        Self { ctx, inner, held: 0 }
+    pub fn new(env: &'a RunEnv, inner: Collect) -> Self {
+        let memory = MemoryConsumer::new("rows of a result").register(&env.memory);
+        Self { ctx: &env.ctx, inner, held: 0, memory }
     }
 
     /// What was kept.
@@ -44,6 +48,7 @@ impl TileSink for Held<'_> {
         let n = tile.samples();
         self.held += n;
         self.ctx.hold(n)?;
+        self.memory.try_grow(tile.values.len() * 8 + tile.hist.len() * 16)?;
         self.inner.push(tile)
     }
 }

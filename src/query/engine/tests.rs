@@ -244,3 +244,59 @@ fn names_that_go_must_not_make_two_series_one() {
     let err = ask(&e, q, 600_000, 600_000, 0).unwrap_err();
     assert_eq!(err, QueryError::execution("vector cannot contain metrics with the same labelset"));
 }
+
+#[test]
+fn samples_are_counted_per_step() {
+    let e = engine(store(2, 4));
+    let steps = |q: &str| {
+        let mut r = request(q, 20_000, 30_000, 10_000);
+        r.options.per_step_stats = true;
+        let ctx = Arc::new(e.context(q, &r.options, None));
+        let stats = e.answer(&r, &ctx, Duration::ZERO).unwrap().stats;
+        let plain = ask(&e, q, 20_000, 30_000, 10_000).unwrap().stats;
+        assert_eq!(stats.queryable_samples, plain.queryable_samples, "{q}");
+        assert_eq!(stats.queryable_samples, stats.queryable_samples_per_step.iter().map(|s| s.1).sum::<u64>(), "{q}");
+        stats.queryable_samples_per_step
+    };
+    assert_eq!(steps("x"), [(20_000, 2), (30_000, 2)]);
+    assert_eq!(steps("sum(count_over_time(x[20s]))"), [(20_000, 4), (30_000, 4)]);
+    assert_eq!(
+        steps("count_over_time(x[30s:10s])"),
+        [(20_000, 6), (30_000, 6)],
+        "a step before the first sample is none"
+    );
+    assert_eq!(steps("sum_over_time(x[1s:10s]) + on (i) x @ 10"), [(20_000, 4), (30_000, 4)]);
+    assert_eq!(steps("x + x"), [(20_000, 4), (30_000, 4)], "read once, counted twice");
+}
+
+#[test]
+fn sorted_series_stay_sorted_through_functions_and_or() {
+    let e = engine(store(3, 1));
+    assert_eq!(
+        text(&ask(&e, "-sort_desc(x) or vector(1)", 0, 0, 0).unwrap()),
+        ["{i=\"2\"} 0:-2000", "{i=\"1\"} 0:-1000", "{i=\"0\"} 0:-0", "{} 0:1"]
+    );
+}
+
+#[test]
+fn a_long_fold_in_pieces_is_the_same() {
+    let e = engine(store(1, 20_000));
+    let q = "quantile_over_time(0.5, x[30s]) + changes(x[50s])";
+    let fine = ask(&e, q, 0, 199_990_000, 20_000).unwrap();
+    let AnswerValue::Matrix(v) = &fine.value else { panic!("a matrix") };
+    assert_eq!(v[0].floats.len(), 10_000);
+    for t in [20_000, 5_000_000, 199_980_000] {
+        let one = ask(&e, q, t, t, 0).unwrap();
+        let AnswerValue::Vector(w) = one.value else { panic!("a vector") };
+        assert_eq!(w[0].floats[0], v[0].floats[(t / 20_000) as usize], "at {t}");
+    }
+}
+
+#[test]
+fn timestamp_of_a_selector_with_at_looks_at_that_time() {
+    let e = engine(store(1, 4));
+    assert_eq!(text(&ask(&e, "timestamp(x @ 25)", 0, 0, 0).unwrap()), ["{i=\"0\"} 0:20"]);
+    // Samples after 100 s − 5 m + 3 m 40 s are selected: that is, from 20 s on.
+    assert_eq!(text(&ask(&e, "timestamp(x @ 100 offset -3m40s)", 0, 0, 0).unwrap()), ["{i=\"0\"} 0:30"]);
+    assert!(text(&ask(&e, "timestamp(x @ 111 offset -3m40s)", 0, 0, 0).unwrap()).is_empty());
+}

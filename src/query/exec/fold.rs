@@ -18,6 +18,7 @@ use crate::error::QueryError;
 use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink};
 use crate::exec::parallel;
 use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::plan::node::Window;
 
 /// Cells of one tile: 1 MiB of values.
 pub const TILE_CELLS: usize = 1 << 17;
@@ -36,6 +37,9 @@ pub trait SeriesFold: Send {
     /// Folds a series into row `row` of `tile`, all of whose cells are absent. Returns samples looked at over all steps.
     fn fold(&mut self, samples: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize)
     -> Result<u64, QueryError>;
+
+    /// Adds the samples that were looked at for each step: the series that was folded last, into `row`.
+    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut [u64]);
 
     /// What there is to report, once all series are done.
     fn annotations(&mut self) -> Annotations;
@@ -57,7 +61,8 @@ pub struct FoldOp {
     grid: StepGrid,
     roster: Arc<Roster>,
     spec: Arc<dyn FoldSpec>,
-    stats_only: bool,
+    /// First time that counts; the samples before it only tell about counter resets.
+    stats_only: Option<i64>,
 }
 
 impl fmt::Debug for FoldOp {
@@ -76,12 +81,12 @@ impl FoldOp {
         roster: Arc<Roster>,
         spec: Arc<dyn FoldSpec>,
     ) -> Self {
-        Self { set, range, need, grid, roster, spec, stats_only: false }
+        Self { set, range, need, grid, roster, spec, stats_only: None }
     }
 
     /// Histograms are taken without buckets, by functions that look at their count and sum only.
-    pub fn with_stats_only(mut self, on: bool) -> Self {
-        self.stats_only = on;
+    pub fn with_stats_only(mut self, on: bool, min: i64) -> Self {
+        self.stats_only = on.then_some(min);
         self
     }
 
@@ -117,19 +122,29 @@ impl FoldOp {
         let mut row = 0;
         let mut looked = 0;
         let mut read = 0;
+        let mut steps = if env.stats.per_step() { vec![0; width] } else { Vec::new() };
         for i in series {
             if i & 15 == 0 || width > 64 {
                 env.ctx.check()?;
             }
-            self.set.read(i, self.range, self.need, column)?;
+            let range = match self.stats_only {
+                Some(min) if !self.set.kinds(i).histograms => TimeRange { min, ..self.range },
+                _ => self.range,
+            };
+            self.set.read(i, range, self.need, column)?;
             read += column.len() as u64;
+            if let Some(min) = self.stats_only
+                && !column.histograms.is_empty()
+            {
+                without_buckets(column, min);
+            }
             if column.is_empty() {
                 continue;
             }
-            if self.stats_only && !column.histograms.is_empty() {
-                without_buckets(column);
-            }
             looked += fold.fold(column, self.set.labels(i), &mut tile, row)?;
+            if !steps.is_empty() {
+                fold.count(column, &tile, row, &mut steps);
+            }
             if row_present(&tile, row) {
                 tile.sids[row] = i as u32;
                 row += 1;
@@ -137,32 +152,66 @@ impl FoldOp {
         }
         tile.truncate_rows(row);
         env.ctx.count_read(read);
-        env.stats.add(looked);
+        env.stats.add(looked, &steps);
         Ok(tile)
     }
 }
 
-/// Takes buckets away. What they told about counter resets stays as a hint: a histogram with a predecessor, and without a
-/// hint of its own, gets one.
-fn without_buckets(column: &mut SampleColumn) {
+/// Takes buckets away. What they told about counter resets stays as a hint, as Prometheus's storage and its iterator over
+/// such histograms give it: a sample with a predecessor gets one. Samples before `min` only are predecessors.
+fn without_buckets(column: &mut SampleColumn, min: i64) {
+    let mut before: Option<(u32, Arc<Histogram>)> = None;
     let mut last: Option<Arc<Histogram>> = None;
-    for (_, h) in &mut column.histograms {
-        let mut stats = Histogram {
-            reset_hint: h.reset_hint,
-            schema: h.schema,
-            count: h.count,
-            sum: h.sum,
-            ..Histogram::default()
-        };
-        if is_stale(h.sum) {
-            *h = Arc::new(stats);
-            continue;
+    for (at, h) in &mut column.histograms {
+        let stale = is_stale(h.sum);
+        let seen = column.ts[*at as usize] >= min;
+        let mut hint = h.reset_hint;
+        if let (ResetHint::Unknown, false, Some((p, previous))) = (hint, stale, &before)
+            && p + 1 == *at
+        {
+            hint = stored_hint(previous, h);
         }
-        if let (ResetHint::Unknown, Some(previous)) = (h.reset_hint, &last) {
-            stats.reset_hint = if h.detect_reset(previous) { ResetHint::Yes } else { ResetHint::No };
+        if let (ResetHint::Unknown, false, Some(previous)) = (hint, stale, &last) {
+            hint = if h.detect_reset(previous) { ResetHint::Yes } else { ResetHint::No };
         }
-        last = Some(std::mem::replace(h, Arc::new(stats)));
+        let stats =
+            Histogram { reset_hint: hint, schema: h.schema, count: h.count, sum: h.sum, ..Histogram::default() };
+        let whole = std::mem::replace(h, Arc::new(stats));
+        if seen && !stale {
+            last = Some(Arc::clone(&whole));
+        }
+        before = Some((*at, whole));
     }
+    let gone = column.ts.partition_point(|t| *t < min);
+    if gone > 0 {
+        column.ts.drain(..gone);
+        column.values.drain(..gone);
+        column.start_ts.drain(..gone.min(column.start_ts.len()));
+        column.histograms.retain(|(at, _)| *at as usize >= gone);
+        for (at, _) in &mut column.histograms {
+            *at -= gone as u32;
+        }
+    }
+}
+
+/// What is known when a histogram is stored next to the one before it: with another layout nothing.
+fn stored_hint(previous: &Histogram, h: &Histogram) -> ResetHint {
+    if previous.reset_hint == ResetHint::Gauge {
+        return ResetHint::No;
+    }
+    if is_stale(previous.sum) {
+        return ResetHint::Unknown;
+    }
+    if h.count < previous.count {
+        return ResetHint::Yes;
+    }
+    if h.schema != previous.schema || h.zero_threshold != previous.zero_threshold {
+        return ResetHint::Unknown;
+    }
+    if h.custom_values != previous.custom_values || h.detect_reset(previous) {
+        return ResetHint::Yes;
+    }
+    ResetHint::No
 }
 
 fn row_present(tile: &Tile, row: usize) -> bool {
@@ -232,6 +281,7 @@ impl TileOperator for FoldOp {
 /// A fold over the rows of another plan: a subquery. Rows become samples at the times of their grid.
 pub struct SubqueryFoldOp {
     grid: StepGrid,
+    window: Window,
     spec: Arc<dyn FoldSpec>,
 }
 
@@ -243,8 +293,8 @@ impl fmt::Debug for SubqueryFoldOp {
 
 impl SubqueryFoldOp {
     /// A fold whose first input is the plan on the inner grid, the others scalar arguments.
-    pub fn new(grid: StepGrid, spec: Arc<dyn FoldSpec>) -> Self {
-        Self { grid, spec }
+    pub fn new(grid: StepGrid, window: Window, spec: Arc<dyn FoldSpec>) -> Self {
+        Self { grid, window, spec }
     }
 }
 
@@ -262,6 +312,8 @@ impl TileOperator for SubqueryFoldOp {
         for i in scalars {
             args.push(i.collect_scalar(env)?);
         }
+        // Windows of several steps share what the inner plan looked at.
+        let scope = env.scoped(child.grid(), self.grid.len > 1);
         let mut s = SubquerySink {
             op: self,
             env,
@@ -271,8 +323,14 @@ impl TileOperator for SubqueryFoldOp {
             column: SampleColumn::default(),
             sink,
         };
-        child.run(env, &mut s)?;
+        child.run(&scope, &mut s)?;
         env.ctx.annotate(s.fold.annotations());
+        if self.grid.len == 1 {
+            env.stats.add_first(scope.stats.total());
+        } else {
+            let steps = self.window.sums(self.grid, child.grid(), &scope.stats.steps());
+            env.stats.add(steps.iter().sum(), &steps);
+        }
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ impl TileOperator for InfoOp {
     }
 
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
-        let mut held = Held::new(&env.ctx, Collect::default());
+        let mut held = Held::new(env, Collect::default());
         only(inputs)?.run(env, &mut held)?;
         let Collect { roster, tiles } = held.into_inner();
         let base = roster.unwrap_or_default();
@@ -70,7 +70,7 @@ impl TileOperator for InfoOp {
             let spec = InstantSpec { grid, selector, smoothed: false, pos: Position::default() };
             let need = Need { values: true, buckets: false, start_ts: false };
             let fold = FoldOp::new(found.set, range, need, grid, found.roster, Arc::new(spec));
-            let mut held = Held::new(&env.ctx, Collect::default());
+            let mut held = Held::new(env, Collect::default());
             fold.run(env, &[], &mut held)?;
             for mut t in held.into_inner().tiles {
                 for sid in &mut t.sids {

@@ -33,7 +33,7 @@ pub struct RunEnv {
     /// Samples looked at.
     pub stats: StepStats,
     /// Memory of rows over wide grids, kept for the whole query.
-    wide: Mutex<MemoryReservation>,
+    wide: Arc<Mutex<MemoryReservation>>,
 }
 
 /// Rows from this many steps on are charged to the query's memory.
@@ -47,8 +47,20 @@ impl RunEnv {
         memory: Arc<dyn MemoryPool>,
         threads: usize,
     ) -> Self {
-        let wide = Mutex::new(MemoryConsumer::new("rows over many steps").register(&memory));
+        let wide = Arc::new(Mutex::new(MemoryConsumer::new("rows over many steps").register(&memory)));
         Self { ctx, snapshot, memory, threads, stats: StepStats::default(), wide }
+    }
+
+    /// The same with counts of samples of its own, for a part that is evaluated on another grid.
+    pub fn scoped(&self, grid: StepGrid, per_step: bool) -> Self {
+        Self {
+            ctx: Arc::clone(&self.ctx),
+            snapshot: Arc::clone(&self.snapshot),
+            memory: Arc::clone(&self.memory),
+            threads: self.threads,
+            stats: StepStats::new(grid, per_step),
+            wide: Arc::clone(&self.wide),
+        }
     }
 
     /// Charges what an operator over a wide grid needs at least: rows that are made, read and passed on.
@@ -66,21 +78,64 @@ impl fmt::Debug for RunEnv {
     }
 }
 
-/// Samples looked at: Prometheus's `totalQueryableSamples`.
+/// Samples looked at: Prometheus's `totalQueryableSamples`, of one grid.
 #[derive(Debug, Default)]
 pub struct StepStats {
     total: AtomicU64,
+    /// Per step, where that is wanted.
+    steps: Option<Mutex<Vec<u64>>>,
 }
 
 impl StepStats {
-    /// Counts.
-    pub fn add(&self, samples: u64) {
+    /// For a grid; per step where that is wanted.
+    pub fn new(grid: StepGrid, per_step: bool) -> Self {
+        Self { total: AtomicU64::new(0), steps: per_step.then(|| Mutex::new(vec![0; grid.len])) }
+    }
+
+    /// Are counts per step wanted?
+    pub fn per_step(&self) -> bool {
+        self.steps.is_some()
+    }
+
+    /// Counts samples, and where it is wanted at which steps.
+    pub fn add(&self, samples: u64, at: &[u64]) {
         self.total.fetch_add(samples, Ordering::Relaxed);
+        if let Some(steps) = &self.steps {
+            for (s, n) in steps.lock().iter_mut().zip(at) {
+                *s += n;
+            }
+        }
+    }
+
+    /// Counts the same number of samples at every step.
+    pub fn add_everywhere(&self, samples: u64, grid: StepGrid) {
+        self.total.fetch_add(samples.saturating_mul(grid.len as u64), Ordering::Relaxed);
+        if let Some(steps) = &self.steps {
+            steps.lock().iter_mut().for_each(|s| *s += samples);
+        }
+    }
+
+    /// Counts samples at the first step.
+    pub fn add_first(&self, samples: u64) {
+        self.total.fetch_add(samples, Ordering::Relaxed);
+        if let Some(first) = self.steps.as_ref().map(|s| s.lock()).as_mut().and_then(|s| s.first_mut()) {
+            *first += samples;
+        }
+    }
+
+    /// Counts what another evaluation on the same grid looked at.
+    pub fn absorb(&self, other: &StepStats) {
+        self.add(other.total(), &other.steps());
     }
 
     /// All so far.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    /// Per step; empty where that is not wanted.
+    pub fn steps(&self) -> Vec<u64> {
+        self.steps.as_ref().map(|s| s.lock().clone()).unwrap_or_default()
     }
 }
 

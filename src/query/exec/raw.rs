@@ -83,7 +83,7 @@ impl TileOperator for RawScanOp {
             }
             held += n;
             env.ctx.hold(n)?;
-            env.stats.add(n);
+            env.stats.add_first(n);
             out.push(s);
         }
         env.ctx.release(held);
@@ -143,8 +143,10 @@ impl TileOperator for RawRowsOp {
 
     fn raw(&self, env: &RunEnv, inputs: &[Arc<PromExec>]) -> Result<Vec<AnswerSeries>, QueryError> {
         let child = super::transform::only(inputs)?;
-        let mut sink = crate::engine::result::Held::new(&env.ctx, Collect::default());
-        child.run(env, &mut sink)?;
+        let mut sink = crate::engine::result::Held::new(env, Collect::default());
+        let inner = env.scoped(child.grid(), false);
+        child.run(&inner, &mut sink)?;
+        env.stats.add_first(inner.stats.total());
         let Collect { roster, tiles } = sink.into_inner();
         let roster = roster.unwrap_or_default();
         let mut out = Vec::new();

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::annotation::{Annotation, Annotations};
 use crate::error::QueryError;
-use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink};
+use crate::exec::operator::{PromExec, RunEnv, StepStats, TileOperator, TileSink};
 use crate::exec::tile::{Roster, Tile};
 use crate::exec::transform::only;
 use crate::optimize::share::Translation;
@@ -26,6 +26,7 @@ struct Kept {
     tiles: Vec<Tile>,
     left: usize,
     samples: u64,
+    stats: StepStats,
     _memory: MemoryReservation,
 }
 
@@ -69,6 +70,7 @@ impl TileOperator for SharedOp {
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
         let mut state = self.state.lock();
         if let Some(kept) = state.as_mut() {
+            env.stats.absorb(&kept.stats);
             kept.left = kept.left.saturating_sub(1);
             if kept.left > 0 {
                 sink.begin(&kept.roster)?;
@@ -90,7 +92,10 @@ impl TileOperator for SharedOp {
         let before = env.ctx.annotations();
         let memory = MemoryConsumer::new("shared part").register(&env.memory);
         let mut keep = Keep { env, sink, roster: None, tiles: Vec::new(), samples: 0, memory };
-        only(inputs)?.run(env, &mut keep)?;
+        let input = only(inputs)?;
+        let scope = env.scoped(input.grid(), env.stats.per_step());
+        input.run(&scope, &mut keep)?;
+        env.stats.absorb(&scope.stats);
         let Keep { roster, tiles, samples, memory, .. } = keep;
         self.repeat_annotations(env, &before);
         *state = Some(Kept {
@@ -98,6 +103,7 @@ impl TileOperator for SharedOp {
             tiles,
             left: self.consumers.saturating_sub(1),
             samples,
+            stats: scope.stats,
             _memory: memory,
         });
         Ok(())

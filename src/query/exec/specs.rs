@@ -3,15 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quiver_model::{Labels, SampleColumn};
+use quiver_model::{Labels, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
+use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::fold::{FoldSpec, SeriesFold};
 use crate::exec::operator::RunEnv;
 use crate::exec::tile::{StepGrid, Tile};
 use crate::kernels::instant::{self, InstantSelector};
-use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames};
+use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames, sample_size};
 use crate::promql::ast::Position;
 
 /// The latest sample at each step, or with `smoothed` the value between its neighbours.
@@ -49,16 +50,69 @@ impl SeriesFold for InstantFold {
     fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
         let InstantSpec { grid, selector, smoothed, pos } = &self.spec;
         if !smoothed {
-            return Ok(instant::fold(selector, s, grid, tile, row));
+            let seen = instant::fold(selector, s, grid, tile, row);
+            // Where only times are wanted a histogram is one sample.
+            let times = selector.record_time || selector.record_start;
+            return Ok(if times { row_cells(tile, row).count() as u64 } else { seen });
         }
         let name = labels.metric_name();
         instant::fold_smoothed(selector, name, s, &mut self.clean, grid, *pos, tile, row, &mut self.notes)
+    }
+
+    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut [u64]) {
+        let InstantSpec { grid, selector, smoothed, .. } = &self.spec;
+        if *smoothed {
+            let at = |step: usize| selector.reference(grid, step);
+            let (before, after) = (selector.lookback_ms, selector.lookback_ms);
+            count_windows(samples, at, before, after, steps);
+            return;
+        }
+        let times = selector.record_time || selector.record_start;
+        for step in row_cells(tile, row) {
+            let h = if times { None } else { tile.histogram(row * tile.width + step) };
+            steps[step] += h.map_or(1, |h| sample_size(h));
+        }
     }
 
     fn annotations(&mut self) -> Annotations {
         std::mem::take(&mut self.notes)
     }
 }
+
+/// Steps of a row that have a sample.
+fn row_cells(tile: &Tile, row: usize) -> impl Iterator<Item = usize> + '_ {
+    let base = row * tile.width;
+    (0..tile.width).filter(move |s| tile.is_present(base + s))
+}
+
+/// Adds the sizes of the samples in `(at − before, at + after]` for each step.
+fn count_windows(s: &SampleColumn, at: impl Fn(usize) -> i64, before: i64, after: i64, steps: &mut [u64]) {
+    let mut sizes = vec![1u64; s.len()];
+    for (p, h) in &s.histograms {
+        sizes[*p as usize] = sample_size(h);
+    }
+    for (size, v) in sizes.iter_mut().zip(&s.values) {
+        if is_stale(*v) {
+            *size = 0;
+        }
+    }
+    let (mut lo, mut hi, mut sum) = (0, 0, 0u64);
+    for (step, n) in steps.iter_mut().enumerate() {
+        let t = at(step);
+        while hi < s.len() && s.ts[hi] <= t.saturating_add(after) {
+            sum += sizes[hi];
+            hi += 1;
+        }
+        while lo < hi && s.ts[lo] <= t.saturating_sub(before) {
+            sum -= sizes[lo];
+            lo += 1;
+        }
+        *n += sum;
+    }
+}
+
+/// Samples times steps of one series from which on it is folded in pieces.
+const PIECE_WORK: u64 = 1 << 26;
 
 /// A function over windows.
 #[derive(Clone, Debug)]
@@ -70,11 +124,12 @@ pub struct WindowSpec {
 }
 
 impl FoldSpec for WindowSpec {
-    fn make(&self, _env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError> {
+    fn make(&self, env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError> {
         self.spec.check()?;
         Ok(Box::new(WindowFold {
             spec: self.clone(),
             args: Arc::clone(args),
+            ctx: Arc::clone(&env.ctx),
             scratch: Scratch::default(),
             notes: Annotations::new(),
         }))
@@ -89,6 +144,7 @@ impl FoldSpec for WindowSpec {
 struct WindowFold {
     spec: WindowSpec,
     args: Arc<Vec<Vec<f64>>>,
+    ctx: Arc<QueryContext>,
     scratch: Scratch,
     notes: Annotations,
 }
@@ -113,7 +169,41 @@ impl SeriesFold for WindowFold {
             }
         };
         let WindowSpec { grid, spec } = &self.spec;
-        range::fold(spec, names, s, grid, params, &mut self.scratch, tile, row, &mut self.notes)
+        let work = (s.len() as u64).saturating_mul(grid.len as u64);
+        if work <= PIECE_WORK || grid.len < 2 || spec.fixed {
+            return range::fold(spec, names, s, grid, params, &mut self.scratch, tile, row, &mut self.notes);
+        }
+        // Much work on one series: in pieces, so that a query can be stopped in between.
+        let per = (grid.len as u64 / (work / PIECE_WORK).max(1)).max(1) as usize;
+        let mut looked = 0;
+        let mut from = 0;
+        while from < grid.len {
+            self.ctx.check()?;
+            let piece = StepGrid { start: grid.time(from), len: per.min(grid.len - from), ..*grid };
+            let args: Vec<&[f64]> = params.iter().map(|p| &p[from..from + piece.len]).collect();
+            let mut part = Tile::new(piece.len, vec![0]);
+            looked += range::fold(spec, names, s, &piece, &args, &mut self.scratch, &mut part, 0, &mut self.notes)?;
+            let base = row * grid.len + from;
+            let mut hist = part.hist.into_iter().peekable();
+            for step in 0..piece.len {
+                if part.present[step >> 6] >> (step & 63) & 1 == 0 {
+                    continue;
+                }
+                match hist.next_if(|(c, _)| *c as usize == step) {
+                    Some((_, h)) => tile.set_histogram(base + step, h),
+                    None => tile.set(base + step, part.values[step]),
+                }
+            }
+            from += piece.len;
+        }
+        Ok(looked)
+    }
+
+    fn count(&self, samples: &SampleColumn, _tile: &Tile, _row: usize, steps: &mut [u64]) {
+        let WindowSpec { grid, spec } = &self.spec;
+        let (before, after) = spec.read_extent();
+        let at = |step: usize| grid.time(if spec.fixed { 0 } else { step }).saturating_sub(spec.offset_ms);
+        count_windows(samples, at, before, after, steps);
     }
 
     fn annotations(&mut self) -> Annotations {

@@ -192,11 +192,10 @@ impl TileOperator for BroadcastOp {
                 Ok(())
             }
         }
-        let before = env.stats.total();
-        child.run(env, &mut S { width, env, sink })?;
         // Prometheus counts what the only evaluation looked at for every step.
-        let looked = env.stats.total().saturating_sub(before);
-        env.stats.add(looked.saturating_mul(width as u64 - 1));
+        let inner = env.scoped(child.grid(), false);
+        child.run(&inner, &mut S { width, env, sink })?;
+        env.stats.add_everywhere(inner.stats.total(), self.grid);
         Ok(())
     }
 }

@@ -195,6 +195,16 @@ impl Lowering<'_> {
         Ok(self.node(op, grid, vec![scan], v.pos, Vec::new()))
     }
 
+    /// The selector below `timestamp()` and `start_timestamp()`. With `@` Prometheus looks at that time and forgets the
+    /// offset, though it selects the samples that the offset asks for; and so do we.
+    fn timed(&mut self, v: &VectorSelector, grid: StepGrid, record: Record) -> Result<LogicalPlan, QueryError> {
+        let plan = self.instant(&VectorSelector { smoothed: false, ..v.clone() }, grid, record)?;
+        let (Some(at), Some(node)) = (v.timestamp, PromNode::of(&plan)) else { return Ok(plan) };
+        let offset = grid.start.saturating_sub(at);
+        let op = PromOp::Instant { lookback: self.ctx.lookback_ms, offset, record, smoothed: false };
+        Ok(self.node(op, grid, node.inputs.clone(), v.pos, Vec::new()))
+    }
+
     /// The window of a matrix selector and the scan under it.
     fn matrix(&mut self, m: &MatrixSelector, grid: StepGrid) -> (Window, LogicalPlan) {
         let v = &m.selector;
@@ -389,7 +399,7 @@ impl Lowering<'_> {
                             _ if self.ctx.features.use_start_timestamps => Record::StartTimestamp,
                             _ => Record::Values,
                         };
-                        self.instant(v, grid, record)?
+                        self.timed(v, grid, record)?
                     }
                     other => self.expr(other, grid)?,
                 };
@@ -524,9 +534,15 @@ fn absent_labels(e: &Expr) -> Labels {
         Expr::Matrix(m) => &m.selector.matchers,
         _ => return Labels::empty(),
     };
+    // Prometheus has sorted the matchers of a selector when it looks at them: those that take series away come last.
+    let must_be_set = |name: &str| matchers.iter().any(|m| &*m.name == name && !m.matches_empty());
+    let takes_away = |m: &Matcher| {
+        !must_be_set(&m.name) || (matches!(m.op, MatchOp::NotEqual | MatchOp::NotRegex) && m.matches_empty())
+    };
+    let (last, first): (Vec<&Matcher>, Vec<&Matcher>) = matchers.iter().partition(|m| takes_away(m));
     let mut b = LabelsBuilder::default();
     let mut seen: Vec<&str> = Vec::new();
-    for m in matchers {
+    for m in first.into_iter().chain(last) {
         let name: &str = &m.name;
         if matches!(name, "__name__" | "__type__" | "__unit__") {
             continue;

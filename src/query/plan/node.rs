@@ -77,6 +77,27 @@ pub struct Window {
     pub extend: Extend,
 }
 
+impl Window {
+    /// For each step of `grid`, the sum of what is counted at the steps of `inner` that its window holds.
+    pub fn sums(&self, grid: StepGrid, inner: StepGrid, counts: &[u64]) -> Vec<u64> {
+        let mut out = Vec::with_capacity(grid.len);
+        let (mut lo, mut hi, mut sum) = (0, 0, 0u64);
+        for step in 0..grid.len {
+            let until = grid.time(if self.fixed { 0 } else { step }).saturating_sub(self.offset);
+            while hi < counts.len() && inner.time(hi) <= until {
+                sum += counts[hi];
+                hi += 1;
+            }
+            while lo < hi && inner.time(lo) <= until.saturating_sub(self.range) {
+                sum -= counts[lo];
+                lo += 1;
+            }
+            out.push(sum);
+        }
+        out
+    }
+}
+
 /// The sorting functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sort {

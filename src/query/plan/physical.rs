@@ -123,7 +123,8 @@ impl<'a> Builder<'a> {
         // A sample before the window tells whether the first one in it follows a counter reset.
         let before = if scan.skip_buckets { self.env.ctx.lookback_ms } else { 0 };
         let range = TimeRange { min: range.min.saturating_sub(before), ..range };
-        let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec).with_stats_only(scan.skip_buckets);
+        let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec)
+            .with_stats_only(scan.skip_buckets, scan.min);
         let fold = self.exec(node, op, scalars);
         if moves { self.drop_names(node, fold) } else { Ok(fold) }
     }
@@ -187,7 +188,7 @@ impl<'a> Builder<'a> {
             }
             None => {
                 let inputs = self.inputs(node)?;
-                let exec = self.exec(node, SubqueryFoldOp::new(node.grid, fold), inputs);
+                let exec = self.exec(node, SubqueryFoldOp::new(node.grid, *window, fold), inputs);
                 if f.keeps_name() { Ok(exec) } else { self.drop_names(node, exec) }
             }
         }
@@ -297,13 +298,14 @@ impl<'a> Builder<'a> {
             }
             PromOp::Join { op, return_bool, matching } => {
                 let (op, pos) = (*op, node.pos);
+                let delayed = self.env.ctx.features.delayed_name_removal;
                 let matching = matching.0.clone();
                 let inputs = self.inputs(node)?;
                 let what = node.op.details();
                 let join = if op.is_set() {
                     JoinOp::new(what, self.env, &inputs, move |_, l, r| vector::set(op, &matching, l, r, grid))?
                 } else {
-                    let spec = BinarySpec { op, matching, return_bool: *return_bool, pos };
+                    let spec = BinarySpec { op, matching, return_bool: *return_bool, delayed, pos };
                     JoinOp::new(what, self.env, &inputs, move |env, l, r| {
                         vector::binary(spec.clone(), l, r, grid, env)
                     })?

@@ -200,7 +200,9 @@ pub(super) fn format_float(v: f64) -> String {
     } else if v.is_infinite() {
         if v > 0.0 { "+Inf".into() } else { "-Inf".into() }
     } else {
-        format!("{v}")
+        let mut out = String::new();
+        quiver_model::number::push_shortest(&mut out, v);
+        out
     }
 }
 
@@ -209,7 +211,7 @@ pub(super) fn format_float_exponent(v: f64) -> String {
     if !v.is_finite() || v == 0.0 {
         return format_float(v);
     }
-    let text = format!("{v:e}");
+    let text = quiver_model::number::shortest_scientific(v);
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
     match exponent.parse::<i32>() {
         Ok(e) if !(-4..21).contains(&e) => {

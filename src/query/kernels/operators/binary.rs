@@ -41,6 +41,8 @@ pub struct BinarySpec {
     pub matching: VectorMatching,
     /// `bool`
     pub return_bool: bool,
+    /// Delayed name removal: `bool` marks names to be dropped, instead of dropping them.
+    pub delayed: bool,
     /// Position of the whole expression.
     pub pos: Position,
 }
@@ -149,7 +151,7 @@ impl VectorBinary {
         let (many, one) = if swap { (right, left) } else { (left, right) };
         let (many_ids, one_ids) = if swap { (&ids.right, &ids.left) } else { (&ids.left, &ids.right) };
         let (fill_many, fill_one) = if swap { (m.fill_right, m.fill_left) } else { (m.fill_left, m.fill_right) };
-        let drop_metadata = spec.return_bool;
+        let drop_metadata = spec.return_bool && !spec.delayed;
         let by_id = ById::new(one_ids, ids.count);
 
         // Variants: what `include` makes of a series of the one side.
@@ -195,7 +197,9 @@ impl VectorBinary {
                 out_fill.push(numbers.id(&l, spec.return_bool));
             }
         }
-        let (roster, new) = numbers.finish();
+        // At one step sorted series stay in their order.
+        let sorted = many.rows.windows(2).all(|w| w[0].labels <= w[1].labels);
+        let (roster, new) = if grid.len == 1 && !sorted { numbers.unsorted() } else { numbers.finish() };
         for (_, out) in outs.iter_mut().flatten() {
             *out = new[*out as usize];
         }

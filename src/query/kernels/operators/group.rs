@@ -76,6 +76,12 @@ impl LabelNumbers {
         id
     }
 
+    /// The roster in the order label sets came.
+    pub fn unsorted(self) -> (Roster, Vec<u32>) {
+        let same = (0..self.rows.len() as u32).collect();
+        (Roster { rows: self.rows }, same)
+    }
+
     /// The roster in label order, and the new number of each old one.
     pub fn finish(self) -> (Roster, Vec<u32>) {
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();

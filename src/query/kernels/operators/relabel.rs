@@ -65,10 +65,8 @@ impl Relabel {
         ctx: &QueryContext,
     ) -> Result<(Self, Roster), QueryError> {
         let rows = relabelled(spec, input, ctx)?;
-        // At the end of a query order is no longer that of labels where a function sorted: it stays, where no two series
-        // become one.
-        let ascending = rows.windows(2).all(|w| w[0].labels < w[1].labels)
-            || (matches!(spec, RelabelSpec::Cleanup) && all_different(&rows));
+        // Where no two series become one, order stays: a function may have sorted them.
+        let ascending = rows.windows(2).all(|w| w[0].labels < w[1].labels) || all_different(&rows);
         let (roster, out) = if ascending {
             (Roster { rows }, (0..input.rows.len() as u32).collect())
         } else {
@@ -251,8 +249,8 @@ mod tests {
             "invalid regular expression in label_replace(): (.*"
         );
         let to_name = Relabel::new(&replace("__name__", "n", "src", ".*10"), &r, grid(1), &ctx).unwrap();
-        assert!(!to_name.0.is_identity());
-        assert_eq!(to_name.0.mapping(), [1, 0]);
+        assert!(to_name.0.is_identity(), "no two become one: order stays, whatever the labels");
+        assert_eq!(to_name.0.mapping(), [0, 1]);
     }
 
     #[test]

@@ -48,7 +48,9 @@ impl SetOp {
             let mut numbers = LabelNumbers::default();
             let l: Vec<u32> = left.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
             let r: Vec<u32> = right.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
-            let (roster, new) = numbers.finish();
+            // At one step sorted series stay in front, in their order.
+            let sorted = left.rows.windows(2).all(|w| w[0].labels <= w[1].labels);
+            let (roster, new) = if grid.len == 1 && !sorted { numbers.unsorted() } else { numbers.finish() };
             let renumber = |v: Vec<u32>| v.into_iter().map(|i| new[i as usize]).collect();
             (roster, renumber(l), renumber(r))
         } else {

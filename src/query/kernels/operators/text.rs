@@ -1,5 +1,7 @@
 //! Numbers as Go prints them: they are label values (`count_values`) and parts of messages.
 
+use quiver_model::number::push_shortest;
+
 /// Go's `'f'` with the fewest digits that read back as `v`.
 pub fn format_f(v: f64) -> String {
     if v.is_nan() {
@@ -7,7 +9,9 @@ pub fn format_f(v: f64) -> String {
     } else if v.is_infinite() {
         if v > 0.0 { "+Inf" } else { "-Inf" }.to_owned()
     } else {
-        format!("{v}")
+        let mut out = String::new();
+        push_shortest(&mut out, v);
+        out
     }
 }
 

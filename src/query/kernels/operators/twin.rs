@@ -356,7 +356,7 @@ proptest! {
         let (lr, rr) = (Arc::new(series(&a)), Arc::new(series(&b)));
         let w = l.first().or(r.first()).map_or(1, Vec::len);
         let return_bool = return_bool && op.is_comparison();
-        let spec = BinarySpec { op, matching: m, return_bool, pos: Position::default() };
+        let spec = BinarySpec { op, matching: m, return_bool, delayed: false, pos: Position::default() };
         let ctx = context();
         let (mut bin, out) = VectorBinary::new(spec.clone(), &lr, &rr, grid(w)).unwrap();
         let (one, many) = if bin.build_side() == super::Side::Right { (&r, &l) } else { (&l, &r) };
