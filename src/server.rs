@@ -2,7 +2,7 @@
 //!
 //! Order of start: data folder, log replay, engine, ports. Order of stop: ports, requests under way, background work, log.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,11 +146,10 @@ fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListen
              curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops it; everything acknowledged is on disk.\n"
         ));
     }
-    if std::io::stdout().is_terminal() {
-        println!("\n{text}");
-    } else {
-        print!("{text}");
-    }
+    let mut out = std::io::stdout();
+    let first = if out.is_terminal() { "\n" } else { "" };
+    // Nobody may be listening; that is no reason not to serve.
+    let _ = write!(out, "{first}{text}{first}").and_then(|()| out.flush());
 }
 
 /// SIGTERM and SIGINT, taken over from the moment this is made.

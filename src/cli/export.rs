@@ -100,7 +100,7 @@ pub async fn run(args: ExportArgs) -> Result<(), String> {
         (None, Some(url)) => from_server(url, &args.selectors, asked, &exporter).await?,
         (None, None) => return Err("say where from: --url URL or --data-dir DIR".into()),
     };
-    println!("{samples} samples in {folders} folders under {}", args.out.display());
+    super::print(&format!("{samples} samples in {folders} folders under {}\n", args.out.display()));
     Ok(())
 }
 

@@ -109,7 +109,7 @@ pub async fn run(args: QueryArgs) -> Result<(), String> {
         None => ask(&args, &when).await?,
     };
     if args.json {
-        println!("{envelope}");
+        super::print(&format!("{envelope}\n"));
         return Ok(());
     }
     for (word, key) in [("warning", "warnings"), ("info", "infos")] {
@@ -119,9 +119,9 @@ pub async fn run(args: QueryArgs) -> Result<(), String> {
     }
     let data = &envelope["data"];
     if args.graph {
-        print!("{}", graph(&data["result"], when.step));
+        super::print(&graph(&data["result"], when.step));
     } else {
-        print!("{}", table(data, if args.all { usize::MAX } else { ROWS_DEFAULT }));
+        super::print(&table(data, if args.all { usize::MAX } else { ROWS_DEFAULT }));
     }
     Ok(())
 }

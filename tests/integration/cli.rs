@@ -194,3 +194,18 @@ fn the_server_announces_itself_and_ends_with_zero() {
         .unwrap();
     assert!(out(&o).contains("3482"), "{}", err(&o));
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let server = filled();
+    for command in [
+        format!("query --url {} --all --json 'squares[10m]' --time 1700000000", server.url()),
+        format!("query --url {} --all 'squares[10m]' --time 1700000000", server.url()),
+        format!("sql --url {} --all 'SELECT * FROM samples'", server.url()),
+        "completions bash".to_owned(),
+    ] {
+        let script = format!("'{QUIVER}' {command} | true");
+        let o = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(!err(&o).contains("panicked"), "{command}: {}", err(&o));
+    }
+}

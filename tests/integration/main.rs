@@ -7,6 +7,7 @@
 //! | `hostile` | bad input of every kind is a clear error and harms nobody else |
 //! | `api` | the Prometheus API as its clients expect it |
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
+//! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
 //! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `cli` | help, completions, exit codes, messages |
@@ -22,6 +23,7 @@ mod cli;
 mod disk_full;
 mod export;
 mod hostile;
+mod otlp;
 mod sql;
 mod survival;
 mod tidy;

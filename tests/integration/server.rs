@@ -23,6 +23,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     child: Child,
     address: SocketAddr,
+    grpc: Option<SocketAddr>,
     /// Its data folder.
     pub data: PathBuf,
     log: PathBuf,
@@ -34,17 +35,24 @@ pub struct Server {
 pub struct Start {
     data: Option<PathBuf>,
     without: Vec<String>,
+    with: Vec<String>,
 }
 
 impl Start {
     /// On a new folder.
     pub fn new() -> Self {
-        Self { data: None, without: Vec::new() }
+        Self { data: None, without: Vec::new(), with: Vec::new() }
     }
 
     /// On this folder.
     pub fn on(mut self, data: &Path) -> Self {
         self.data = Some(data.to_owned());
+        self
+    }
+
+    /// With more flags.
+    pub fn with(mut self, flags: &[&str]) -> Self {
+        self.with.extend(flags.iter().map(ToString::to_string));
         self
     }
 
@@ -71,9 +79,9 @@ impl Start {
             ["--admin-api", "on"],
         ];
         let usual = pairs.iter().filter(|[name, _]| !self.without.iter().any(|w| w == name)).flatten();
-        let flags: Vec<String> = usual.map(ToString::to_string).collect();
-        let (child, address) = spawn(&data, &log, &flags)?;
-        Ok(Server { child, address, data, log, flags, _folder: folder })
+        let flags: Vec<String> = usual.map(ToString::to_string).chain(self.with).collect();
+        let (child, address, grpc) = spawn(&data, &log, &flags)?;
+        Ok(Server { child, address, grpc, data, log, flags, _folder: folder })
     }
 
     /// Starts it and waits until it is ready.
@@ -91,7 +99,9 @@ fn command(data: &Path, flags: &[String]) -> Command {
     command
 }
 
-fn spawn(data: &Path, log: &Path, flags: &[String]) -> Result<(Child, SocketAddr), String> {
+type Spawned = (Child, SocketAddr, Option<SocketAddr>);
+
+fn spawn(data: &Path, log: &Path, flags: &[String]) -> Result<Spawned, String> {
     let stderr = File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
     let mut child = command(data, flags)
         .stdout(Stdio::piped())
@@ -106,13 +116,22 @@ fn spawn(data: &Path, log: &Path, flags: &[String]) -> Result<(Child, SocketAddr
             if let Some((_, rest)) = line.split_once("http://")
                 && let Ok(address) = rest.split('/').next().unwrap_or("").parse::<SocketAddr>()
             {
-                let _ = tell.send(address);
+                let _ = tell.send((line.contains("gRPC"), address));
             }
         }
     });
-    match told.recv_timeout(START_MAX) {
-        Ok(address) => Ok((child, address)),
-        Err(_) => {
+    let is_grpc_on = !flags.windows(2).any(|w| w == ["--grpc-listen", "off"]);
+    let (mut http, mut grpc) = (None, None);
+    while http.is_none() || (is_grpc_on && grpc.is_none()) {
+        match told.recv_timeout(START_MAX) {
+            Ok((true, address)) => grpc = Some(address),
+            Ok((false, address)) => http = http.or(Some(address)),
+            Err(_) => break,
+        }
+    }
+    match http {
+        Some(http) => Ok((child, http, grpc)),
+        None => {
             let _ = child.kill();
             let status = child.wait().map_err(|e| e.to_string())?;
             Err(format!("the server ended with {status}: {}", tail(log)))
@@ -140,6 +159,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for gRPC, if it does.
+    pub fn grpc(&self) -> Option<SocketAddr> {
+        self.grpc
     }
 
     /// `http://HOST:PORT`
@@ -193,7 +217,7 @@ impl Server {
 
     /// Starts it again on the same folder; it may still replay when this returns.
     pub fn restart_unready(&mut self) -> Result<(), String> {
-        (self.child, self.address) = spawn(&self.data, &self.log, &self.flags)?;
+        (self.child, self.address, self.grpc) = spawn(&self.data, &self.log, &self.flags)?;
         Ok(())
     }
 

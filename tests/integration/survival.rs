@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::http::Client;
 use crate::matrix::{HistogramText, Row, ms, samples};
 use crate::remote_write::{Native, Series, V1, V2, Value, body_v1, body_v2, post};
-use crate::server::Server;
+use crate::server::{Server, Start};
 
 const ROUNDS: u32 = 50;
 const WRITERS: usize = 5;
@@ -288,7 +288,8 @@ fn fifty_kills_under_remote_write_lose_nothing_acknowledged() {
             next: 0,
         })
         .collect();
-    let mut server = Server::start();
+    // Heads so small that they are flushed by themselves now and then.
+    let mut server = Start::new().with(&["--head-bytes", "2MiB"]).ready();
     let (mut resent, mut flushes) = (0, 0);
     for round in 1..=ROUNDS {
         let stop = AtomicBool::new(false);

@@ -1,6 +1,7 @@
 //! The gRPC port: `opentelemetry.proto.collector.metrics.v1.MetricsService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
@@ -15,6 +16,9 @@ use tonic::{Request, Response, Status};
 
 use super::EXPORT_BYTES_MAX;
 use crate::Gateway;
+
+/// Time requests under way have to end after a shutdown began.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Service(Arc<Gateway>);
 
@@ -48,7 +52,17 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, shutdown: Cance
     let served = tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.cancelled());
-    if let Err(e) = served.await {
-        tracing::error!(error = %e, "the gRPC port failed");
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        result = served => {
+            if let Err(e) = result {
+                tracing::error!(error = %e, "the gRPC port failed");
+            }
+        }
+        // A client that does not close its connection does not hold the end up.
+        () = drained => {}
     }
 }

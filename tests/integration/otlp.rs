@@ -1,0 +1,179 @@
+//! OpenTelemetry metrics over HTTP and gRPC: names, labels, values, and what is answered for what cannot be kept.
+
+use std::io::Write;
+
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{
+    Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
+    number_data_point,
+};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+use serde_json::json;
+
+use crate::http::Response;
+use crate::server::{Server, Start};
+
+const T: u64 = 1_700_000_000_000;
+const AT: &str = "1700000000";
+
+fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) });
+    KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
+}
+
+fn point(ms: u64, value: f64, attributes: &[(&str, &str)]) -> NumberDataPoint {
+    NumberDataPoint {
+        attributes: attributes.iter().map(|(k, v)| attribute(k, v)).collect(),
+        start_time_unix_nano: (ms - 60_000) * 1_000_000,
+        time_unix_nano: ms * 1_000_000,
+        value: Some(number_data_point::Value::AsDouble(value)),
+        ..NumberDataPoint::default()
+    }
+}
+
+fn metric(name: &str, unit: &str, data: metric::Data) -> Metric {
+    let (name, unit, description) = (name.to_owned(), unit.to_owned(), "About it.".to_owned());
+    Metric { name, unit, description, data: Some(data), ..Metric::default() }
+}
+
+fn sum(points: Vec<NumberDataPoint>, temporality: i32) -> metric::Data {
+    metric::Data::Sum(Sum { data_points: points, aggregation_temporality: temporality, is_monotonic: true })
+}
+
+fn export(metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
+    let attributes = vec![
+        attribute("service.name", "shop"),
+        attribute("service.namespace", "eu"),
+        attribute("service.instance.id", "i-1"),
+        attribute("cloud.region", "west"),
+    ];
+    let resource = Some(Resource { attributes, ..Resource::default() });
+    let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+    ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }],
+    }
+}
+
+fn usual() -> ExportMetricsServiceRequest {
+    let histogram = HistogramDataPoint {
+        attributes: vec![attribute("http.route", "/a")],
+        time_unix_nano: T * 1_000_000,
+        start_time_unix_nano: (T - 60_000) * 1_000_000,
+        count: 6,
+        sum: Some(3.5),
+        explicit_bounds: vec![0.1, 1.0],
+        bucket_counts: vec![1, 2, 3],
+        ..HistogramDataPoint::default()
+    };
+    let histogram = Histogram { data_points: vec![histogram], aggregation_temporality: 2 };
+    export(vec![
+        metric(
+            "room.temperature",
+            "Cel",
+            metric::Data::Gauge(Gauge { data_points: vec![point(T, -0.0, &[("room", "attic")])] }),
+        ),
+        metric("http.requests", "1", sum(vec![point(T, 41.0, &[("http.route", "/a")])], 2)),
+        metric("latency", "s", metric::Data::Histogram(histogram)),
+    ])
+}
+
+fn post(server: &Server, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    server.client().request("POST", path, headers, body).unwrap()
+}
+
+fn answer(r: &Response) -> ExportMetricsServiceResponse {
+    assert_eq!(r.status, 200, "{}", r.text());
+    ExportMetricsServiceResponse::decode(r.body.as_slice()).unwrap()
+}
+
+const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
+
+fn is_there(server: &Server) {
+    let one = |q: &str| server.query(q, AT)[0].clone();
+    let labels = json!({"__name__": "http_requests_total", "job": "eu/shop", "instance": "i-1", "http_route": "/a"});
+    assert_eq!(one("http_requests_total")["metric"], labels);
+    assert_eq!(one("http_requests_total")["value"][1], "41");
+    assert_eq!(one("room_temperature_celsius{room=\"attic\"}")["value"][1], "-0", "to the bit");
+    for (le, n) in [("0.1", "1"), ("1", "3"), ("1.0", "3"), ("+Inf", "6")] {
+        let found = server.query(&format!("latency_seconds_bucket{{le=\"{le}\"}}"), AT);
+        // One of the two ways to write it is taken.
+        if !le.starts_with('1') {
+            assert_eq!(found[0]["value"][1], n, "le={le}");
+        }
+    }
+    assert_eq!(server.query("count(latency_seconds_bucket)", AT)[0]["value"][1], "3");
+    assert_eq!(one("latency_seconds_sum")["value"][1], "3.5");
+    assert_eq!(one("latency_seconds_count")["value"][1], "6");
+    assert_eq!(one("target_info")["metric"]["cloud_region"], "west");
+    let start = server.sql("SELECT CAST(start_ts AS BIGINT) AS start FROM metrics.http_requests_total");
+    assert_eq!(start[0][0], json!(T - 60_000));
+    let metadata = server.get("/api/v1/metadata", &[("metric", "http_requests_total")]).json();
+    assert_eq!(metadata["data"]["http_requests_total"][0]["type"], "counter");
+}
+
+#[test]
+fn exports_over_http() {
+    let mut server = Server::start();
+    let body = usual().encode_to_vec();
+    let r = post(&server, "/v1/metrics", &[PROTOBUF], &body);
+    assert_eq!(answer(&r), ExportMetricsServiceResponse::default());
+    assert_eq!(r.header("content-type"), "application/x-protobuf");
+    is_there(&server);
+    // The other path, compressed: the same again changes nothing.
+    let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    z.write_all(&body).unwrap();
+    let packed = z.finish().unwrap();
+    answer(&post(&server, "/api/v1/otlp/v1/metrics", &[PROTOBUF, ("content-encoding", "gzip")], &packed));
+    is_there(&server);
+    server.kill();
+    server.restart();
+    is_there(&server);
+
+    assert_eq!(post(&server, "/v1/metrics", &[("content-type", "text/plain")], &body).status, 415);
+    assert_eq!(post(&server, "/v1/metrics", &[PROTOBUF, ("content-encoding", "br")], &body).status, 415);
+    assert_eq!(post(&server, "/v1/metrics", &[PROTOBUF, ("content-encoding", "gzip")], &body).status, 400);
+    assert_eq!(post(&server, "/v1/metrics", &[PROTOBUF], &body[..body.len() / 2]).status, 400);
+    assert_eq!(post(&server, "/v1/metrics", &[PROTOBUF], &[0xff; 100]).status, 400);
+    is_there(&server);
+}
+
+#[test]
+fn what_cannot_be_kept_is_counted_and_the_rest_is_kept() {
+    let server = Server::start();
+    let far = T * 10;
+    let request = export(vec![
+        metric(
+            "good",
+            "",
+            metric::Data::Gauge(Gauge { data_points: vec![point(T, 1.0, &[]), point(far, 2.0, &[("a", "b")])] }),
+        ),
+        // Temporality 1: deltas.
+        metric("deltas", "", sum(vec![point(T, 1.0, &[])], 1)),
+        Metric { name: "nothing".to_owned(), ..Metric::default() },
+    ]);
+    let a = answer(&post(&server, "/v1/metrics", &[PROTOBUF], &request.encode_to_vec()));
+    let partial = a.partial_success.expect("a part was left out");
+    assert!(partial.rejected_data_points >= 1, "{partial:?}");
+    assert!(!partial.error_message.is_empty(), "{partial:?}");
+    assert_eq!(server.query("good", AT)[0]["value"][1], "1");
+    assert_eq!(server.sql("SELECT count(*) FROM samples WHERE metric = 'good'")[0][0], json!(1));
+}
+
+#[test]
+fn exports_over_grpc() {
+    let mut server = Start::new().without("--grpc-listen").with(&["--grpc-listen", "127.0.0.1:0"]).ready();
+    let address = server.grpc().expect("a gRPC port");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = MetricsServiceClient::connect(format!("http://{address}")).await.unwrap();
+        let r = client.export(usual()).await.unwrap();
+        assert_eq!(r.into_inner(), ExportMetricsServiceResponse::default());
+        let mut client = client.send_compressed(tonic::codec::CompressionEncoding::Gzip);
+        client.export(usual()).await.unwrap();
+    });
+    is_there(&server);
+    assert_eq!(server.terminate().code(), Some(0), "an open gRPC connection does not hold the end up");
+}
