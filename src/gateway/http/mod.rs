@@ -140,6 +140,18 @@ where
     }
 }
 
+/// [`with_params`] for what looks series up: on a thread where it does not keep others from being answered.
+async fn on_a_thread<F>(g: Arc<Gateway>, request: Request<Body>, then: F) -> Response<Body>
+where
+    F: FnOnce(&Gateway, &HeaderMap, &Params) -> Result<Response<Body>, ApiError> + Send + 'static,
+{
+    with_params(request, |headers, params| async move {
+        let job = tokio::task::spawn_blocking(move || then(&g, &headers, &params));
+        job.await.unwrap_or_else(|e| Err(ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"))))
+    })
+    .await
+}
+
 async fn instant(State(g): Shared, request: Request<Body>) -> Response<Body> {
     with_params(request, |h, p| async move { query::instant(&g, &h, &p).await }).await
 }
@@ -149,7 +161,7 @@ async fn range(State(g): Shared, request: Request<Body>) -> Response<Body> {
 }
 
 async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::exemplars(&g, &h, &p) }).await
+    on_a_thread(g, request, query::exemplars).await
 }
 
 async fn format_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
@@ -161,19 +173,19 @@ async fn parse_query(State(g): Shared, request: Request<Body>) -> Response<Body>
 }
 
 async fn label_names(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { labels::names(&g, &h, &p) }).await
+    on_a_thread(g, request, labels::names).await
 }
 
 async fn label_values(State(g): Shared, Path(name): Path<String>, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { labels::values(&g, &h, &p, &name) }).await
+    on_a_thread(g, request, move |g, h, p| labels::values(g, h, p, &name)).await
 }
 
 async fn series(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { labels::series(&g, &h, &p) }).await
+    on_a_thread(g, request, labels::series).await
 }
 
 async fn metadata(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { labels::metadata(&g, &h, &p) }).await
+    on_a_thread(g, request, labels::metadata).await
 }
 
 async fn write(State(g): Shared, request: Request<Body>) -> Response<Body> {
@@ -193,7 +205,7 @@ async fn otlp(State(g): Shared, request: Request<Body>) -> Response<Body> {
 }
 
 async fn status_page(State(g): Shared, Path(page): Path<String>, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { status::page(&g, &h, &p, &page) }).await
+    on_a_thread(g, request, move |g, h, p| status::page(g, h, p, &page)).await
 }
 
 async fn kill_query(State(g): Shared, Path(id): Path<String>) -> Response<Body> {

@@ -1,10 +1,16 @@
 //! The accept loop: connection cap, header deadline, drain on shutdown.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Response;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::error::{ApiError, ErrorType};
 use crate::Gateway;
 
 /// Connections open at once.
@@ -24,7 +31,16 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown`, then lets requests under way end.
-pub async fn serve(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutdown: CancellationToken) {
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    gateway: Arc<Gateway>,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(run(listener, router, gateway, shutdown))
+}
+
+async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tasks = TaskTracker::new();
     loop {
@@ -49,7 +65,7 @@ pub async fn serve(listener: TcpListener, router: Router, gateway: Arc<Gateway>,
             let counted = Arc::clone(&gateway);
             let service = service_fn(move |request: hyper::Request<Incoming>| {
                 counted.counters.requests.add(1);
-                router.clone().oneshot(request.map(axum::body::Body::new))
+                answered(router.clone(), request)
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -73,4 +89,14 @@ pub async fn serve(listener: TcpListener, router: Router, gateway: Arc<Gateway>,
     drop(listener);
     tasks.close();
     tasks.wait().await;
+}
+
+/// The answer to a request; a handler that panics is an internal error of its request.
+async fn answered(router: Router, request: hyper::Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
+    answer.unwrap_or_else(|_| {
+        tracing::error!(path, "a request handler panicked");
+        Ok(ApiError::new(ErrorType::Internal, "unexpected error: the request handler panicked").response())
+    })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -44,7 +45,11 @@ fn status(error: WriteError) -> Status {
 }
 
 /// Serves until `shutdown`.
-pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, shutdown: CancellationToken) {
+pub fn serve(listener: TcpListener, gateway: Arc<Gateway>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+    Box::pin(run(listener, gateway, shutdown))
+}
+
+async fn run(listener: TcpListener, gateway: Arc<Gateway>, shutdown: CancellationToken) {
     let service = MetricsServiceServer::new(Service(gateway))
         .max_decoding_message_size(EXPORT_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)

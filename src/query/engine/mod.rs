@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::memory_pool::MemoryPool;
+use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
 use quiver_core::{Snapshot, Source};
 use quiver_model::Limits;
@@ -175,19 +176,22 @@ impl Engine {
         &self.inner.memory
     }
 
-    /// Answers a query.
-    pub async fn promql(&self, request: PromqlRequest) -> Result<Answer, QueryError> {
-        check_request(&request, &self.inner.options.limits)?;
-        let text = request.query.clone();
-        self.admitted(&text, &request.options.clone(), move |engine, ctx, queued| engine.answer(&request, ctx, queued))
-            .await
+    /// Answers a query. (In a box, as all futures that other crates poll: what is inside is compiled here, and once.)
+    pub fn promql(&self, request: PromqlRequest) -> BoxFuture<'_, Result<Answer, QueryError>> {
+        Box::pin(async move {
+            check_request(&request, &self.inner.options.limits)?;
+            let (text, options) = (request.query.clone(), request.options.clone());
+            self.admitted(&text, &options, move |engine, ctx, queued| engine.answer(&request, ctx, queued)).await
+        })
     }
 
     /// The logical and the physical plan of a query as text.
-    pub async fn explain(&self, request: PromqlRequest) -> Result<String, QueryError> {
-        check_request(&request, &self.inner.options.limits)?;
-        let text = request.query.clone();
-        self.admitted(&text, &request.options.clone(), move |engine, ctx, _| engine.explain_text(&request, ctx)).await
+    pub fn explain(&self, request: PromqlRequest) -> BoxFuture<'_, Result<String, QueryError>> {
+        Box::pin(async move {
+            check_request(&request, &self.inner.options.limits)?;
+            let (text, options) = (request.query.clone(), request.options.clone());
+            self.admitted(&text, &options, move |engine, ctx, _| engine.explain_text(&request, ctx)).await
+        })
     }
 
     /// Waits for a turn, then runs `work` on a blocking thread with a deep stack. Everything that evaluates goes through
@@ -405,7 +409,7 @@ fn check_request(request: &PromqlRequest, limits: &Limits) -> Result<(), QueryEr
             "zero or negative query resolution step widths are not accepted. Try a positive integer".into(),
         ));
     }
-    if request.step > 0 && (request.end - request.start) / request.step > limits.query_points_max {
+    if request.step > 0 && request.end.saturating_sub(request.start) / request.step > limits.query_points_max {
         return Err(QueryError::BadData(format!(
             "exceeded maximum resolution of {} points per timeseries. Try decreasing the query resolution (?step=XX)",
             grouped(limits.query_points_max)

@@ -6,6 +6,8 @@
 //!                                          └── PromQL engine          └── tables over one storage snapshot
 //! ```
 //!
+//! Statements run on threads of their own: what they compute does not keep the server from answering others.
+//!
 //! | table | columns |
 //! | --- | --- |
 //! | `metrics."NAME"` | `ts, value`, one column per label, `histogram, start_ts, series_id` |
@@ -17,6 +19,7 @@
 //! 1. A statement reads and nothing else: DDL, DML, `SET` and files are refused before planning.
 //! 2. One statement sees one snapshot.
 //! 3. A stale marker is a row whose `value` and `histogram` are both null.
+//! 4. A statement that panics is an error of that statement.
 
 mod catalog;
 mod filter;
@@ -36,12 +39,17 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use quiver_core::Source;
 use quiver_model::Limits;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
@@ -57,10 +65,14 @@ pub struct SqlRequest {
     pub cancel: CancellationToken,
 }
 
-/// An answer, batch by batch.
+/// Batches made and not yet taken.
+const BATCHES_AHEAD: usize = 2;
+
+/// An answer, batch by batch. Dropping it ends the statement.
 pub struct SqlAnswer {
     schema: SchemaRef,
-    stream: SendableRecordBatchStream,
+    batches: mpsc::Receiver<Result<RecordBatch, QueryError>>,
+    task: AbortOnDropHandle<()>,
     cancel: CancellationToken,
     deadline: Instant,
     rows_left: usize,
@@ -78,21 +90,23 @@ impl SqlAnswer {
         let next = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(QueryError::Canceled("query was canceled".into())),
-            n = tokio::time::timeout_at(self.deadline.into(), self.stream.next()) => n,
+            n = tokio::time::timeout_at(self.deadline.into(), self.batches.recv()) => n,
         };
-        match next {
-            Err(_) => Err(QueryError::Timeout("query timed out".into())),
-            Ok(None) => Ok(None),
-            Ok(Some(Err(e))) => Err(error(&e)),
-            Ok(Some(Ok(batch))) => {
-                if batch.num_rows() > self.rows_left {
-                    let text = format!("the answer has more than {} rows: add a LIMIT or aggregate", self.rows_max);
-                    return Err(QueryError::Execution(text));
-                }
-                self.rows_left -= batch.num_rows();
-                Ok(Some(batch))
+        let batch = match next {
+            Err(_) => return Err(QueryError::Timeout("query timed out".into())),
+            Ok(Some(result)) => result?,
+            Ok(None) => {
+                // The sender is gone: it has ended, well or not.
+                (&mut self.task).await.map_err(|e| ended(&e))?;
+                return Ok(None);
             }
+        };
+        if batch.num_rows() > self.rows_left {
+            let text = format!("the answer has more than {} rows: add a LIMIT or aggregate", self.rows_max);
+            return Err(QueryError::Execution(text));
         }
+        self.rows_left -= batch.num_rows();
+        Ok(Some(batch))
     }
 
     /// All batches.
@@ -124,53 +138,122 @@ fn error(e: &datafusion::error::DataFusionError) -> QueryError {
     }
 }
 
+/// Why a task of a statement gave no result.
+fn ended(e: &JoinError) -> QueryError {
+    if e.is_panic() {
+        QueryError::Internal("unexpected error: the statement panicked".into())
+    } else {
+        QueryError::Busy("the engine is shutting down".into())
+    }
+}
+
 /// Answers SQL over a source.
 pub struct SqlEngine {
+    inner: Arc<Inner>,
+    limits: Limits,
+    runtime: Option<Runtime>,
+}
+
+struct Inner {
     source: Arc<dyn Source>,
     promql: Arc<Engine>,
     limits: Limits,
     template: SessionState,
 }
 
+impl Drop for SqlEngine {
+    fn drop(&mut self) {
+        // May be dropped inside another runtime, where waiting is not allowed.
+        if let Some(rt) = self.runtime.take() {
+            rt.shutdown_background();
+        }
+    }
+}
+
 impl SqlEngine {
     /// An engine over a source; `promql` serves the table functions.
     pub fn new(source: Arc<dyn Source>, promql: Arc<Engine>, limits: Limits) -> Result<Self, QueryError> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut config = SessionConfig::new()
             .with_information_schema(true)
-            // Repartitioning may panic in DataFusion when a cancelled statement drops one of its streams.
-            .with_target_partitions(1)
+            .with_target_partitions(threads)
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema("quiver", "public");
         // Metric and label names are case-sensitive.
         config.options_mut().sql_parser.enable_ident_normalization = false;
-        let runtime = RuntimeEnvBuilder::new()
+        let runtime_env = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.query_memory_bytes_max)))
             .build_arc()
             .map_err(|e| error(&e))?;
-        let mut template =
-            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+        let mut template = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime_env)
+            .with_default_features()
+            .build();
         for name in guard::REMOVED_FUNCTIONS {
             guard::remove_function(&mut template, name);
         }
-        Ok(Self { source, promql, limits, template })
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("quiver-sql")
+            .enable_time()
+            .build()
+            .map_err(|e| QueryError::Internal(format!("cannot start threads for SQL: {e}")))?;
+        let inner = Arc::new(Inner { source, promql, limits: limits.clone(), template });
+        Ok(Self { inner, limits, runtime: Some(runtime) })
     }
 
     /// Plans a statement and starts it.
-    pub async fn query(&self, request: SqlRequest) -> Result<SqlAnswer, QueryError> {
+    pub fn query(&self, request: SqlRequest) -> BoxFuture<'_, Result<SqlAnswer, QueryError>> {
+        Box::pin(self.start(request))
+    }
+
+    async fn start(&self, request: SqlRequest) -> Result<SqlAnswer, QueryError> {
         let timeout_ms = request.timeout_ms.unwrap_or(u64::MAX).min(self.limits.query_timeout_ms);
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
         let statement = guard::parse(&request.sql, &self.limits)?;
-        let planned = tokio::select! {
-            biased;
-            () = request.cancel.cancelled() => return Err(QueryError::Canceled("query was canceled".into())),
-            p = tokio::time::timeout_at(deadline.into(), self.plan(statement, &request)) => p,
+        let Some(runtime) = &self.runtime else {
+            return Err(QueryError::Busy("the engine is shutting down".into()));
         };
-        let stream = planned.map_err(|_| QueryError::Timeout("query timed out".into()))??;
+        let cancel = request.cancel.clone();
+        let (planned, schema) = oneshot::channel();
+        let (batch, batches) = mpsc::channel(BATCHES_AHEAD);
+        let inner = Arc::clone(&self.inner);
+        let mut task = AbortOnDropHandle::new(runtime.spawn(async move {
+            let mut stream = match inner.plan(statement, &request).await {
+                Ok(stream) => stream,
+                Err(e) => {
+                    let _ = planned.send(Err(e));
+                    return;
+                }
+            };
+            if planned.send(Ok(stream.schema())).is_err() {
+                return;
+            }
+            while let Some(next) = stream.next().await {
+                let failed = next.is_err();
+                if batch.send(next.map_err(|e| error(&e))).await.is_err() || failed {
+                    return;
+                }
+            }
+        }));
+        let schema = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(QueryError::Canceled("query was canceled".into())),
+            p = tokio::time::timeout_at(deadline.into(), schema) => match p {
+                Err(_) => return Err(QueryError::Timeout("query timed out".into())),
+                Ok(Ok(result)) => result?,
+                Ok(Err(_)) => return Err((&mut task).await.map_or_else(|e| ended(&e), |()| {
+                    QueryError::Internal("a statement ended without an answer".into())
+                })),
+            },
+        };
         let rows_max = self.limits.sql_rows_max;
-        let schema = stream.schema();
-        Ok(SqlAnswer { schema, stream, cancel: request.cancel, deadline, rows_left: rows_max, rows_max })
+        Ok(SqlAnswer { schema, batches, task, cancel, deadline, rows_left: rows_max, rows_max })
     }
+}
 
+impl Inner {
     async fn plan(
         &self,
         statement: datafusion::sql::parser::Statement,
@@ -192,8 +275,24 @@ impl SqlEngine {
             .with_allow_statements(false)
             .verify_plan(&plan)
             .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
-        let frame = context.execute_logical_plan(plan).await.map_err(|e| error(&e))?;
-        let physical = frame.create_physical_plan().await.map_err(|e| error(&e))?;
+        let mut state = context.state();
+        let mut physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
+        if rereads_a_repartition(&physical) {
+            state.config_mut().options_mut().execution.target_partitions = 1;
+            physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
+        }
         execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))
     }
+}
+
+/// Has the plan a nested-loop join over a repartition? Where such a join runs out of memory it executes its left input
+/// again and spills it, which a repartition answers with a panic (DataFusion 55, `RepartitionExec::execute`: "partition
+/// not used yet"). Such plans are made for one partition, where nothing is repartitioned.
+fn rereads_a_repartition(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    fn any(plan: &Arc<dyn ExecutionPlan>, name: &str) -> bool {
+        plan.name() == name || plan.children().into_iter().any(|c| any(c, name))
+    }
+    let here =
+        plan.name() == "NestedLoopJoinExec" && plan.children().first().is_some_and(|left| any(left, "RepartitionExec"));
+    here || plan.children().into_iter().any(rereads_a_repartition)
 }
