@@ -320,6 +320,13 @@ fn promql_as_a_table() {
         server.sql("SELECT room, value FROM promql_instant('max by (room) (temperature)', 1699999700) ORDER BY room"),
         [vec![json!("attic"), json!(22.0)]]
     );
+    // An empty answer has the columns it might have had.
+    for expression in
+        ["http_requests_total > 1e300", "sum by (job) (http_requests_total) > 1e300", "topk(0, http_requests_total)"]
+    {
+        let statement = format!("SELECT job, value FROM promql('{expression}', 1699999940, 1700000000, 60)");
+        assert_eq!(server.sql(&statement), Vec::<Vec<serde_json::Value>>::new(), "{expression}");
+    }
     for (statement, word) in [
         ("SELECT * FROM promql('sum(', 0, 1, 1)", "parse error"),
         ("SELECT * FROM promql('up', 0, 1, 0)", "step"),

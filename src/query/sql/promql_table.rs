@@ -18,6 +18,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
+use quiver_core::TimeRange;
 use quiver_model::{Histogram, METRIC_NAME};
 
 use super::SqlRequest;
@@ -26,7 +27,11 @@ use super::table::{histogram_fields, label_column, text_type, time_type};
 use crate::answer::{AnswerSeries, AnswerValue, PromqlRequest, QueryOptions};
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::promql;
+use crate::promql::ast::{AggregateOp, Expr as PromqlExpr};
 
+/// Label columns of an empty answer at most.
+const LABELS_MAX: usize = 1000;
 /// Most calls in one statement.
 const CALLS_MAX: usize = 16;
 
@@ -174,19 +179,43 @@ pub async fn evaluate(engine: &Engine, calls: Vec<Call>, request: &SqlRequest) -
             (false, _) => return Err(QueryError::BadData("usage: promql('expression', start, end, step)".into())),
             (true, _) => return Err(QueryError::BadData("usage: promql_instant('expression', time)".into())),
         };
+        let text = promql.query.clone();
         let answer = engine.promql(promql).await?;
-        tables.insert(name, Arc::new(mem_table(answer.value).map_err(|e| super::error(&e))?));
+        let columns = match &answer.value {
+            AnswerValue::Vector(list) | AnswerValue::Matrix(list) if list.is_empty() => labels_of(engine, &text)?,
+            _ => BTreeSet::new(),
+        };
+        tables.insert(name, Arc::new(mem_table(answer.value, columns).map_err(|e| super::error(&e))?));
     }
     Ok(tables)
 }
 
-fn mem_table(value: AnswerValue) -> Result<MemTable> {
+/// Label columns where an answer is empty: those that it may have had. A statement that names one of them is as right on
+/// a quiet day as on others.
+fn labels_of(engine: &Engine, promql: &str) -> Result<BTreeSet<String>, QueryError> {
+    let expr = engine.parse(promql)?;
+    if let PromqlExpr::Aggregate(a) = expr.as_ref()
+        && !a.without
+        && !matches!(a.op, AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio)
+    {
+        return Ok(a.grouping.iter().cloned().collect());
+    }
+    let selectors = promql::selectors(&expr);
+    if selectors.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let names = engine.snapshot().label_names(&selectors, TimeRange::ALL, LABELS_MAX)?;
+    Ok(names.into_iter().collect())
+}
+
+fn mem_table(value: AnswerValue, columns: BTreeSet<String>) -> Result<MemTable> {
     let list = match value {
         AnswerValue::Scalar(t, v) => vec![AnswerSeries { floats: vec![(t, v)], ..Default::default() }],
         AnswerValue::String(..) => return plan_err!("the expression of promql() is a string"),
         AnswerValue::Vector(list) | AnswerValue::Matrix(list) => list,
     };
-    let names: BTreeSet<&str> = list.iter().flat_map(|s| s.labels.iter().map(|(n, _)| n)).collect();
+    let mut names: BTreeSet<&str> = list.iter().flat_map(|s| s.labels.iter().map(|(n, _)| n)).collect();
+    names.extend(columns.iter().map(String::as_str));
     let mut fields = vec![Field::new("ts", time_type(), false), Field::new("value", DataType::Float64, true)];
     let column = |n: &str| if n == METRIC_NAME { "metric".to_owned() } else { label_column(n) };
     fields.extend(names.iter().map(|n| Field::new(column(n), text_type(), true)));
