@@ -115,20 +115,15 @@ impl StoredBlock {
             .collect()
     }
 
-    /// Rows with a chunk in `range` that any of `selectors` accepts; `None`: all rows.
-    pub(crate) fn among(
-        &self,
-        selectors: &[Vec<Matcher>],
-        range: TimeRange,
-    ) -> Result<Option<RoaringBitmap>, ReadError> {
-        let block = self.block()?;
-        let whole = self.time_bounds().is_some_and(|b| range.min <= b.min && b.max <= range.max);
+    /// Rows that any of `selectors` accepts; `None`: all rows.
+    pub(crate) fn among(&self, selectors: &[Vec<Matcher>]) -> Result<Option<RoaringBitmap>, ReadError> {
         if selectors.is_empty() {
-            return if whole { Ok(None) } else { Ok(Some(block.select_bitmap(&[], range)?)) };
+            return Ok(None);
         }
+        let block = self.block()?;
         let mut rows = RoaringBitmap::new();
         for matchers in selectors {
-            rows |= block.select_bitmap(matchers, range)?;
+            rows |= block.select_bitmap(matchers, TimeRange::ALL)?;
         }
         Ok(Some(rows))
     }

@@ -189,11 +189,12 @@ impl Place {
         }
     }
 
-    /// Label names of the series with samples in `range` that any of `selectors` accepts (all, where there is none).
+    /// Label names of the series that any of `selectors` accepts (all, where there is none). A block answers from its
+    /// index: for all that it holds, as Prometheus does.
     pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>, ReadError> {
         match self {
             Place::Head(head, bound) => Ok(head.label_names(selectors, range, *bound)),
-            Place::Block(block) => Ok(block.block()?.label_names(block.among(selectors, range)?.as_ref())?),
+            Place::Block(block) => Ok(block.block()?.label_names(block.among(selectors)?.as_ref())?),
         }
     }
 
@@ -206,7 +207,7 @@ impl Place {
     ) -> Result<Vec<String>, ReadError> {
         match self {
             Place::Head(head, bound) => Ok(head.label_values(name, selectors, range, *bound)),
-            Place::Block(block) => Ok(block.block()?.label_values(name, block.among(selectors, range)?.as_ref())?),
+            Place::Block(block) => Ok(block.block()?.label_values(name, block.among(selectors)?.as_ref())?),
         }
     }
 

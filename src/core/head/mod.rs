@@ -386,13 +386,13 @@ impl Head {
         ids.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Label names of the series that [`Head::among`] picks.
+    /// Label names of the series that [`Head::among`] picks, or of all.
     pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange, bound: u32) -> Vec<String> {
-        let among = self.among(selectors, range, bound);
-        self.index.read().label_names(Some(&among))
+        let among = (!selectors.is_empty()).then(|| self.among(selectors, range, bound));
+        self.index.read().label_names(among.as_ref())
     }
 
-    /// Values of a label of the series that [`Head::among`] picks.
+    /// Values of a label of the series that [`Head::among`] picks, or of all.
     pub(crate) fn label_values(
         &self,
         name: &str,
@@ -400,8 +400,8 @@ impl Head {
         range: TimeRange,
         bound: u32,
     ) -> Vec<String> {
-        let among = self.among(selectors, range, bound);
-        self.index.read().label_values(name, Some(&among))
+        let among = (!selectors.is_empty()).then(|| self.among(selectors, range, bound));
+        self.index.read().label_values(name, among.as_ref())
     }
 
     /// Those of `ids` (ascending) whose span leaves room for samples in `range`.

@@ -1,33 +1,82 @@
 //! Work in numbered chunks on several threads, results delivered in the order of their numbers.
 //!
 //! What a query answers must not depend on how many threads there were: chunks are cut by the data alone, and whoever
-//! consumes them sees them in order. Threads run ahead by a bounded number of chunks.
+//! consumes them sees them in order.
+//!
+//! ```text
+//! the query's thread    consume 0 ─ work 3 ─ consume 1, 2, 3 ─ …      works too, while the next chunk is not there
+//! pool (cores − 1)      work 0 ─ work 2 …    work 1 ─ work 4 …        shared by all queries, started once
+//! ```
+//!
+//! Invariants
+//! 1. Nothing on the pool ever waits: a thread that is too far ahead of the consumer goes back to the pool, and the
+//!    consumer asks for it again. So queries cannot block each other.
+//! 2. At most `AHEAD` chunks per thread are finished and not yet consumed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use parking_lot::{Condvar, Mutex};
+use rayon_core::{Scope, ThreadPool, ThreadPoolBuilder};
 
 use crate::error::QueryError;
 
 /// Chunks that may be finished and not yet consumed, per thread.
 const AHEAD: usize = 4;
 
-struct Shared<T> {
-    done: Mutex<State<T>>,
+/// The threads all queries share, beside their own. None where the system gives none.
+fn pool() -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let start = || {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let name = |i| format!("quiver-scan-{i}");
+        let pool = ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1)).thread_name(name).build();
+        pool.inspect_err(|e| tracing::warn!(error = %e, "no threads for scans: each query uses its own only")).ok()
+    };
+    POOL.get_or_init(start).as_ref()
+}
+
+struct Job<T> {
+    state: Mutex<State<T>>,
     changed: Condvar,
-    next: AtomicUsize,
-    stop: AtomicBool,
+    chunks: usize,
+    threads: usize,
 }
 
 struct State<T> {
     ready: BTreeMap<usize, Result<T, QueryError>>,
+    /// The chunk nobody has taken yet.
+    next: usize,
     /// The chunk the consumer waits for.
     wanted: usize,
+    /// Pool threads at work or asked for.
+    helpers: usize,
+    stop: bool,
 }
 
-/// Runs `work` for chunks `0..chunks` on up to `threads` threads (this one among them where it is the only one) and
-/// hands the results to `consume` in order. The first error, in chunk order, ends it.
+impl<T> Job<T> {
+    /// Takes a chunk, where one may be worked on now.
+    fn take(&self, s: &mut State<T>) -> Option<usize> {
+        let c = s.next;
+        let open = !s.stop && c < self.chunks && c < s.wanted + self.threads * AHEAD;
+        s.next += usize::from(open);
+        open.then_some(c)
+    }
+}
+
+/// Does a chunk; a panic is an error of its query.
+fn attempt<S, T>(
+    work: &(impl Fn(&mut S, usize) -> Result<T, QueryError> + Sync),
+    own: &mut S,
+    c: usize,
+) -> Result<T, QueryError> {
+    catch_unwind(AssertUnwindSafe(|| work(own, c)))
+        .unwrap_or_else(|_| Err(QueryError::Internal("a scan thread panicked".into())))
+}
+
+/// Runs `work` for chunks `0..chunks` on up to `threads` threads (this one among them) and hands the results to `consume`
+/// in order. The first error, in chunk order, ends it.
 pub fn ordered<S, T: Send>(
     threads: usize,
     chunks: usize,
@@ -36,78 +85,70 @@ pub fn ordered<S, T: Send>(
     mut consume: impl FnMut(T) -> Result<(), QueryError>,
 ) -> Result<(), QueryError> {
     let threads = threads.min(chunks);
-    if threads <= 1 {
-        let mut s = state();
+    let pool = if threads > 1 { pool() } else { None };
+    let Some(pool) = pool else {
+        let mut own = state();
         for c in 0..chunks {
-            consume(work(&mut s, c)?)?;
+            consume(work(&mut own, c)?)?;
         }
         return Ok(());
-    }
-    let shared = Shared {
-        done: Mutex::new(State { ready: BTreeMap::new(), wanted: 0 }),
-        changed: Condvar::new(),
-        next: AtomicUsize::new(0),
-        stop: AtomicBool::new(false),
     };
-    std::thread::scope(|scope| {
-        let mut started = 0;
-        for _ in 0..threads {
-            let spawned = std::thread::Builder::new().name("quiver-scan".into()).spawn_scoped(scope, || {
-                let mut s = state();
-                loop {
-                    let c = shared.next.fetch_add(1, Ordering::Relaxed);
-                    if c >= chunks {
-                        return;
-                    }
-                    {
-                        let mut d = shared.done.lock();
-                        while c >= d.wanted + threads * AHEAD && !shared.stop.load(Ordering::Relaxed) {
-                            shared.changed.wait(&mut d);
-                        }
-                    }
-                    if shared.stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    // A panic must not leave the consumer waiting.
-                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut s, c)))
-                        .unwrap_or_else(|_| Err(QueryError::Internal("a scan thread panicked".into())));
-                    shared.done.lock().ready.insert(c, result);
-                    shared.changed.notify_all();
-                }
-            });
-            started += usize::from(spawned.is_ok());
-        }
-        let mut outcome = Ok(());
-        if started == 0 {
-            // No thread to be had: do it here.
-            let mut s = state();
-            for c in 0..chunks {
-                consume(work(&mut s, c)?)?;
-            }
-            return Ok(());
-        }
-        for c in 0..chunks {
-            let result = {
-                let mut d = shared.done.lock();
-                d.wanted = c;
-                shared.changed.notify_all();
-                loop {
-                    if let Some(r) = d.ready.remove(&c) {
-                        break r;
-                    }
-                    shared.changed.wait(&mut d);
-                }
-            };
-            if let Err(e) = result.and_then(&mut consume) {
-                outcome = Err(e);
-                break;
-            }
-        }
-        shared.stop.store(true, Ordering::Relaxed);
-        drop(shared.done.lock());
-        shared.changed.notify_all();
+    let first = State { ready: BTreeMap::new(), next: 0, wanted: 0, helpers: 0, stop: false };
+    let job = Job { state: Mutex::new(first), changed: Condvar::new(), chunks, threads };
+    pool.in_place_scope(|scope| {
+        let outcome = drive(&job, scope, &state, &work, &mut consume);
+        job.state.lock().stop = true;
         outcome
     })
+}
+
+fn drive<'s, S, T: Send>(
+    job: &'s Job<T>,
+    scope: &Scope<'s>,
+    state: &'s (impl Fn() -> S + Sync),
+    work: &'s (impl Fn(&mut S, usize) -> Result<T, QueryError> + Sync),
+    consume: &mut impl FnMut(T) -> Result<(), QueryError>,
+) -> Result<(), QueryError> {
+    let help = move |_: &Scope<'s>| {
+        // A panic here would leave the consumer waiting.
+        let mut own = catch_unwind(AssertUnwindSafe(state)).ok();
+        let mut s = job.state.lock();
+        while let (Some(own), Some(c)) = (&mut own, job.take(&mut s)) {
+            drop(s);
+            let result = attempt(work, own, c);
+            s = job.state.lock();
+            s.ready.insert(c, result);
+            job.changed.notify_one();
+        }
+        s.helpers -= 1;
+        job.changed.notify_one();
+    };
+    let mut own = state();
+    for wanted in 0..job.chunks {
+        let mut s = job.state.lock();
+        s.wanted = wanted;
+        let result = loop {
+            let open = job.chunks.min(wanted + job.threads * AHEAD).saturating_sub(s.next);
+            let asked = (job.threads - 1 - s.helpers).min(open);
+            s.helpers += asked;
+            (0..asked).for_each(|_| scope.spawn(help));
+            if let Some(result) = s.ready.remove(&wanted) {
+                break result;
+            }
+            match job.take(&mut s) {
+                Some(c) => {
+                    drop(s);
+                    let result = attempt(work, &mut own, c);
+                    s = job.state.lock();
+                    s.ready.insert(c, result);
+                }
+                None => job.changed.wait(&mut s),
+            }
+        };
+        drop(s);
+        consume(result?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
