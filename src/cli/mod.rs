@@ -2,10 +2,12 @@
 
 mod chart;
 mod client;
+mod explain;
 mod export;
 mod offline;
 mod query;
 mod sql;
+mod when;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ enum Command {
     Serve(ServeArgs),
     /// Ask PromQL: a table, JSON, or a chart
     Query(query::QueryArgs),
+    /// Say how PromQL is answered: operators, series, what is read, where the time goes
+    Explain(explain::ExplainArgs),
     /// Ask SQL: a table, or JSON, CSV, Arrow, Parquet
     Sql(sql::SqlArgs),
     /// Write stored series as Parquet, a folder per day
@@ -90,6 +94,7 @@ pub fn run() -> ExitCode {
             })
         }
         Command::Query(args) => run_async(query::run(args)),
+        Command::Explain(args) => run_async(explain::run(args)),
         Command::Sql(args) => run_async(sql::run(args)),
         Command::Export(args) => run_async(export::run(args)),
     }

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sql::AnyBody;
+use super::when::When;
 use http_body_util::BodyExt;
 use quiver_core::{OfflineStore, Source};
 use quiver_gateway::http::{query, sql as sql_http};
 use quiver_model::Limits;
 use quiver_query::sql::{SqlEngine, SqlRequest};
-use quiver_query::{Engine, EngineOptions, Features, PromqlRequest};
+use quiver_query::{Engine, EngineOptions, Features, PromqlRequest, QueryOptions};
 use serde_json::Value;
 
 /// Opens an export or a copied data folder.
@@ -28,16 +29,16 @@ pub async fn promql(
     folder: &Path,
     features: &[String],
     expression: &str,
-    start: i64,
-    end: i64,
-    step: i64,
+    when: When,
+    options: QueryOptions,
 ) -> Result<Value, String> {
     let (features, unknown) = Features::parse(&features.join(","));
     if let Some(name) = unknown.first() {
         return Err(format!("--enable-feature: there is no feature {name:?}"));
     }
     let engine = engine(&open(folder)?, features)?;
-    let request = PromqlRequest { query: expression.to_owned(), start, end, step, options: Default::default() };
+    let When { start, end, step } = when;
+    let request = PromqlRequest { query: expression.to_owned(), start, end, step, options };
     let answer = engine.promql(request).await.map_err(|e| e.to_string())?;
     serde_json::from_slice(&query::envelope(&answer, expression, "")).map_err(|e| e.to_string())
 }

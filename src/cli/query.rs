@@ -5,16 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use quiver_gateway::http::params::{parse_duration, parse_time};
-use quiver_model::{Clock, SystemClock};
+use quiver_query::QueryOptions;
 use serde_json::Value;
 
 use super::chart::{Line, draw};
 use super::client::Server;
 use super::offline;
+use super::when::{TimeArgs, When};
 
-/// Points of a range without `--step`.
-const POINTS_DEFAULT: i64 = 240;
 /// Rows of a table, unless all are asked for.
 const ROWS_DEFAULT: usize = 100;
 
@@ -26,21 +24,8 @@ pub struct QueryArgs {
     /// Server to ask
     #[arg(long, env = "QUIVER_URL", default_value = "http://127.0.0.1:9095")]
     url: String,
-    /// Instant to ask for: Unix seconds or RFC 3339 [default: now]
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["range", "start"])]
-    time: Option<String>,
-    /// Ask for a range that ends now (or at --end), such as 1h
-    #[arg(long, value_name = "DURATION", conflicts_with = "start")]
-    range: Option<String>,
-    /// Start of the range
-    #[arg(long, value_name = "TIME")]
-    start: Option<String>,
-    /// End of the range [default: now]
-    #[arg(long, value_name = "TIME")]
-    end: Option<String>,
-    /// Step of the range [default: the range / 240]
-    #[arg(long, value_name = "DURATION")]
-    step: Option<String>,
+    #[command(flatten)]
+    time: TimeArgs,
     /// Print the answer as JSON, as the HTTP API gives it
     #[arg(long, conflicts_with = "graph")]
     json: bool,
@@ -58,53 +43,12 @@ pub struct QueryArgs {
     all: bool,
 }
 
-/// When to evaluate.
-struct When {
-    start: i64,
-    end: i64,
-    step: i64,
-}
-
-impl QueryArgs {
-    fn when(&self) -> Result<When, String> {
-        let now = SystemClock.now_ms();
-        let time = |flag: &str, text: &Option<String>, default: i64| match text {
-            None => Ok(default),
-            Some(t) if t == "now" => Ok(now),
-            Some(t) => parse_time(t).map_err(|e| format!("--{flag}: {e}")),
-        };
-        let duration = |flag: &str, text: &str| {
-            parse_duration(text)
-                .map_err(|e| format!("--{flag}: {e}"))
-                .and_then(|ms| if ms > 0 { Ok(ms) } else { Err(format!("--{flag}: {text:?} is not positive")) })
-        };
-        let end = time("end", &self.end, now)?;
-        let start = match (&self.range, &self.start) {
-            (Some(r), _) => end.saturating_sub(duration("range", r)?),
-            (None, Some(_)) => time("start", &self.start, end)?,
-            (None, None) if self.graph => end - 3_600_000,
-            (None, None) => {
-                let t = time("time", &self.time, end)?;
-                return Ok(When { start: t, end: t, step: 0 });
-            }
-        };
-        if start > end {
-            return Err("--start is after --end".into());
-        }
-        let step = match &self.step {
-            Some(s) => duration("step", s)?,
-            None => ((end - start) / POINTS_DEFAULT).max(1000) / 1000 * 1000,
-        };
-        Ok(When { start, end, step })
-    }
-}
-
 /// Runs the command.
 pub async fn run(args: QueryArgs) -> Result<(), String> {
-    let when = args.when()?;
+    let when = args.time.when(args.graph)?;
     let envelope = match &args.offline {
         Some(folder) => {
-            offline::promql(folder, &args.enable_feature, &args.expression, when.start, when.end, when.step).await?
+            offline::promql(folder, &args.enable_feature, &args.expression, when, QueryOptions::default()).await?
         }
         None => ask(&args, &when).await?,
     };
@@ -128,15 +72,7 @@ pub async fn run(args: QueryArgs) -> Result<(), String> {
 
 async fn ask(args: &QueryArgs, when: &When) -> Result<Value, String> {
     let server = Server::new(&args.url).map_err(|e| e.to_string())?;
-    let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
-    let mut form = vec![("query", args.expression.clone())];
-    let path = if when.step == 0 {
-        form.push(("time", seconds(when.start)));
-        "/api/v1/query"
-    } else {
-        form.extend([("start", seconds(when.start)), ("end", seconds(when.end)), ("step", seconds(when.step))]);
-        "/api/v1/query_range"
-    };
+    let (path, form) = when.request(&args.expression);
     let body = server.post_all(path, &form).await.map_err(|e| e.to_string())?;
     serde_json::from_slice(&body).map_err(|e| format!("the server's answer is not JSON: {e}"))
 }

@@ -16,7 +16,8 @@ use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::interner::{Interner, hash};
 use crate::ladder::Rung;
 use crate::options::OpenError;
-use crate::place::PlaceSeries;
+use crate::place::{PlaceSeries, tested};
+use crate::report::{IndexUse, PlaceReport};
 use crate::store::BLOCK_DIR;
 use crate::{ReadError, TimeRange};
 
@@ -103,16 +104,26 @@ impl StoredBlock {
     }
 
     /// Series that all `matchers` accept with a chunk in `range`, in label order.
-    pub(crate) fn select(&self, matchers: &[Matcher], range: TimeRange) -> Result<Vec<PlaceSeries>, ReadError> {
+    pub(crate) fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        how: IndexUse,
+        report: Option<&mut PlaceReport>,
+    ) -> Result<Vec<PlaceSeries>, ReadError> {
         let block = self.block()?;
-        let rows = block.select_bitmap(matchers, range)?;
+        let mut report = report;
+        let picked = block.pick(matchers, how, report.as_mut().map(|r| &mut r.steps))?;
+        if let Some(r) = &mut report {
+            (r.series, r.matched) = (u64::from(block.meta().series), picked.ids.len());
+        }
+        let rows = block.within(picked.ids, range)?;
         let mut packed = Vec::new();
-        rows.iter()
-            .map(|row| {
-                let labels = self.row_labels(block, row, &mut packed)?;
-                Ok(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) })
-            })
-            .collect()
+        let list = rows.iter().map(|row| {
+            let labels = self.row_labels(block, row, &mut packed)?;
+            Ok(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) })
+        });
+        tested(list.collect::<Result<_, ReadError>>()?, &picked.rest, report)
     }
 
     /// Rows that any of `selectors` accepts; `None`: all rows.

@@ -27,6 +27,7 @@ use crate::head::Head;
 use crate::head::page::Pieces;
 use crate::merge::merge_columns;
 use crate::place::{Place, Sink};
+use crate::report::{IndexUse, ReadCounts};
 use crate::store::{BLOCK_DIR, Inner};
 use crate::{Need, ReadError, TimeRange};
 
@@ -140,7 +141,7 @@ fn write_head(inner: &Inner, head: &Arc<Head>, path: &str) -> Result<BlockMeta, 
     let mut writer = BlockWriter::create(Arc::clone(&inner.disk), path)?;
     let mut pieces = Pieces::default();
     let mut conflicts = 0;
-    for s in head.select(&[], TimeRange::ALL, u32::MAX, false) {
+    for s in head.select(&[], TimeRange::ALL, u32::MAX, false, IndexUse::Auto, None).0 {
         head.collect(s.id, TimeRange::ALL, &mut pieces);
         let chunks = if pieces.late.is_empty() && pieces.late_sealed.is_empty() {
             let mut chunks: Vec<Chunk> = pieces.sealed.drain(..).collect();
@@ -148,7 +149,9 @@ fn write_head(inner: &Inner, head: &Arc<Head>, path: &str) -> Result<BlockMeta, 
             chunks
         } else {
             let (mut out, mut aside) = (SampleColumn::default(), Vec::new());
-            let mut sink = Sink { range: TimeRange::ALL, need: Need::ALL, out: &mut out, aside: &mut aside };
+            let mut counts = ReadCounts::default();
+            let (range, need) = (TimeRange::ALL, Need::ALL);
+            let mut sink = Sink { range, need, out: &mut out, aside: &mut aside, counts: &mut counts };
             sink.pieces(&pieces)?;
             if !aside.is_empty() {
                 aside.push(std::mem::take(&mut out));

@@ -37,6 +37,7 @@ mod parquet;
 mod place;
 mod record;
 mod replay;
+pub mod report;
 mod set;
 mod snapshot;
 mod store;
@@ -49,6 +50,7 @@ mod wire;
 pub use background::{TaskKind, TaskStatus};
 pub use offline::OfflineStore;
 pub use options::{OpenError, StoreOptions};
+pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 
 /// A future in a box.
@@ -153,6 +155,21 @@ pub trait Snapshot: Send + Sync {
         range: TimeRange,
         series_max: usize,
     ) -> Result<Arc<dyn SeriesSet>, ReadError>;
+    /// [`Snapshot::select`] as asked for, and how it went. A store without an index has nothing to choose or to say.
+    fn select_with(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+        options: &SelectOptions,
+        _report: Option<&mut SelectReport>,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError> {
+        let set = self.select(matchers, range, series_max)?;
+        Ok(match &options.reads {
+            Some(reads) => report::counted(set, reads),
+            None => set,
+        })
+    }
     /// Label names of the series that match any of the selectors (all series, where there is none), sorted.
     fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange, limit: usize)
     -> Result<Vec<String>, ReadError>;

@@ -8,6 +8,7 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn};
 use quiver_persistence::Disk;
 use quiver_storage::parquet::read_parquet_dir;
 
+use crate::report::{PlaceKind, PlaceReport, SelectOptions, SelectReport, counted};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, Snapshot, TimeRange};
 
 /// Answers kept: planning and running a query ask for the same one several times.
@@ -72,6 +73,34 @@ impl Snapshot for ParquetSnapshot {
             return Err(ReadError::Limit(format!("the selector matches more than {series_max} series")));
         }
         Ok(set)
+    }
+
+    fn select_with(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+        options: &SelectOptions,
+        report: Option<&mut SelectReport>,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError> {
+        let set = self.select(matchers, range, series_max)?;
+        if let Some(report) = report {
+            // Filters go down to the row groups of the files; there is no index to speak of.
+            let selected = set.len() as u64;
+            report.places.push(PlaceReport {
+                kind: PlaceKind::Parquet,
+                name: self.disk.name(),
+                range: None,
+                series: selected,
+                steps: Vec::new(),
+                matched: selected,
+                selected,
+            });
+        }
+        Ok(match &options.reads {
+            Some(reads) => counted(set, reads),
+            None => set,
+        })
     }
 
     fn label_names(

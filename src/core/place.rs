@@ -12,6 +12,7 @@ use crate::catalog::StoredBlock;
 use crate::head::page::Pieces;
 use crate::head::{Head, HeadSeries};
 use crate::merge::samples_in;
+use crate::report::{IndexUse, MatcherStep, PlaceKind, PlaceReport, ReadCounts, Way};
 use crate::{Need, ReadError, TimeRange};
 
 /// A series as a place lists it.
@@ -54,6 +55,7 @@ pub(crate) struct Sink<'a> {
     pub(crate) need: Need,
     pub(crate) out: &'a mut SampleColumn,
     pub(crate) aside: &'a mut Vec<SampleColumn>,
+    pub(crate) counts: &'a mut ReadCounts,
 }
 
 impl Sink<'_> {
@@ -72,6 +74,7 @@ impl Sink<'_> {
         for chunk in &pieces.sealed {
             self.chunk(chunk.as_ref()).map_err(damaged_head)?;
         }
+        self.counts.open_samples += (pieces.open.len() + pieces.late.len()) as u64;
         self.column(&pieces.open);
         for chunk in &pieces.late_sealed {
             self.chunk(chunk.as_ref()).map_err(damaged_head)?;
@@ -85,23 +88,18 @@ impl Sink<'_> {
     fn block(&mut self, stored: &StoredBlock, row: u32, cached: Option<&Cached>) -> Result<(), ReadError> {
         let block = stored.block()?;
         DECODER.with_borrow_mut(|decoder| {
-            let Some(cached) = cached else {
-                if self.continues(stored.entry.min_ts) {
-                    return Ok(block.read(row, self.range, self.need, decoder, self.out)?);
-                }
-                let mut column = SampleColumn::default();
-                block.read(row, self.range, self.need, decoder, &mut column)?;
-                self.column(&column);
-                return Ok(());
-            };
             for e in &block.chunk_entries(row, self.range)? {
-                if e.len > PLAIN_CHUNK_BYTES {
+                if let Some(cached) = cached
+                    && e.len > PLAIN_CHUNK_BYTES
+                {
                     let key = ColumnKey { block: block.uid(), chunk: e.offset, need: self.need };
+                    let mut decoded = false;
                     let held = match cached.set.get(&key) {
                         None if 2 * samples_in(e.min_time, e.max_time, e.count as usize, self.range)
                             >= e.count as usize =>
                         {
                             Some(cached.set.get_or_load(&key, &cached.admission, || {
+                                decoded = true;
                                 let mut column = SampleColumn::default();
                                 block.read_chunk(e, TimeRange::ALL, self.need, decoder, &mut column)?;
                                 Ok::<_, ReadError>(column)
@@ -109,11 +107,22 @@ impl Sink<'_> {
                         }
                         held => held,
                     };
+                    if held.is_some() && !decoded {
+                        self.counts.hits += 1;
+                    } else {
+                        self.counts.misses += 1;
+                    }
                     if let Some(column) = held {
+                        if decoded {
+                            self.counts.mapped_chunks += 1;
+                            self.counts.mapped_bytes += u64::from(e.len);
+                        }
                         self.part(&column);
                         continue;
                     }
                 }
+                self.counts.mapped_chunks += 1;
+                self.counts.mapped_bytes += u64::from(e.len);
                 if self.continues(e.min_time) {
                     block.read_chunk(e, self.range, self.need, decoder, self.out)?;
                 } else {
@@ -150,6 +159,8 @@ impl Sink<'_> {
         if !self.range.overlaps(chunk.time.min(), chunk.time.max()) {
             return Ok(());
         }
+        self.counts.memory_chunks += 1;
+        self.counts.memory_bytes += chunk.payload.len() as u64;
         DECODER.with_borrow_mut(|decoder| {
             if self.continues(chunk.time.min()) {
                 return decoder.decode_into(chunk, self.need, self.range, self.out);
@@ -169,6 +180,29 @@ thread_local! {
     static PIECES: RefCell<Pieces> = RefCell::default();
 }
 
+/// Those of a list whose labels the matchers accept that the index left.
+pub(crate) fn tested(
+    mut list: Vec<PlaceSeries>,
+    rest: &[&Matcher],
+    mut report: Option<&mut PlaceReport>,
+) -> Result<Vec<PlaceSeries>, ReadError> {
+    for m in rest {
+        let before = list.len() as u64;
+        list.retain(|s| m.matches(s.labels.get(&m.name)));
+        if let Some(r) = &mut report {
+            let left = list.len() as u64;
+            let drops = m.matches_empty();
+            let actual = Some(if drops { before - left } else { left });
+            let matcher = m.to_string();
+            r.steps.push(MatcherStep { matcher, way: Way::Test, drops, estimate: None, actual, left: Some(left) });
+        }
+    }
+    if let Some(r) = report {
+        r.selected = list.len() as u64;
+    }
+    Ok(list)
+}
+
 fn damaged_head(e: Damaged) -> ReadError {
     ReadError::Corrupt { file: "head (memory)".into(), offset: 0, what: e.to_string() }
 }
@@ -180,13 +214,26 @@ impl Place {
         matchers: &[Matcher],
         range: TimeRange,
         exact: bool,
+        how: IndexUse,
+        mut report: Option<&mut PlaceReport>,
     ) -> Result<Vec<PlaceSeries>, ReadError> {
         match self {
             Place::Head(head, bound) => {
-                Ok(head.select(matchers, range, *bound, exact).into_iter().map(Into::into).collect())
+                let (found, rest) = head.select(matchers, range, *bound, exact, how, report.as_deref_mut());
+                tested(found.into_iter().map(Into::into).collect(), &rest, report)
             }
-            Place::Block(block) => block.select(matchers, range),
+            Place::Block(block) => block.select(matchers, range, how, report),
         }
+    }
+
+    /// An empty report about it.
+    pub(crate) fn report(&self) -> PlaceReport {
+        let (kind, name) = match self {
+            Place::Head(..) => (PlaceKind::Head, "head".to_owned()),
+            Place::Block(block) => (PlaceKind::Block, block.entry.file.clone()),
+        };
+        let range = self.time_bounds();
+        PlaceReport { kind, name, range, series: 0, steps: Vec::new(), matched: 0, selected: 0 }
     }
 
     /// Label names of the series that any of `selectors` accepts (all, where there is none). A block answers from its
@@ -236,8 +283,9 @@ impl Place {
         cached: Option<&Cached>,
         out: &mut SampleColumn,
         aside: &mut Vec<SampleColumn>,
+        counts: &mut ReadCounts,
     ) -> Result<(), ReadError> {
-        let mut sink = Sink { range, need, out, aside };
+        let mut sink = Sink { range, need, out, aside, counts };
         match self {
             Place::Head(head, _) => PIECES.with_borrow_mut(|pieces| {
                 head.collect(row, range, pieces);

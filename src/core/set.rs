@@ -18,6 +18,7 @@ use quiver_model::{Labels, SampleColumn};
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::merge::merge_columns;
 use crate::place::{Cached, Place, PlaceSeries};
+use crate::report::{ReadCounts, ReadStats};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
 
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Roster {
     places: Vec<Place>,
     range: TimeRange,
     cached: Option<Cached>,
+    reads: Option<Arc<ReadStats>>,
     labels: Vec<Labels>,
     /// `parts[first[i]..first[i + 1]]` are those of series `i`.
     first: Vec<u32>,
@@ -86,6 +88,7 @@ impl Roster {
             places,
             range,
             cached: None,
+            reads: None,
             labels: Vec::with_capacity(base.len()),
             first: vec![0],
             parts: Vec::new(),
@@ -115,6 +118,12 @@ impl Roster {
     /// Reads blocks through a working set.
     pub(crate) fn with_cache(mut self, cached: Option<Cached>) -> Self {
         self.cached = cached;
+        self
+    }
+
+    /// Counts reads.
+    pub(crate) fn with_reads(mut self, reads: Option<Arc<ReadStats>>) -> Self {
+        self.reads = reads;
         self
     }
 
@@ -164,20 +173,26 @@ impl SeriesSet for Roster {
             return Ok(());
         }
         let mut columns = Vec::new();
-        for p in self.parts(i) {
-            self.places[p.place as usize].read(p.row, range, need, self.cached.as_ref(), out, &mut columns)?;
-        }
+        let mut counts = ReadCounts::default();
+        let mut read = |need, out: &mut SampleColumn, columns: &mut Vec<SampleColumn>| {
+            self.parts(i).iter().try_for_each(|p| {
+                let place = &self.places[p.place as usize];
+                place.read(p.row, range, need, self.cached.as_ref(), out, columns, &mut counts)
+            })
+        };
+        read(need, out, &mut columns)?;
         if !columns.is_empty() && need != Need::ALL {
             // Samples of equal time are settled by all that they hold.
             columns.clear();
             out.clear();
-            for p in self.parts(i) {
-                self.places[p.place as usize].read(p.row, range, Need::ALL, self.cached.as_ref(), out, &mut columns)?;
-            }
+            read(Need::ALL, out, &mut columns)?;
         }
         if !columns.is_empty() {
             columns.push(std::mem::take(out));
             merge_columns(&mut columns, out);
+        }
+        if let Some(reads) = &self.reads {
+            reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..counts });
         }
         Ok(())
     }
@@ -189,6 +204,7 @@ pub(crate) fn empty() -> Arc<dyn SeriesSet> {
         places: Vec::new(),
         range: TimeRange::ALL,
         cached: None,
+        reads: None,
         labels: Vec::new(),
         first: vec![0],
         parts: Vec::new(),

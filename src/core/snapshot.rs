@@ -19,6 +19,7 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata};
 use crate::catalog::StoredBlock;
 use crate::head::{Head, add_exemplar, add_metadata};
 use crate::place::{Cached, Place};
+use crate::report::{IndexUse, SelectOptions, SelectReport};
 use crate::set::Roster;
 use crate::{ReadError, SeriesSet, Snapshot, TimeRange};
 
@@ -50,12 +51,28 @@ impl StoreSnapshot {
         self.places.iter().filter(move |p| covers(p, range))
     }
 
-    fn roster(&self, matchers: &[Matcher], range: TimeRange, max: usize) -> Result<Roster, ReadError> {
+    fn roster(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        max: usize,
+        how: IndexUse,
+        mut report: Option<&mut SelectReport>,
+    ) -> Result<Roster, ReadError> {
         let mut lists = Vec::new();
-        // A head may get samples in the range while the roster is used.
-        let wanted = |p: &&Place| matches!(p, Place::Head(..)) || covers(p, range);
-        for place in self.places.iter().filter(wanted) {
-            lists.push((place.clone(), place.select(matchers, range, false)?));
+        for place in &self.places {
+            // A head may get samples in the range while the roster is used.
+            if !matches!(place, Place::Head(..)) && !covers(place, range) {
+                if let Some(r) = &mut report {
+                    r.pruned += 1;
+                }
+                continue;
+            }
+            let mut about = report.is_some().then(|| place.report());
+            lists.push((place.clone(), place.select(matchers, range, false, how, about.as_mut())?));
+            if let (Some(r), Some(about)) = (&mut report, about) {
+                r.places.push(about);
+            }
         }
         Roster::merge(lists, range, max)
     }
@@ -76,11 +93,23 @@ impl Snapshot for StoreSnapshot {
         range: TimeRange,
         series_max: usize,
     ) -> Result<Arc<dyn SeriesSet>, ReadError> {
+        self.select_with(matchers, range, series_max, &SelectOptions::default(), None)
+    }
+
+    fn select_with(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        series_max: usize,
+        options: &SelectOptions,
+        report: Option<&mut SelectReport>,
+    ) -> Result<Arc<dyn SeriesSet>, ReadError> {
         if range.min > range.max {
             return Ok(crate::set::empty());
         }
         let cached = self.cache.as_ref().map(|set| Cached { set: Arc::clone(set), admission: set.admission() });
-        Ok(Arc::new(self.roster(matchers, range, series_max)?.with_cache(cached)))
+        let roster = self.roster(matchers, range, series_max, options.index, report)?;
+        Ok(Arc::new(roster.with_cache(cached).with_reads(options.reads.clone())))
     }
 
     fn label_names(

@@ -6,6 +6,8 @@ use quiver_model::{Histogram, Labels};
 use tokio_util::sync::CancellationToken;
 
 use crate::annotation::Annotations;
+use crate::explain::{Explain, ExplainMode};
+use crate::hints::Hints;
 
 /// Options of one PromQL query; `None` means the engine's default.
 #[derive(Clone, Debug, Default)]
@@ -18,10 +20,14 @@ pub struct QueryOptions {
     pub limit: usize,
     /// No cache of results.
     pub nocache: bool,
-    /// Counts samples for each step (`stats=all`).
+    /// Counts samples for each step (`stats`).
     pub per_step_stats: bool,
     /// `X-Prometheus-Use-Start-Timestamps`, where given.
     pub use_start_timestamps: Option<bool>,
+    /// How it is to be run.
+    pub hints: Hints,
+    /// Whether it is explained.
+    pub explain: ExplainMode,
     /// Cancelled when the client leaves.
     pub cancel: CancellationToken,
 }
@@ -72,8 +78,14 @@ pub struct QueryStats {
     pub samples_read: u64,
     /// Prometheus's `totalQueryableSamples`: samples processed by selectors over all steps.
     pub queryable_samples: u64,
-    /// The same per step (time ms, samples), where `stats=all` asked for it.
+    /// The same per step (time ms, samples), where statistics were asked for.
     pub queryable_samples_per_step: Vec<(i64, u64)>,
+    /// Prometheus's `samplesRead`, where statistics were asked for: a sample in the windows of several steps counts once.
+    pub input_samples: u64,
+    /// The same per step.
+    pub input_samples_per_step: Vec<(i64, u64)>,
+    /// Prometheus's `seriesTouched`: series of all selectors, one that is in several as often.
+    pub series_touched: u64,
     /// Most samples held at a time.
     pub peak_samples: u64,
     /// Seconds: parse and plan.
@@ -95,4 +107,6 @@ pub struct Answer {
     pub truncated: bool,
     /// What it took.
     pub stats: QueryStats,
+    /// How it was done, where that was asked for. A query that was only planned has an empty value.
+    pub explain: Option<Box<Explain>>,
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::annotation::Annotations;
 use crate::error::QueryError;
+use crate::hints::Hints;
 
 /// Feature switches, under Prometheus's own names (`--enable-feature`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,6 +45,7 @@ impl Features {
                 "st-storage"
                 | "exemplar-storage"
                 | "native-histograms"
+                | "promql-per-step-stats"
                 | "promql-duration-expr"
                 | "promql-extended-range-selectors"
                 | "metadata-wal-records"
@@ -73,6 +75,8 @@ pub struct QueryContext {
     pub cancel: CancellationToken,
     /// When it must be done.
     pub deadline: Option<Instant>,
+    /// How it is to be run.
+    pub hints: Hints,
     annotations: Mutex<Annotations>,
     samples_read: AtomicU64,
     samples_held: AtomicI64,
@@ -90,6 +94,7 @@ impl QueryContext {
             default_step_ms: 60_000,
             cancel: CancellationToken::new(),
             deadline: None,
+            hints: Hints::default(),
             annotations: Mutex::new(Annotations::new()),
             samples_read: AtomicU64::new(0),
             samples_held: AtomicI64::new(0),

@@ -8,6 +8,7 @@
 //! exec/     physical operators; the tile they exchange
 //! kernels/  what operators compute: windows, aggregates, matching, quantiles. Pure functions over slices
 //! sql/      session, catalog of metric tables, `promql()` table function
+//! explain/  what became of a query: one tree from its text to what was read
 //! engine    the front: limits, timeouts, cancellation, plan cache, answers
 //! ```
 //!
@@ -21,6 +22,8 @@ pub mod context;
 pub mod engine;
 pub mod error;
 pub mod exec;
+pub mod explain;
+pub mod hints;
 pub mod kernels;
 pub mod optimize;
 pub mod plan;
@@ -33,3 +36,5 @@ pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions,
 pub use context::{Features, QueryContext};
 pub use engine::{Engine, EngineOptions};
 pub use error::QueryError;
+pub use explain::{Explain, ExplainMode};
+pub use hints::{Hints, Rule};

@@ -9,6 +9,7 @@
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
 //! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
 //! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
+//! | `explain` | explanations, hints, statistics, answers as protobuf |
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `cli` | help, completions, exit codes, messages |
 //! | `tidy` | rules of the tree that the compiler does not check |
@@ -21,6 +22,7 @@ mod server;
 mod api;
 mod cli;
 mod disk_full;
+mod explain;
 mod export;
 mod hostile;
 mod otlp;

@@ -28,6 +28,7 @@ use roaring::RoaringBitmap;
 
 use crate::interner::{Interner, hash};
 use crate::record::NO_SERIES;
+use crate::report::{IndexUse, PlaceReport};
 use crate::{NamedCount, StoreStats, TimeRange};
 use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
 
@@ -366,10 +367,23 @@ impl Head {
 
     /// Series with a sample, below id `bound`, that all `matchers` accept, in label order. With `exact` their first and
     /// last sample must leave room for one in `range`; without, the span is taken in the steps that keep a roster valid
-    /// while the generation stands.
-    pub(crate) fn select(&self, matchers: &[Matcher], range: TimeRange, bound: u32, exact: bool) -> Vec<HeadSeries> {
-        let ids: Vec<u32> = self.index.read().select(matchers).iter().take_while(|id| *id < bound).collect();
-        self.gather(ids, range, exact)
+    /// while the generation stands. Matchers that the index leaves are given back, to be tested on labels.
+    pub(crate) fn select<'m>(
+        &self,
+        matchers: &'m [Matcher],
+        range: TimeRange,
+        bound: u32,
+        exact: bool,
+        how: IndexUse,
+        report: Option<&mut PlaceReport>,
+    ) -> (Vec<HeadSeries>, Vec<&'m Matcher>) {
+        let mut report = report;
+        let picked = self.index.read().pick(matchers, how, report.as_mut().map(|r| &mut r.steps));
+        let ids: Vec<u32> = picked.ids.iter().take_while(|id| *id < bound).collect();
+        if let Some(r) = report {
+            (r.series, r.matched) = (self.series_len().min(bound as usize) as u64, ids.len() as u64);
+        }
+        (self.gather(ids, range, exact), picked.rest)
     }
 
     /// Series below `bound` with a sample in `range` that any of the selectors accepts (all, where there is none).

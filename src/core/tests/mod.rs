@@ -4,4 +4,5 @@ mod crash;
 mod handover;
 mod head;
 mod oracle;
+mod report;
 mod store;

@@ -31,7 +31,8 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
-    fn as_str(self) -> &'static str {
+    /// Its name in answers.
+    pub fn as_str(self) -> &'static str {
         match self {
             ErrorType::BadData => "bad_data",
             ErrorType::Execution => "execution",

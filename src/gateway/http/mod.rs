@@ -7,6 +7,7 @@ pub mod export;
 pub mod json;
 pub mod labels;
 pub mod params;
+pub mod protobuf;
 pub mod query;
 pub mod server;
 pub mod sql;
@@ -109,19 +110,29 @@ fn success(headers: &HeaderMap, warnings: &[String], infos: &[String], data: imp
 }
 
 fn sent(headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
+    sent_as(headers, body, "application/json")
+}
+
+/// A body of a media type, compressed where that pays.
+fn sent_as(headers: &HeaderMap, body: Vec<u8>, media_type: &'static str) -> Response<Body> {
+    let typed = |body| {
+        let mut r = Response::new(Body::from(body));
+        r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        r
+    };
     if takes_gzip(headers, body.len()) {
         use std::io::Write;
         let mut z = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 8), flate2::Compression::fast());
         if z.write_all(&body).is_ok()
             && let Ok(packed) = z.finish()
         {
-            let mut r = ok_json(packed);
+            let mut r: Response<Body> = typed(packed);
             r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             r.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             return r;
         }
     }
-    ok_json(body)
+    typed(body)
 }
 
 fn answered(result: Result<Response<Body>, ApiError>) -> Response<Body> {
@@ -153,11 +164,11 @@ where
 }
 
 async fn instant(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::instant(&g, &h, &p).await }).await
+    with_params(request, |h, p| async move { query::asked(&h, query::instant(&g, &h, &p).await) }).await
 }
 
 async fn range(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::range(&g, &h, &p).await }).await
+    with_params(request, |h, p| async move { query::asked(&h, query::range(&g, &h, &p).await) }).await
 }
 
 async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {

@@ -2,15 +2,16 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
+use prost::Message;
 use quiver_core::TimeRange;
 use quiver_query::promql;
-use quiver_query::{Answer, PromqlRequest, QueryOptions};
+use quiver_query::{Answer, ExplainMode, Hints, PromqlRequest, QueryOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::json::Json;
 use super::params::{Params, parse_duration, parse_time};
-use super::success;
+use super::{protobuf, success};
 use crate::Gateway;
 
 /// Warnings and infos shown at most, as Prometheus.
@@ -42,9 +43,23 @@ fn options(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<(QueryOptions
     let cancel = CancellationToken::new();
     let guard = cancel.clone().drop_guard();
     let nocache = matches!(p.get("nocache"), "1" | "true");
-    let per_step_stats = p.get("stats") == "all";
+    let per_step_stats = !p.get("stats").is_empty();
     let limit = p.limit()?;
-    Ok((QueryOptions { lookback_ms, timeout_ms, limit, nocache, per_step_stats, use_start_timestamps, cancel }, guard))
+    let hints = Hints::parse(p.all("hint")).map_err(|e| ApiError::invalid_param("hint", e))?;
+    let explain = ExplainMode::from_name(p.get("explain"))
+        .ok_or_else(|| ApiError::invalid_param("explain", "it is \"plan\" or \"analyze\"".into()))?;
+    let options = QueryOptions {
+        lookback_ms,
+        timeout_ms,
+        limit,
+        nocache,
+        per_step_stats,
+        use_start_timestamps,
+        hints,
+        explain,
+        cancel,
+    };
+    Ok((options, guard))
 }
 
 /// `/query`
@@ -83,7 +98,7 @@ async fn run(
 ) -> Result<Response<Body>, ApiError> {
     let (options, _cancel_on_drop) = options(g, headers, p)?;
     let query = p.get("query").to_owned();
-    let stats = p.get("stats");
+    let shown = Shown::of(p.get("stats"));
     let request = PromqlRequest { query, start, end, step, options };
     let text = request.query.clone();
     g.counters.queries.add(1);
@@ -91,19 +106,93 @@ async fn run(
         g.counters.query_errors.add(1);
         ApiError::query(e)
     })?;
-    Ok(super::sent(headers, envelope(&answer, &text, stats)))
+    let mut told = Told::of(&answer, &text);
+    if let Some(warning) = unknown_stats(p.get("stats")) {
+        told.warnings.push(warning);
+    }
+    Ok(match protobuf::wanted(headers) {
+        Some(media_type) => {
+            let body = protobuf::message(&answer, shown, told).encode_to_vec();
+            super::sent_as(headers, body, media_type)
+        }
+        None => super::sent(headers, rendered(&answer, shown, &told)),
+    })
+}
+
+/// The response to a query, an error in the type that the client asked for.
+pub fn asked(headers: &HeaderMap, result: Result<Response<Body>, ApiError>) -> Result<Response<Body>, ApiError> {
+    match (result, protobuf::wanted(headers)) {
+        (Err(e), Some(media_type)) => Ok(protobuf::error(&e, media_type)),
+        (result, _) => result,
+    }
+}
+
+/// Which statistics are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// None.
+    Nothing,
+    /// Sums.
+    Sums,
+    /// Sums and counts per step.
+    All,
+}
+
+impl Shown {
+    /// By the parameter `stats`: whatever it says, something is shown.
+    pub fn of(parameter: &str) -> Self {
+        match parameter {
+            "" => Shown::Nothing,
+            "all" => Shown::All,
+            _ => Shown::Sums,
+        }
+    }
+}
+
+/// Prometheus takes any value and says that it will not go on doing so.
+fn unknown_stats(parameter: &str) -> Option<String> {
+    match parameter {
+        "" | "true" | "all" => None,
+        other => Some(format!(
+            "value {} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"",
+            quiver_model::labels::quoted(other)
+        )),
+    }
+}
+
+/// Warnings and infos.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Warnings.
+    pub warnings: Vec<String>,
+    /// Infos.
+    pub infos: Vec<String>,
+}
+
+impl Told {
+    /// Those of an answer.
+    pub fn of(answer: &Answer, query: &str) -> Self {
+        let (mut warnings, infos) = answer.annotations.texts(query, ANNOTATIONS_MAX, ANNOTATIONS_MAX);
+        if answer.truncated {
+            warnings.push("results truncated due to limit".into());
+        }
+        Self { warnings, infos }
+    }
 }
 
 /// The envelope of an answer; `stats` is the parameter of that name.
 pub fn envelope(answer: &Answer, query: &str, stats: &str) -> Vec<u8> {
-    let (mut warnings, infos) = answer.annotations.texts(query, ANNOTATIONS_MAX, ANNOTATIONS_MAX);
-    if answer.truncated {
-        warnings.push("results truncated due to limit".into());
-    }
-    super::envelope(&warnings, &infos, |j| {
+    rendered(answer, Shown::of(stats), &Told::of(answer, query))
+}
+
+fn rendered(answer: &Answer, shown: Shown, told: &Told) -> Vec<u8> {
+    super::envelope(&told.warnings, &told.infos, |j| {
         j.raw("{").value(&answer.value);
-        if !stats.is_empty() {
-            render_stats(j, answer, stats == "all");
+        if shown != Shown::Nothing {
+            render_stats(j, answer, shown == Shown::All);
+        }
+        if let Some(tree) = answer.explain.as_ref().and_then(|e| serde_json::to_string(e).ok()) {
+            j.raw(r#","explain":"#).raw(&tree);
         }
         j.raw("}");
     })
@@ -117,16 +206,28 @@ fn render_stats(j: &mut Json, answer: &Answer, per_step: bool) {
     j.raw(r#","innerEvalTime":"#).raw(&number(s.eval_seconds));
     j.raw(r#","execQueueTime":"#).raw(&number(s.queue_seconds));
     j.raw(r#","execTotalTime":"#).raw(&number(s.queue_seconds + s.prepare_seconds + s.eval_seconds));
-    j.raw(r#"},"samples":{"totalQueryableSamples":"#).int(s.queryable_samples as i64);
-    j.raw(r#","peakSamples":"#).int(s.peak_samples as i64);
-    if per_step && !s.queryable_samples_per_step.is_empty() {
-        j.raw(r#","totalQueryableSamplesPerStep":["#);
-        for (i, (t, n)) in s.queryable_samples_per_step.iter().enumerate() {
-            j.raw(if i > 0 { ",[" } else { "[" }).time(*t).raw(",").int(*n as i64).raw("]");
-        }
-        j.raw("]");
+    j.raw(r#"},"samples":{"#);
+    if per_step {
+        render_steps(j, r#""totalQueryableSamplesPerStep":"#, &s.queryable_samples_per_step);
     }
-    j.raw(r#"},"samplesRead":"#).int(s.samples_read as i64).raw("}");
+    j.raw(r#""totalQueryableSamples":"#).int(s.queryable_samples as i64).raw(",");
+    if per_step {
+        render_steps(j, r#""samplesReadPerStep":"#, &s.input_samples_per_step);
+    }
+    j.raw(r#""samplesRead":"#).int(s.input_samples as i64);
+    j.raw(r#","seriesTouched":"#).int(s.series_touched as i64);
+    j.raw(r#","peakSamples":"#).int(s.peak_samples as i64).raw("}}");
+}
+
+fn render_steps(j: &mut Json, key: &str, steps: &[(i64, u64)]) {
+    if steps.is_empty() {
+        return;
+    }
+    j.raw(key);
+    for (i, (t, n)) in steps.iter().enumerate() {
+        j.raw(if i > 0 { ",[" } else { "[[" }).time(*t).raw(",").int(*n as i64).raw("]");
+    }
+    j.raw("],");
 }
 
 /// `/query_exemplars`

@@ -8,6 +8,8 @@ use datafusion::common::Result as DfResult;
 use datafusion::common::resources_err;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, MemoryReservation};
 
+use crate::explain::profile::Profile;
+
 /// The pool of all queries.
 pub fn total(bytes: usize) -> Arc<dyn MemoryPool> {
     Arc::new(GreedyMemoryPool::new(bytes))
@@ -18,6 +20,7 @@ pub struct QueryPool {
     parent: Arc<dyn MemoryPool>,
     max: usize,
     used: AtomicUsize,
+    profile: Option<Arc<Profile>>,
 }
 
 impl fmt::Debug for QueryPool {
@@ -35,7 +38,18 @@ impl fmt::Display for QueryPool {
 impl QueryPool {
     /// A pool of at most `max` bytes under `parent`.
     pub fn child(parent: &Arc<dyn MemoryPool>, max: usize) -> Arc<dyn MemoryPool> {
-        Arc::new(Self { parent: Arc::clone(parent), max, used: AtomicUsize::new(0) })
+        Self::profiled(parent, max, None)
+    }
+
+    /// The same, which tells a profile who takes how much.
+    pub fn profiled(parent: &Arc<dyn MemoryPool>, max: usize, profile: Option<Arc<Profile>>) -> Arc<dyn MemoryPool> {
+        Arc::new(Self { parent: Arc::clone(parent), max, used: AtomicUsize::new(0), profile })
+    }
+
+    fn grown(&self, reservation: &MemoryReservation, bytes: usize) {
+        if let Some(p) = &self.profile {
+            p.grown(reservation.consumer().id(), bytes);
+        }
     }
 }
 
@@ -47,11 +61,15 @@ impl MemoryPool for QueryPool {
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
         self.used.fetch_add(additional, Ordering::Relaxed);
         self.parent.grow(reservation, additional);
+        self.grown(reservation, additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.used.fetch_sub(shrink, Ordering::Relaxed);
         self.parent.shrink(reservation, shrink);
+        if let Some(p) = &self.profile {
+            p.shrunk(reservation.consumer().id(), shrink);
+        }
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> DfResult<()> {
@@ -66,7 +84,9 @@ impl MemoryPool for QueryPool {
         }
         self.parent.try_grow(reservation, additional).inspect_err(|_| {
             self.used.fetch_sub(additional, Ordering::Relaxed);
-        })
+        })?;
+        self.grown(reservation, additional);
+        Ok(())
     }
 
     fn reserved(&self) -> usize {

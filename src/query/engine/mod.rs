@@ -32,6 +32,8 @@ use crate::context::{Features, QueryContext};
 use crate::error::QueryError;
 use crate::exec::operator::{Collect, PromExec, RunEnv};
 use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::explain::profile::Profile;
+use crate::explain::{self, Explain, ExplainMode};
 use crate::plan::{self, Lowered};
 use crate::promql;
 use crate::promql::ast::{Expr, ValueType};
@@ -260,13 +262,18 @@ impl Engine {
         ctx.lookback_ms = options.lookback_ms.filter(|l| *l > 0).unwrap_or(o.lookback_ms);
         ctx.default_step_ms = o.default_step_ms;
         ctx.cancel = options.cancel.child_token();
+        ctx.hints = options.hints;
         ctx.deadline = deadline;
         ctx
     }
 
-    fn env(&self, ctx: &Arc<QueryContext>) -> Arc<RunEnv> {
-        let memory = QueryPool::child(&self.inner.memory, ctx.limits.query_memory_bytes_max);
-        Arc::new(RunEnv::new(Arc::clone(ctx), self.inner.source.snapshot(), memory, self.inner.threads))
+    fn env(&self, ctx: &Arc<QueryContext>, explain: ExplainMode) -> Arc<RunEnv> {
+        let profile = (explain != ExplainMode::Off).then(Arc::<Profile>::default);
+        let memory = QueryPool::profiled(&self.inner.memory, ctx.limits.query_memory_bytes_max, profile.clone());
+        // A hint may ask for fewer threads than there are, not for more.
+        let threads = ctx.hints.parallelism.map_or(self.inner.threads, |n| n.min(self.inner.threads));
+        let env = RunEnv::new(Arc::clone(ctx), self.inner.source.snapshot(), memory, threads);
+        Arc::new(env.profiled(profile))
     }
 
     /// Parses and plans a query; on a thread with a deep stack.
@@ -299,9 +306,9 @@ impl Engine {
         ctx: &Arc<QueryContext>,
     ) -> Result<Planned, QueryError> {
         let lowered = plan::lower_query(&expr, request.start, request.end, request.step, ctx)?;
-        let mut env = self.env(ctx);
+        let mut env = self.env(ctx, request.options.explain);
         if let (Lowered::Plan(_, _, grid), true) = (&lowered, request.options.per_step_stats) {
-            env = Arc::new(env.scoped(*grid, true));
+            env = Arc::new(env.counting(*grid));
         }
         let exec = match &lowered {
             Lowered::Plan(p, ..) => Some(plan::physical::build(p, &env)?),
@@ -338,10 +345,14 @@ impl Engine {
         let prepared = begun.elapsed();
         let mut truncated = false;
         let value = match &planned.lowered {
+            _ if request.options.explain == ExplainMode::Plan => match request.step {
+                0 => AnswerValue::Vector(Vec::new()),
+                _ => AnswerValue::Matrix(Vec::new()),
+            },
             Lowered::Text(s) => AnswerValue::String(request.start, s.clone()),
             Lowered::Plan(_, ValueType::Matrix, _) => {
                 let Some(exec) = &planned.exec else { return Err(QueryError::Internal("no plan".into())) };
-                let mut series = exec.operator().raw(&planned.env, exec.inputs())?;
+                let mut series = exec.raw(&planned.env)?;
                 series.sort_by(|a, b| a.labels.cmp(&b.labels));
                 AnswerValue::Matrix(series)
             }
@@ -352,22 +363,26 @@ impl Engine {
         };
         let value = result::cut(value, request.options.limit, &mut truncated);
         ctx.check()?;
+        let at_steps = |counts: Vec<u64>| match &planned.lowered {
+            Lowered::Plan(_, _, grid) => counts.into_iter().enumerate().map(|(i, n)| (grid.time(i), n)).collect(),
+            Lowered::Text(_) => Vec::new(),
+        };
+        let counts = planned.env.stats.steps();
         let stats = QueryStats {
             samples_read: ctx.samples_read(),
             queryable_samples: planned.env.stats.total(),
-            queryable_samples_per_step: match &planned.lowered {
-                Lowered::Plan(_, _, grid) => {
-                    let steps = planned.env.stats.steps().into_iter().enumerate();
-                    steps.map(|(i, n)| (grid.time(i), n)).collect()
-                }
-                Lowered::Text(_) => Vec::new(),
-            },
+            queryable_samples_per_step: at_steps(counts.looked),
+            input_samples: counts.read.iter().sum(),
+            input_samples_per_step: at_steps(counts.read),
+            series_touched: planned.env.stats.series(),
             peak_samples: ctx.samples_peak(),
             prepare_seconds: prepared.as_secs_f64(),
             queue_seconds: queued.as_secs_f64(),
             eval_seconds: begun.elapsed().saturating_sub(prepared).as_secs_f64(),
         };
-        Ok(Answer { value, annotations: ctx.annotations(), truncated, stats })
+        let explain =
+            (request.options.explain != ExplainMode::Off).then(|| Box::new(explained(&planned, request, &stats)));
+        Ok(Answer { value, annotations: ctx.annotations(), truncated, stats, explain })
     }
 
     fn explain_text(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>) -> Result<String, QueryError> {
@@ -381,6 +396,21 @@ impl Engine {
             out.push_str(&format!("\nphysical plan\n{plan}"));
         }
         Ok(out)
+    }
+}
+
+/// The explanation of a query that was planned and, where that was asked for, evaluated.
+fn explained(planned: &Planned, request: &PromqlRequest, stats: &QueryStats) -> Explain {
+    let analyzed = request.options.explain == ExplainMode::Analyze;
+    let mut trees = explain::Trees::new(&planned.env, analyzed);
+    let root = planned.exec.as_ref().map(|e| trees.of(e));
+    let profile = planned.env.profile.as_deref().filter(|_| analyzed);
+    Explain {
+        mode: request.options.explain.name().to_owned(),
+        query: request.query.clone(),
+        hints: request.options.hints.texts(),
+        root,
+        total: profile.map(|p| explain::total(p, trees.read(), stats)),
     }
 }
 

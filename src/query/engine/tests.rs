@@ -248,6 +248,7 @@ fn names_that_go_must_not_make_two_series_one() {
 #[test]
 fn samples_are_counted_per_step() {
     let e = engine(store(2, 4));
+    let input = std::cell::Cell::<(Vec<u64>, u64)>::default();
     let steps = |q: &str| {
         let mut r = request(q, 20_000, 30_000, 10_000);
         r.options.per_step_stats = true;
@@ -256,17 +257,29 @@ fn samples_are_counted_per_step() {
         let plain = ask(&e, q, 20_000, 30_000, 10_000).unwrap().stats;
         assert_eq!(stats.queryable_samples, plain.queryable_samples, "{q}");
         assert_eq!(stats.queryable_samples, stats.queryable_samples_per_step.iter().map(|s| s.1).sum::<u64>(), "{q}");
+        assert_eq!(stats.input_samples, stats.input_samples_per_step.iter().map(|s| s.1).sum::<u64>(), "{q}");
+        assert_eq!(plain.input_samples_per_step, [], "not asked for");
+        input.set((stats.input_samples_per_step.iter().map(|s| s.1).collect(), stats.series_touched));
         stats.queryable_samples_per_step
     };
     assert_eq!(steps("x"), [(20_000, 2), (30_000, 2)]);
+    assert_eq!(input.take(), (vec![2, 2], 2));
     assert_eq!(steps("sum(count_over_time(x[20s]))"), [(20_000, 4), (30_000, 4)]);
+    assert_eq!(input.take(), (vec![4, 2], 2), "of the second window one sample of each series is new");
     assert_eq!(
         steps("count_over_time(x[30s:10s])"),
         [(20_000, 6), (30_000, 6)],
         "a step before the first sample is none"
     );
+    assert_eq!(input.take(), (vec![6, 2], 2));
     assert_eq!(steps("sum_over_time(x[1s:10s]) + on (i) x @ 10"), [(20_000, 4), (30_000, 4)]);
+    assert_eq!(input.take(), (vec![4, 2], 4), "what does not depend on the step is read at the first");
     assert_eq!(steps("x + x"), [(20_000, 4), (30_000, 4)], "read once, counted twice");
+    assert_eq!(input.take(), (vec![4, 4], 4));
+    assert_eq!(steps("max_over_time(sum(x)[15s:5s])"), [(20_000, 6), (30_000, 6)]);
+    assert_eq!(input.take(), (vec![6, 4], 2), "steps of the subquery count once");
+    assert_eq!(steps("count_over_time(x[20s] @ 20)"), [(20_000, 4), (30_000, 4)]);
+    assert_eq!(input.take(), (vec![4, 0], 2));
 }
 
 #[test]

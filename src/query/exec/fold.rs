@@ -15,7 +15,7 @@ use quiver_model::{Histogram, Labels, ResetHint, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
 use crate::error::QueryError;
-use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink};
+use crate::exec::operator::{PromExec, RunEnv, StepCounts, TileOperator, TileSink};
 use crate::exec::parallel;
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::plan::node::Window;
@@ -39,7 +39,7 @@ pub trait SeriesFold: Send {
     -> Result<u64, QueryError>;
 
     /// Adds the samples that were looked at for each step: the series that was folded last, into `row`.
-    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut [u64]);
+    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut StepCounts);
 
     /// What there is to report, once all series are done.
     fn annotations(&mut self) -> Annotations;
@@ -101,6 +101,9 @@ impl FoldOp {
         if env.threads <= 1 || n < 2 {
             return 1;
         }
+        if env.ctx.hints.parallelism.is_some() {
+            return env.threads;
+        }
         let look = n.min(32);
         let hint: usize = (0..look).map(|i| self.set.samples_hint(i * n / look)).sum();
         let samples = (hint / look).saturating_mul(n).saturating_add(n.saturating_mul(self.grid.len));
@@ -122,7 +125,7 @@ impl FoldOp {
         let mut row = 0;
         let mut looked = 0;
         let mut read = 0;
-        let mut steps = if env.stats.per_step() { vec![0; width] } else { Vec::new() };
+        let mut steps = StepCounts::new(if env.stats.per_step() { width } else { 0 }, env.stats.reads());
         for i in series {
             if i & 15 == 0 || width > 64 {
                 env.ctx.check()?;
@@ -142,7 +145,7 @@ impl FoldOp {
                 continue;
             }
             looked += fold.fold(column, self.set.labels(i), &mut tile, row)?;
-            if !steps.is_empty() {
+            if env.stats.per_step() {
                 fold.count(column, &tile, row, &mut steps);
             }
             if row_present(&tile, row) {
@@ -250,6 +253,7 @@ impl TileOperator for FoldOp {
         // Made once here, so that a bad argument is an error even where no series is.
         let first = parking_lot::Mutex::new(Some(self.spec.make(env, &args)?));
         sink.begin(&self.roster)?;
+        env.stats.touch(self.set.len() as u64);
         struct Worker<'a> {
             fold: Option<Box<dyn SeriesFold>>,
             column: SampleColumn,
@@ -326,10 +330,13 @@ impl TileOperator for SubqueryFoldOp {
         child.run(&scope, &mut s)?;
         env.ctx.annotate(s.fold.annotations());
         if self.grid.len == 1 {
-            env.stats.add_first(scope.stats.total());
+            env.stats.absorb_first(&scope.stats);
         } else {
-            let steps = self.window.sums(self.grid, child.grid(), &scope.stats.steps());
-            env.stats.add(steps.iter().sum(), &steps);
+            let inner = scope.stats.steps();
+            let looked = self.window.sums(self.grid, child.grid(), &inner.looked);
+            let read = self.window.firsts(self.grid, child.grid(), &inner.read);
+            env.stats.touch(scope.stats.series());
+            env.stats.add(looked.iter().sum(), &StepCounts { looked, read });
         }
         Ok(())
     }

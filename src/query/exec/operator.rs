@@ -19,6 +19,8 @@ use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::batch::{self, Columns};
 use crate::exec::tile::{Roster, RosterRow, StepGrid, Tile};
+use crate::explain::profile::{Meter, Profile};
+use crate::promql::ast::Position;
 
 /// What an evaluation works with.
 pub struct RunEnv {
@@ -32,6 +34,8 @@ pub struct RunEnv {
     pub threads: usize,
     /// Samples looked at.
     pub stats: StepStats,
+    /// Clocks of operators, where the query is explained.
+    pub profile: Option<Arc<Profile>>,
     /// Memory of rows over wide grids, kept for the whole query.
     wide: Arc<Mutex<MemoryReservation>>,
 }
@@ -48,7 +52,13 @@ impl RunEnv {
         threads: usize,
     ) -> Self {
         let wide = Arc::new(Mutex::new(MemoryConsumer::new("rows over many steps").register(&memory)));
-        Self { ctx, snapshot, memory, threads, stats: StepStats::default(), wide }
+        Self { ctx, snapshot, memory, threads, stats: StepStats::default(), profile: None, wide }
+    }
+
+    /// The same, with clocks.
+    pub fn profiled(mut self, profile: Option<Arc<Profile>>) -> Self {
+        self.profile = profile;
+        self
     }
 
     /// The same with counts of samples of its own, for a part that is evaluated on another grid.
@@ -58,9 +68,15 @@ impl RunEnv {
             snapshot: Arc::clone(&self.snapshot),
             memory: Arc::clone(&self.memory),
             threads: self.threads,
-            stats: StepStats::new(grid, per_step),
+            stats: StepStats::new(grid, per_step, self.stats.reads()),
+            profile: self.profile.clone(),
             wide: Arc::clone(&self.wide),
         }
+    }
+
+    /// The same, which counts samples per step and as input.
+    pub fn counting(&self, grid: StepGrid) -> Self {
+        Self { stats: StepStats::new(grid, true, true), ..self.scoped(grid, true) }
     }
 
     /// Charges what an operator over a wide grid needs at least: rows that are made, read and passed on.
@@ -78,18 +94,68 @@ impl fmt::Debug for RunEnv {
     }
 }
 
-/// Samples looked at: Prometheus's `totalQueryableSamples`, of one grid.
+/// What selectors looked at, over one grid, as Prometheus counts it.
 #[derive(Debug, Default)]
 pub struct StepStats {
     total: AtomicU64,
+    series: AtomicU64,
     /// Per step, where that is wanted.
-    steps: Option<Mutex<Vec<u64>>>,
+    steps: Option<Mutex<StepCounts>>,
+    /// Are samples wanted as input, too?
+    reads: bool,
+}
+
+/// Samples per step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// `totalQueryableSamples`: all that a step looks at.
+    pub looked: Vec<u64>,
+    /// `samplesRead`: what it looks at and the step before did not; empty where that is not wanted.
+    pub read: Vec<u64>,
+}
+
+impl StepCounts {
+    /// Nothing yet, over some steps; where `reads` is set also as input.
+    pub fn new(steps: usize, reads: bool) -> Self {
+        Self { looked: vec![0; steps], read: if reads { vec![0; steps] } else { Vec::new() } }
+    }
+
+    /// Counts at a step samples that the step before did not see.
+    pub fn add(&mut self, step: usize, samples: u64) {
+        self.add_looked(step, samples);
+        self.add_read(step, samples);
+    }
+
+    /// Counts what a step looks at.
+    pub fn add_looked(&mut self, step: usize, samples: u64) {
+        if let Some(n) = self.looked.get_mut(step) {
+            *n += samples;
+        }
+    }
+
+    /// Counts input of a step.
+    pub fn add_read(&mut self, step: usize, samples: u64) {
+        if let Some(n) = self.read.get_mut(step) {
+            *n += samples;
+        }
+    }
+
+    /// Is input counted?
+    pub fn reads(&self) -> bool {
+        !self.read.is_empty()
+    }
+
+    fn absorb(&mut self, other: &StepCounts) {
+        self.looked.iter_mut().zip(&other.looked).for_each(|(a, b)| *a += b);
+        self.read.iter_mut().zip(&other.read).for_each(|(a, b)| *a += b);
+    }
 }
 
 impl StepStats {
-    /// For a grid; per step where that is wanted.
-    pub fn new(grid: StepGrid, per_step: bool) -> Self {
-        Self { total: AtomicU64::new(0), steps: per_step.then(|| Mutex::new(vec![0; grid.len])) }
+    /// For a grid; per step and as input where that is wanted.
+    pub fn new(grid: StepGrid, per_step: bool, reads: bool) -> Self {
+        let steps = (per_step || reads).then(|| Mutex::new(StepCounts::new(grid.len, reads)));
+        Self { steps, reads, ..Self::default() }
     }
 
     /// Are counts per step wanted?
@@ -97,44 +163,72 @@ impl StepStats {
         self.steps.is_some()
     }
 
+    /// Is input wanted?
+    pub fn reads(&self) -> bool {
+        self.reads
+    }
+
+    /// Counts series of a selector.
+    pub fn touch(&self, series: u64) {
+        self.series.fetch_add(series, Ordering::Relaxed);
+    }
+
     /// Counts samples, and where it is wanted at which steps.
-    pub fn add(&self, samples: u64, at: &[u64]) {
+    pub fn add(&self, samples: u64, at: &StepCounts) {
         self.total.fetch_add(samples, Ordering::Relaxed);
         if let Some(steps) = &self.steps {
-            for (s, n) in steps.lock().iter_mut().zip(at) {
-                *s += n;
-            }
+            steps.lock().absorb(at);
         }
     }
 
-    /// Counts the same number of samples at every step.
-    pub fn add_everywhere(&self, samples: u64, grid: StepGrid) {
-        self.total.fetch_add(samples.saturating_mul(grid.len as u64), Ordering::Relaxed);
+    /// Counts another evaluation, of a single step, at every step of a grid; what it read it read once.
+    pub fn add_everywhere(&self, other: &StepStats, grid: StepGrid) {
+        self.touch(other.series());
+        self.total.fetch_add(other.total().saturating_mul(grid.len as u64), Ordering::Relaxed);
         if let Some(steps) = &self.steps {
-            steps.lock().iter_mut().for_each(|s| *s += samples);
+            let mut steps = steps.lock();
+            steps.looked.iter_mut().for_each(|s| *s += other.total());
+            steps.add_read(0, other.steps().read.iter().sum());
         }
     }
 
     /// Counts samples at the first step.
     pub fn add_first(&self, samples: u64) {
         self.total.fetch_add(samples, Ordering::Relaxed);
-        if let Some(first) = self.steps.as_ref().map(|s| s.lock()).as_mut().and_then(|s| s.first_mut()) {
-            *first += samples;
+        if let Some(steps) = &self.steps {
+            steps.lock().add(0, samples);
         }
     }
 
-    /// Counts what another evaluation on the same grid looked at.
+    /// Counts another evaluation at the first step.
+    pub fn absorb_first(&self, other: &StepStats) {
+        self.touch(other.series());
+        self.total.fetch_add(other.total(), Ordering::Relaxed);
+        if let Some(steps) = &self.steps {
+            let mut steps = steps.lock();
+            steps.add_looked(0, other.total());
+            steps.add_read(0, other.steps().read.iter().sum());
+        }
+    }
+
+    /// Counts another evaluation on the same grid.
     pub fn absorb(&self, other: &StepStats) {
+        self.touch(other.series());
         self.add(other.total(), &other.steps());
     }
 
-    /// All so far.
+    /// Samples looked at so far.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
+    /// Series of selectors so far.
+    pub fn series(&self) -> u64 {
+        self.series.load(Ordering::Relaxed)
+    }
+
     /// Per step; empty where that is not wanted.
-    pub fn steps(&self) -> Vec<u64> {
+    pub fn steps(&self) -> StepCounts {
         self.steps.as_ref().map(|s| s.lock().clone()).unwrap_or_default()
     }
 }
@@ -180,8 +274,8 @@ pub struct PromExec {
     children: Vec<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
     env: Arc<RunEnv>,
-    rows: AtomicU64,
-    tiles: AtomicU64,
+    pos: Position,
+    meter: Arc<Meter>,
 }
 
 impl fmt::Debug for PromExec {
@@ -191,28 +285,31 @@ impl fmt::Debug for PromExec {
 }
 
 impl PromExec {
-    /// A node.
+    /// A node; `pos` is the part of the query it comes from.
     pub fn new(
         name: &'static str,
         op: Arc<dyn TileOperator>,
         grid: StepGrid,
         inputs: Vec<Arc<PromExec>>,
+        pos: Position,
         env: &Arc<RunEnv>,
     ) -> Arc<Self> {
+        Arc::new(Self::with_meter(name, op, grid, inputs, pos, env, Arc::default()))
+    }
+
+    fn with_meter(
+        name: &'static str,
+        op: Arc<dyn TileOperator>,
+        grid: StepGrid,
+        inputs: Vec<Arc<PromExec>>,
+        pos: Position,
+        env: &Arc<RunEnv>,
+        meter: Arc<Meter>,
+    ) -> Self {
         let children = inputs.iter().map(|i| Arc::clone(i) as Arc<dyn ExecutionPlan>).collect();
         let properties = batch::shape(grid.len, Columns::Values).properties;
         let env = Arc::clone(env);
-        Arc::new(Self {
-            name,
-            op,
-            grid,
-            inputs,
-            children,
-            properties,
-            env,
-            rows: AtomicU64::new(0),
-            tiles: AtomicU64::new(0),
-        })
+        Self { name, op, grid, inputs, children, properties, env, pos, meter }
     }
 
     /// Steps it is evaluated at.
@@ -223,6 +320,27 @@ impl PromExec {
     /// The operator.
     pub fn operator(&self) -> &Arc<dyn TileOperator> {
         &self.op
+    }
+
+    /// The part of the query it comes from.
+    pub fn pos(&self) -> Position {
+        self.pos
+    }
+
+    /// What it did so far.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// What it does, as EXPLAIN says it after the name.
+    pub fn details(&self) -> String {
+        struct Details<'a>(&'a dyn TileOperator);
+        impl fmt::Display for Details<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.details(f)
+            }
+        }
+        Details(&*self.op).to_string().trim().to_owned()
     }
 
     /// Inputs.
@@ -238,10 +356,34 @@ impl PromExec {
     /// Evaluates into a sink.
     pub fn run(&self, env: &RunEnv, sink: &mut dyn TileSink) -> Result<(), QueryError> {
         env.ctx.check()?;
-        let mut counted = Counted { sink, rows: 0, tiles: 0 };
+        let clock = env.profile.as_deref().map(|p| (p, p.switch(Some(Arc::clone(&self.meter)))));
+        let mut counted = Counted { sink, rows: 0, tiles: 0, samples: 0, clock };
         let done = self.op.run(env, &self.inputs, &mut counted);
-        self.rows.fetch_add(counted.rows, Ordering::Relaxed);
-        self.tiles.fetch_add(counted.tiles, Ordering::Relaxed);
+        let Counted { rows, tiles, samples, clock, .. } = counted;
+        self.meter.runs.fetch_add(1, Ordering::Relaxed);
+        self.meter.rows.fetch_add(rows, Ordering::Relaxed);
+        self.meter.tiles.fetch_add(tiles, Ordering::Relaxed);
+        if let Some((profile, caller)) = clock {
+            self.meter.samples.fetch_add(samples, Ordering::Relaxed);
+            profile.switch(caller);
+        }
+        done
+    }
+
+    /// Evaluates a range vector that is the answer itself.
+    pub fn raw(&self, env: &RunEnv) -> Result<Vec<crate::answer::AnswerSeries>, QueryError> {
+        env.ctx.check()?;
+        let clock = env.profile.as_deref().map(|p| (p, p.switch(Some(Arc::clone(&self.meter)))));
+        let done = self.op.raw(env, &self.inputs);
+        if let Ok(series) = &done {
+            let samples: usize = series.iter().map(|s| s.floats.len() + s.histograms.len()).sum();
+            self.meter.runs.fetch_add(1, Ordering::Relaxed);
+            self.meter.rows.fetch_add(series.len() as u64, Ordering::Relaxed);
+            self.meter.samples.fetch_add(samples as u64, Ordering::Relaxed);
+        }
+        if let Some((profile, caller)) = clock {
+            profile.switch(caller);
+        }
         done
     }
 
@@ -262,21 +404,37 @@ impl PromExec {
     }
 }
 
+/// Counts what passes. While whoever called has the tile, the clock runs for that one.
 struct Counted<'a> {
     sink: &'a mut dyn TileSink,
     rows: u64,
     tiles: u64,
+    samples: u64,
+    clock: Option<(&'a Profile, Option<Arc<Meter>>)>,
+}
+
+impl Counted<'_> {
+    fn handed_on(&mut self, work: impl FnOnce(&mut dyn TileSink) -> Result<(), QueryError>) -> Result<(), QueryError> {
+        let Some((profile, caller)) = &self.clock else { return work(self.sink) };
+        let own = profile.switch(caller.clone());
+        let done = work(self.sink);
+        profile.switch(own);
+        done
+    }
 }
 
 impl TileSink for Counted<'_> {
     fn begin(&mut self, roster: &Arc<Roster>) -> Result<(), QueryError> {
-        self.sink.begin(roster)
+        self.handed_on(|sink| sink.begin(roster))
     }
 
     fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
         self.rows += tile.rows() as u64;
         self.tiles += 1;
-        self.sink.push(tile)
+        if self.clock.is_some() {
+            self.samples += tile.samples();
+        }
+        self.handed_on(|sink| sink.push(tile))
     }
 }
 
@@ -416,7 +574,7 @@ impl ExecutionPlan for PromExec {
                 Err(_) => return plan_err!("{} takes inputs of its own kind only", self.name),
             }
         }
-        Ok(PromExec::new(self.name, Arc::clone(&self.op), self.grid, inputs, &self.env))
+        Ok(PromExec::new(self.name, Arc::clone(&self.op), self.grid, inputs, self.pos, &self.env))
     }
 
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
@@ -425,7 +583,8 @@ impl ExecutionPlan for PromExec {
         }
         let mut builder = RecordBatchReceiverStream::builder(self.schema(), 2);
         let tx = builder.tx();
-        let me = PromExec::new(self.name, Arc::clone(&self.op), self.grid, self.inputs.clone(), &self.env);
+        let (op, inputs, meter) = (Arc::clone(&self.op), self.inputs.clone(), Arc::clone(&self.meter));
+        let me = PromExec::with_meter(self.name, op, self.grid, inputs, self.pos, &self.env, meter);
         builder.spawn_blocking(move || {
             let env = Arc::clone(&me.env);
             me.run(&env, &mut Sender { tx }).map_err(DataFusionError::from)
@@ -440,8 +599,8 @@ impl ExecutionPlan for PromExec {
             c.add(v.load(Ordering::Relaxed) as usize);
             c
         };
-        set.push(Arc::new(Metric::new(MetricValue::OutputRows(count(&self.rows)), Some(0))));
-        let tiles = MetricValue::Count { name: "tiles".into(), count: count(&self.tiles) };
+        set.push(Arc::new(Metric::new(MetricValue::OutputRows(count(&self.meter.rows)), Some(0))));
+        let tiles = MetricValue::Count { name: "tiles".into(), count: count(&self.meter.tiles) };
         set.push(Arc::new(Metric::new(tiles, Some(0))));
         Some(set)
     }

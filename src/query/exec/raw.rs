@@ -53,6 +53,7 @@ impl TileOperator for RawScanOp {
         let mut out = Vec::new();
         let mut column = SampleColumn::default();
         let mut held = 0;
+        env.stats.touch(self.set.len() as u64);
         for i in 0..self.set.len() {
             env.ctx.check()?;
             self.set.read(i, self.read, Need::ALL, &mut column)?;
@@ -146,7 +147,7 @@ impl TileOperator for RawRowsOp {
         let mut sink = crate::engine::result::Held::new(env, Collect::default());
         let inner = env.scoped(child.grid(), false);
         child.run(&inner, &mut sink)?;
-        env.stats.add_first(inner.stats.total());
+        env.stats.absorb_first(&inner.stats);
         let Collect { roster, tiles } = sink.into_inner();
         let roster = roster.unwrap_or_default();
         let mut out = Vec::new();

@@ -9,7 +9,7 @@ use crate::annotation::Annotations;
 use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::fold::{FoldSpec, SeriesFold};
-use crate::exec::operator::RunEnv;
+use crate::exec::operator::{RunEnv, StepCounts};
 use crate::exec::tile::{StepGrid, Tile};
 use crate::kernels::instant::{self, InstantSelector};
 use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames, sample_size};
@@ -59,18 +59,18 @@ impl SeriesFold for InstantFold {
         instant::fold_smoothed(selector, name, s, &mut self.clean, grid, *pos, tile, row, &mut self.notes)
     }
 
-    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut [u64]) {
+    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut StepCounts) {
         let InstantSpec { grid, selector, smoothed, .. } = &self.spec;
         if *smoothed {
             let at = |step: usize| selector.reference(grid, step);
             let (before, after) = (selector.lookback_ms, selector.lookback_ms);
-            count_windows(samples, at, before, after, steps);
+            count_windows(samples, at, before, after, Some(grid.step), steps);
             return;
         }
         let times = selector.record_time || selector.record_start;
         for step in row_cells(tile, row) {
             let h = if times { None } else { tile.histogram(row * tile.width + step) };
-            steps[step] += h.map_or(1, |h| sample_size(h));
+            steps.add(step, h.map_or(1, |h| sample_size(h)));
         }
     }
 
@@ -85,8 +85,16 @@ fn row_cells(tile: &Tile, row: usize) -> impl Iterator<Item = usize> + '_ {
     (0..tile.width).filter(move |s| tile.is_present(base + s))
 }
 
-/// Adds the sizes of the samples in `(at − before, at + after]` for each step.
-fn count_windows(s: &SampleColumn, at: impl Fn(usize) -> i64, before: i64, after: i64, steps: &mut [u64]) {
+/// Adds the sizes of the samples in `(at − before, at + after]` for each step. As input count all of the first step, and
+/// of a later one those that came within `step` of its end (`None`: nothing more).
+fn count_windows(
+    s: &SampleColumn,
+    at: impl Fn(usize) -> i64,
+    before: i64,
+    after: i64,
+    step: Option<i64>,
+    steps: &mut StepCounts,
+) {
     let mut sizes = vec![1u64; s.len()];
     for (p, h) in &s.histograms {
         sizes[*p as usize] = sample_size(h);
@@ -97,17 +105,38 @@ fn count_windows(s: &SampleColumn, at: impl Fn(usize) -> i64, before: i64, after
         }
     }
     let (mut lo, mut hi, mut sum) = (0, 0, 0u64);
-    for (step, n) in steps.iter_mut().enumerate() {
-        let t = at(step);
-        while hi < s.len() && s.ts[hi] <= t.saturating_add(after) {
+    // Of the window, what the step before has seen: up to `seen`, `old` of it.
+    let (mut seen, mut old) = (0, 0u64);
+    for i in 0..steps.looked.len() {
+        let t = at(i);
+        let end = t.saturating_add(after);
+        while hi < s.len() && s.ts[hi] <= end {
             sum += sizes[hi];
             hi += 1;
         }
         while lo < hi && s.ts[lo] <= t.saturating_sub(before) {
             sum -= sizes[lo];
+            if lo < seen {
+                old -= sizes[lo];
+            }
             lo += 1;
         }
-        *n += sum;
+        steps.add_looked(i, sum);
+        if !steps.reads() {
+            continue;
+        }
+        seen = seen.max(lo);
+        match step {
+            _ if i == 0 => steps.add_read(i, sum),
+            Some(step) => {
+                while seen < hi && s.ts[seen] <= end.saturating_sub(step) {
+                    old += sizes[seen];
+                    seen += 1;
+                }
+                steps.add_read(i, sum - old);
+            }
+            None => {}
+        }
     }
 }
 
@@ -199,11 +228,12 @@ impl SeriesFold for WindowFold {
         Ok(looked)
     }
 
-    fn count(&self, samples: &SampleColumn, _tile: &Tile, _row: usize, steps: &mut [u64]) {
+    fn count(&self, samples: &SampleColumn, _tile: &Tile, _row: usize, steps: &mut StepCounts) {
         let WindowSpec { grid, spec } = &self.spec;
         let (before, after) = spec.read_extent();
         let at = |step: usize| grid.time(if spec.fixed { 0 } else { step }).saturating_sub(spec.offset_ms);
-        count_windows(samples, at, before, after, steps);
+        let step = (!spec.fixed).then_some(grid.step);
+        count_windows(samples, at, before, after, step, steps);
     }
 
     fn annotations(&mut self) -> Annotations {

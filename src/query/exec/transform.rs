@@ -195,7 +195,7 @@ impl TileOperator for BroadcastOp {
         // Prometheus counts what the only evaluation looked at for every step.
         let inner = env.scoped(child.grid(), false);
         child.run(&inner, &mut S { width, env, sink })?;
-        env.stats.add_everywhere(inner.stats.total(), self.grid);
+        env.stats.add_everywhere(&inner.stats, self.grid);
         Ok(())
     }
 }

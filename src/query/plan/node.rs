@@ -98,6 +98,24 @@ impl Window {
     }
 }
 
+impl Window {
+    /// For each step of `grid`, what is counted at the steps of `inner` that its window is the first to hold.
+    pub fn firsts(&self, grid: StepGrid, inner: StepGrid, counts: &[u64]) -> Vec<u64> {
+        let mut out = vec![0; grid.len];
+        for (k, n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let t = inner.time(k).saturating_add(self.offset);
+            let after = i128::from(t) - i128::from(grid.start);
+            let step =
+                if self.fixed || after <= 0 { 0 } else { (after as u128).div_ceil(grid.step.max(1) as u128) as usize };
+            let holds = step < grid.len && t <= grid.time(step) && t > grid.time(step).saturating_sub(self.range);
+            if holds {
+                out[step] += n;
+            }
+        }
+        out
+    }
+}
+
 /// The sorting functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sort {

@@ -18,6 +18,7 @@ use crate::exec::shared::SharedOp;
 use crate::exec::specs::{InstantSpec, WindowSpec};
 use crate::exec::tile::Roster;
 use crate::exec::{histogram, transform, vector};
+use crate::hints::Rule;
 use crate::kernels::elementwise::{self, CellFn, ScalarFn};
 use crate::kernels::instant::InstantSelector;
 use crate::kernels::operators::matching::changes_metric;
@@ -35,7 +36,9 @@ pub fn build(plan: &LogicalPlan, env: &Arc<RunEnv>) -> Result<Arc<PromExec>, Que
     let Some(node) = PromNode::of(plan) else {
         return Err(QueryError::Internal(format!("not a PromQL plan: {}", plan.display())));
     };
-    Builder { env, repeats: Repeats::of(plan), shared: RefCell::default() }.build(node)
+    let share = env.ctx.hints.allows(Rule::Share);
+    let repeats = if share { Repeats::of(plan) } else { Repeats::default() };
+    Builder { env, repeats, shared: RefCell::default() }.build(node)
 }
 
 /// Is it the negative of a scalar?
@@ -54,7 +57,7 @@ fn scalar_valued(node: &PromNode) -> bool {
 struct Builder<'a> {
     env: &'a Arc<RunEnv>,
     repeats: Repeats<'a>,
-    shared: RefCell<HashMap<&'a PromNode, Arc<PromExec>>>,
+    shared: RefCell<HashMap<&'a PromNode, (Arc<SharedOp>, Arc<PromExec>)>>,
 }
 
 impl<'a> Builder<'a> {
@@ -62,14 +65,17 @@ impl<'a> Builder<'a> {
         self.env.ctx.check()?;
         self.env.charge_width(node.grid)?;
         let Some(part) = self.repeats.get(node) else { return self.node(node) };
-        if let Some(have) = self.shared.borrow().get(node) {
-            return Ok(Arc::clone(have));
+        // Each occurrence has a node of its own, which knows where in the text it stands.
+        let occurrence = |op, inner| {
+            PromExec::new("PromShared", op as Arc<dyn TileOperator>, node.grid, vec![inner], node.pos, self.env)
+        };
+        if let Some((op, inner)) = self.shared.borrow().get(node) {
+            return Ok(occurrence(Arc::clone(op), Arc::clone(inner)));
         }
         let inner = self.node(node)?;
-        let op = SharedOp::new(part.count, Arc::clone(&part.translations), &inner);
-        let exec = PromExec::new("PromShared", Arc::new(op), node.grid, vec![inner], self.env);
-        self.shared.borrow_mut().insert(node, Arc::clone(&exec));
-        Ok(exec)
+        let op = Arc::new(SharedOp::new(part.count, Arc::clone(&part.translations), &inner));
+        self.shared.borrow_mut().insert(node, (Arc::clone(&op), Arc::clone(&inner)));
+        Ok(occurrence(op, inner))
     }
 
     fn plan(&self, plan: &'a LogicalPlan) -> Result<Arc<PromExec>, QueryError> {
@@ -91,7 +97,7 @@ impl<'a> Builder<'a> {
     }
 
     fn exec(&self, node: &'a PromNode, op: impl TileOperator + 'static, inputs: Vec<Arc<PromExec>>) -> Arc<PromExec> {
-        PromExec::new(node.op.name(), Arc::new(op), node.grid, inputs, self.env)
+        PromExec::new(node.op.name(), Arc::new(op), node.grid, inputs, node.pos, self.env)
     }
 
     fn scan_of(&self, node: &'a PromNode) -> Option<&'a ScanSpec> {
@@ -114,6 +120,8 @@ impl<'a> Builder<'a> {
         let scalars = node.inputs[1..].iter().map(|i| self.plan(i)).collect::<Result<_, _>>()?;
         let renamed = if keep_name {
             Some(Arc::clone(&selected.roster))
+        } else if !self.env.ctx.hints.allows(Rule::InPlaceNames) {
+            None
         } else {
             vector::dropped_in_place(&selected.roster, node.grid, self.env)?
         };
@@ -126,6 +134,7 @@ impl<'a> Builder<'a> {
         let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec)
             .with_stats_only(scan.skip_buckets, scan.min);
         let fold = self.exec(node, op, scalars);
+        fold.meter().scanned(selected.probe);
         if moves { self.drop_names(node, fold) } else { Ok(fold) }
     }
 
@@ -150,7 +159,7 @@ impl<'a> Builder<'a> {
         let inputs = vec![input];
         let make = move |env: &RunEnv, r: &Arc<Roster>, _: Vec<Vec<f64>>| vector::relabel(&spec, r, grid, env);
         let op = MachineOp::new(what, self.env, &inputs, make)?;
-        Ok(PromExec::new("PromRelabel", Arc::new(op), grid, inputs, self.env))
+        Ok(PromExec::new("PromRelabel", Arc::new(op), grid, inputs, node.pos, self.env))
     }
 
     fn machine(
@@ -259,7 +268,9 @@ impl<'a> Builder<'a> {
                 let until = grid.start.saturating_sub(window.offset);
                 let after = until.saturating_sub(window.range);
                 let op = RawScanOp { set: selected.set, roster: selected.roster, read, after, until, window: *window };
-                Ok(self.exec(node, op, Vec::new()))
+                let exec = self.exec(node, op, Vec::new());
+                exec.meter().scanned(selected.probe);
+                Ok(exec)
             }
             PromOp::DropNames => self.relabel(node, RelabelSpec::Cleanup, self.input(node, 0)?),
             PromOp::LabelReplace { dst, replacement, src, regex } => {

@@ -1,13 +1,15 @@
 //! From matchers to series: the roster a plan's operators number their rows by.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use quiver_core::{ReadError, SeriesSet, TimeRange};
+use quiver_core::{ReadError, ReadStats, SelectOptions, SelectReport, SeriesSet, TimeRange};
 use quiver_model::Matcher;
 
 use crate::error::QueryError;
 use crate::exec::operator::RunEnv;
 use crate::exec::tile::{Roster, RosterRow};
+use crate::explain::profile::ScanProbe;
 
 /// What a selector picked.
 pub struct Selected {
@@ -15,22 +17,51 @@ pub struct Selected {
     pub set: Arc<dyn SeriesSet>,
     /// A row per series of the set.
     pub roster: Arc<Roster>,
+    /// How they were found, where the query is explained.
+    pub probe: Option<Arc<ScanProbe>>,
 }
 
 /// Looks series up.
 pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Selected, QueryError> {
     if range.min > range.max {
-        return Ok(Selected { set: Arc::new(NoSeries), roster: Arc::default() });
+        return Ok(Selected { set: Arc::new(NoSeries), roster: Arc::default(), probe: None });
     }
     let max = env.ctx.limits.query_series_max;
-    let set = env.snapshot.select(matchers, range, max).map_err(|e| match e {
+    let mut options = SelectOptions { index: env.ctx.hints.index, reads: None };
+    let found = match &env.profile {
+        None => env.snapshot.select_with(matchers, range, max, &options, None).map(|set| (set, None)),
+        Some(_) => {
+            let reads = Arc::new(ReadStats::default());
+            options.reads = Some(Arc::clone(&reads));
+            let (begun, mut report) = (Instant::now(), SelectReport::default());
+            let set = env.snapshot.select_with(matchers, range, max, &options, Some(&mut report));
+            set.map(|set| {
+                let texts: Vec<String> = matchers.iter().map(ToString::to_string).collect();
+                let probe = ScanProbe {
+                    selector: format!("{{{}}}", texts.join(",")),
+                    range,
+                    report,
+                    series: set.len(),
+                    select_time: begun.elapsed(),
+                    samples_estimate: (0..set.len()).map(|i| set.samples_hint(i) as u64).sum(),
+                    reads,
+                };
+                (set, Some(Arc::new(probe)))
+            })
+        }
+    };
+    let (set, probe) = found.map_err(|e| match e {
         ReadError::Limit(_) => {
             QueryError::CostLimit("query would load too many series into memory in query execution".into())
         }
         other => other.into(),
     })?;
+    // What an operator looks up while it runs is its own; what is looked up for it beforehand, whoever asked keeps.
+    if let Some(running) = env.profile.as_ref().and_then(|p| p.active()) {
+        running.scanned(probe.clone());
+    }
     let rows = (0..set.len()).map(|i| RosterRow { labels: set.labels(i).clone(), drop_name: false }).collect();
-    Ok(Selected { set, roster: Arc::new(Roster { rows }) })
+    Ok(Selected { set, roster: Arc::new(Roster { rows }), probe })
 }
 
 /// A set without series.

@@ -13,6 +13,7 @@ use super::table::{SampleTable, Shape};
 struct View {
     snapshot: Arc<dyn Snapshot>,
     series_max: usize,
+    explained: bool,
 }
 
 /// Catalogs: one, named `quiver`.
@@ -33,9 +34,9 @@ macro_rules! debug_as_name {
 debug_as_name!(Catalogs, Catalog, PublicSchema, MetricsSchema);
 
 impl Catalogs {
-    /// Over a snapshot; a scan may touch `series_max` series.
-    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize) -> Self {
-        Self(Arc::new(View { snapshot, series_max }))
+    /// Over a snapshot; a scan may touch `series_max` series. Scans of an `explained` statement say what they read.
+    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize, explained: bool) -> Self {
+        Self(Arc::new(View { snapshot, series_max, explained }))
     }
 }
 
@@ -66,7 +67,7 @@ impl CatalogProvider for Catalog {
 
 impl View {
     fn table(&self, shape: Shape) -> Arc<dyn TableProvider> {
-        Arc::new(SampleTable::new(Arc::clone(&self.snapshot), shape, self.series_max))
+        Arc::new(SampleTable::new(Arc::clone(&self.snapshot), shape, self.series_max, self.explained))
     }
 }
 

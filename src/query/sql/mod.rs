@@ -259,11 +259,12 @@ impl Inner {
         statement: datafusion::sql::parser::Statement,
         request: &SqlRequest,
     ) -> Result<SendableRecordBatchStream, QueryError> {
+        let explained = matches!(statement, datafusion::sql::parser::Statement::Explain(_));
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, request).await?;
         let snapshot = self.source.snapshot();
         let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(Arc::new(catalog::Catalogs::new(snapshot, self.limits.query_series_max)))
+            .with_catalog_list(Arc::new(catalog::Catalogs::new(snapshot, self.limits.query_series_max, explained)))
             .build();
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));
         state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, &tables)));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -11,9 +12,10 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{Count, MetricValue, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use quiver_core::{Need, SeriesSet, TimeRange};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Metric, PlanProperties};
+use quiver_core::{Need, ReadStats, SelectReport, SeriesSet, TimeRange};
 use quiver_model::{Matcher, SampleColumn};
 use tokio::sync::mpsc::Sender;
 
@@ -36,6 +38,8 @@ pub struct SampleScan {
     parts: Vec<Range<usize>>,
     samples_hint: usize,
     properties: Arc<PlanProperties>,
+    rows: Arc<AtomicUsize>,
+    explained: Option<(SelectReport, Arc<ReadStats>)>,
 }
 
 impl SampleScan {
@@ -64,7 +68,27 @@ impl SampleScan {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Self { set, matchers, range, columns, schema, per_series, limit, parts, samples_hint, properties }
+        let (rows, explained) = (Arc::default(), None);
+        Self {
+            set,
+            matchers,
+            range,
+            columns,
+            schema,
+            per_series,
+            limit,
+            parts,
+            samples_hint,
+            properties,
+            rows,
+            explained,
+        }
+    }
+
+    /// Says how its series were found, and what reading them took.
+    pub fn explained(mut self, what: Option<(SelectReport, Arc<ReadStats>)>) -> Self {
+        self.explained = what;
+        self
     }
 }
 
@@ -89,6 +113,15 @@ impl DisplayAs for SampleScan {
         )?;
         if let Some(n) = self.limit {
             write!(f, ", limit={n}")?;
+        }
+        if let Some((report, _)) = &self.explained {
+            write!(f, ", blocks_pruned={}, places=[", report.pruned)?;
+            for (i, p) in report.places.iter().enumerate() {
+                let name = if p.name == p.kind.as_str() { "" } else { p.name.as_str() };
+                let (comma, space) = (if i > 0 { ", " } else { "" }, if name.is_empty() { "" } else { " " });
+                write!(f, "{comma}{}{space}{name} {} of {} series", p.kind.as_str(), p.selected, p.series)?;
+            }
+            f.write_str("]")?;
         }
         Ok(())
     }
@@ -129,9 +162,37 @@ impl ExecutionPlan for SampleScan {
             per_series: self.per_series,
             left: self.limit.unwrap_or(usize::MAX),
             out: builder.tx(),
+            sent: Arc::clone(&self.rows),
         };
         builder.spawn_blocking(move || reader.run());
         Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        let count = |n: u64| {
+            let c = Count::new();
+            c.add(usize::try_from(n).unwrap_or(usize::MAX));
+            c
+        };
+        let mut set = MetricsSet::new();
+        let rows = self.rows.load(Ordering::Relaxed) as u64;
+        set.push(Arc::new(Metric::new(MetricValue::OutputRows(count(rows)), None)));
+        if let Some((_, reads)) = &self.explained {
+            let r = reads.counts();
+            for (name, n) in [
+                ("series_read", r.series),
+                ("samples_read", r.samples),
+                ("samples_open", r.open_samples),
+                ("chunks_decoded", r.chunks()),
+                ("bytes_decoded", r.bytes()),
+                ("working_set_hits", r.hits),
+                ("working_set_misses", r.misses),
+            ] {
+                let value = MetricValue::Count { name: name.into(), count: count(n) };
+                set.push(Arc::new(Metric::new(value, None)));
+            }
+        }
+        Some(set)
     }
 }
 
@@ -143,6 +204,8 @@ struct Reader {
     per_series: bool,
     left: usize,
     out: Sender<Result<RecordBatch>>,
+    /// Rows sent so far, by all partitions.
+    sent: Arc<AtomicUsize>,
 }
 
 impl Reader {
@@ -190,6 +253,7 @@ impl Reader {
             return Ok(!self.out.is_closed());
         }
         let batch = self.rows.finish()?;
+        self.sent.fetch_add(batch.num_rows(), Ordering::Relaxed);
         Ok(self.out.blocking_send(Ok(batch)).is_ok())
     }
 }

@@ -8,7 +8,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use quiver_core::{Snapshot, TimeRange};
+use quiver_core::{ReadStats, SelectOptions, SelectReport, Snapshot, TimeRange};
 use quiver_model::{METRIC_NAME, Matcher};
 
 use super::filter::{Columns, Pushed, push_down};
@@ -41,6 +41,7 @@ pub struct SampleTable {
     columns: Vec<Column>,
     schema: SchemaRef,
     series_max: usize,
+    explained: bool,
 }
 
 impl std::fmt::Debug for SampleTable {
@@ -112,8 +113,8 @@ fn field(column: &Column) -> Field {
 }
 
 impl SampleTable {
-    /// A table; a scan of it may touch `series_max` series.
-    pub fn new(snapshot: Arc<dyn Snapshot>, shape: Shape, series_max: usize) -> Self {
+    /// A table; a scan of it may touch `series_max` series, and says what it reads where it is `explained`.
+    pub fn new(snapshot: Arc<dyn Snapshot>, shape: Shape, series_max: usize, explained: bool) -> Self {
         let columns: Vec<Column> = match &shape {
             Shape::Metric { labels, .. } => [Column::Ts, Column::Value]
                 .into_iter()
@@ -133,7 +134,7 @@ impl SampleTable {
             Shape::Series => vec![Column::Metric, Column::Labels, Column::LabelsJson, Column::SeriesId],
         };
         let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
-        Self { snapshot, shape, columns, schema, series_max }
+        Self { snapshot, shape, columns, schema, series_max, explained }
     }
 }
 
@@ -206,15 +207,19 @@ impl TableProvider for SampleTable {
             Some(p) => Arc::new(self.schema.project(p)?),
             None => Arc::clone(&self.schema),
         };
+        let reads = self.explained.then(Arc::<ReadStats>::default);
+        let mut report = self.explained.then(SelectReport::default);
         let set = if range.min > range.max {
             None
         } else {
-            let select = self.snapshot.select(&matchers, range, self.series_max);
+            let options = SelectOptions { reads: reads.clone(), ..SelectOptions::default() };
+            let select = self.snapshot.select_with(&matchers, range, self.series_max, &options, report.as_mut());
             Some(select.map_err(|e| DataFusionError::External(Box::new(e)))?)
         };
         let per_series = self.shape == Shape::Series;
         let partitions = state.config().target_partitions();
         let limit = limit.filter(|_| all_exact);
-        Ok(Arc::new(SampleScan::new(set, matchers, range, columns, schema, per_series, limit, partitions)))
+        let scan = SampleScan::new(set, matchers, range, columns, schema, per_series, limit, partitions);
+        Ok(Arc::new(scan.explained(report.zip(reads))))
     }
 }

@@ -22,7 +22,7 @@ use crate::codec::float::get_float;
 use crate::codec::time::next_uid;
 use crate::codec::{Chunk, Decoder, SAMPLES_MAX, TimeColumn};
 use crate::error::StorageError;
-use crate::index::{self, BlockIndex};
+use crate::index::{self, BlockIndex, IndexUse, MatcherStep, Picked};
 
 /// Where the bytes of a block come from: memory, a file, later an object store.
 pub trait BlockBytes: Send + Sync {
@@ -346,16 +346,34 @@ impl Block {
 
     /// [`Block::select`] as a bitmap.
     pub fn select_bitmap(&self, matchers: &[Matcher], range: TimeRange) -> Result<RoaringBitmap, StorageError> {
+        let ids = self.pick(matchers, IndexUse::Force, None)?.ids;
+        self.within(ids, range)
+    }
+
+    /// Series that fulfil the matchers, but for those matchers that are left to be tested on labels; see [`index::pick`].
+    pub fn pick<'m>(
+        &self,
+        matchers: &'m [Matcher],
+        how: IndexUse,
+        trace: Option<&mut Vec<MatcherStep>>,
+    ) -> Result<Picked<'m>, StorageError> {
+        if self.footer.meta.series == 0 {
+            return Ok(Picked { ids: RoaringBitmap::new(), rest: Vec::new() });
+        }
+        let at = self.footer.sections[SectionKind::Postings as usize].offset;
+        index::pick(&self.loaded()?.index, matchers, how, trace).map_err(self.corrupt(at))
+    }
+
+    /// Those of `ids` that have a chunk in `range`.
+    pub fn within(&self, ids: RoaringBitmap, range: TimeRange) -> Result<RoaringBitmap, StorageError> {
         let meta = &self.footer.meta;
-        if meta.series == 0 || !range.overlaps(meta.min_time, meta.max_time) {
+        if ids.is_empty() || !range.overlaps(meta.min_time, meta.max_time) {
             return Ok(RoaringBitmap::new());
         }
-        let loaded = self.loaded()?;
-        let at = self.footer.sections[SectionKind::Postings as usize].offset;
-        let ids = index::select(&loaded.index, matchers).map_err(self.corrupt(at))?;
         if range.covers(meta.min_time, meta.max_time) {
             return Ok(ids);
         }
+        let loaded = self.loaded()?;
         let mut out = RoaringBitmap::new();
         for id in ids {
             let mut hit = false;

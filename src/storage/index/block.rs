@@ -299,6 +299,10 @@ impl Lookup for BlockIndex {
         }
     }
 
+    fn values_len(&self, name: &str) -> u64 {
+        self.label(name).map_or(0, |l| l.values as u64)
+    }
+
     fn pair_len(&self, name: &str, value: &str) -> Result<u64, Damaged> {
         let Some(l) = self.label(name) else { return Ok(0) };
         match self.rank(l, value)? {

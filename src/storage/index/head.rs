@@ -8,7 +8,7 @@ use quiver_model::{LabelsRef, METRIC_NAME, Matcher};
 use roaring::RoaringBitmap;
 
 use super::postings::{Postings, PostingsRef};
-use super::select::{self, Lookup};
+use super::select::{self, IndexUse, Lookup, MatcherStep, Picked};
 
 /// A name and how many of it there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,11 @@ impl HeadIndex {
     /// The series that fulfil all matchers.
     pub fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
         infallible(select::select(self, matchers))
+    }
+
+    /// The series that fulfil all matchers but those left to be tested on labels.
+    pub fn pick<'m>(&self, matchers: &'m [Matcher], how: IndexUse, trace: Option<&mut Vec<MatcherStep>>) -> Picked<'m> {
+        infallible(select::pick(self, matchers, how, trace))
     }
 
     /// At most about this many series fulfil the matchers.
@@ -192,6 +197,10 @@ impl Lookup for HeadIndex {
         Ok(postings.map_or(PostingsRef::EMPTY, Postings::as_ref))
     }
 
+    fn values_len(&self, name: &str) -> u64 {
+        self.labels.get(name).map_or(0, |l| l.values.len() as u64)
+    }
+
     fn pair_len(&self, name: &str, value: &str) -> Result<u64, Infallible> {
         Ok(infallible(self.pair(name, value)).len())
     }
@@ -276,6 +285,13 @@ pub(crate) mod tests {
             let want: Vec<u32> = there.iter().enumerate()
                 .filter(|(_, l)| l.is_some_and(|l| matchers.iter().all(|m| m.matches_labels(l.as_ref()))))
                 .map(|(i, _)| i as u32 * 3).collect();
+            for how in [IndexUse::Auto, IndexUse::Off, IndexUse::Force] {
+                let mut trace = Vec::new();
+                let picked = index.pick(&matchers, how, Some(&mut trace));
+                let tested = |i: &u32| picked.rest.iter().all(|m| m.matches_labels(sets[*i as usize / 3].as_ref()));
+                prop_assert_eq!(&picked.ids.iter().filter(tested).collect::<Vec<_>>(), &want, "{:?}", how);
+                prop_assert_eq!(trace.len() + picked.rest.len(), matchers.len(), "every matcher is accounted for");
+            }
             let got = index.select(&matchers);
             prop_assert_eq!(got.iter().collect::<Vec<_>>(), want);
             prop_assert!(index.estimate(&matchers) >= got.len());

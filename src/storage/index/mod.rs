@@ -18,4 +18,4 @@ pub use block::BlockIndex;
 pub use build::{BuiltIndex, IndexBuilder};
 pub use head::{HeadIndex, NamedCount};
 pub use postings::{Postings, PostingsRef};
-pub use select::{Lookup, estimate, select};
+pub use select::{IndexUse, Lookup, MatcherStep, Picked, Way, estimate, pick, select};

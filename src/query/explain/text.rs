@@ -1,0 +1,355 @@
+//! The tree as text for a terminal.
+
+use std::fmt::{self, Write as _};
+
+use super::{Explain, ExplainMatcher, ExplainNode, ExplainPlace, ExplainRead, ExplainScan};
+
+/// Places of a selection that are shown one by one; of more only the sum is.
+const PLACES_MAX: usize = 6;
+/// Longest part of the query that stands at the end of a line.
+const TEXT_MAX: usize = 60;
+
+impl fmt::Display for Explain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", one_line(&self.query, usize::MAX))?;
+        if let Some(root) = &self.root {
+            let g = &root.grid;
+            match g.steps {
+                1 => write!(f, "at {}", clock(g.start))?,
+                n => write!(f, "{} steps of {}, {} to {}", count(n), duration(g.step), clock(g.start), clock(g.end))?,
+            }
+        }
+        if !self.hints.is_empty() {
+            write!(f, "; hints: {}", self.hints.join(", "))?;
+        }
+        writeln!(f)?;
+        if let Some(t) = &self.total {
+            writeln!(
+                f,
+                "evaluated in {}, planned in {}, queued for {}; memory at most {}",
+                duration(t.eval_seconds),
+                duration(t.prepare_seconds),
+                duration(t.queue_seconds),
+                bytes(t.memory_peak_bytes)
+            )?;
+        }
+        let Some(root) = &self.root else { return Ok(()) };
+        let mut lines = Vec::new();
+        lay_out(root, "", "", &mut lines);
+        let analyzed = root.actual.is_some();
+        let widest = lines.iter().filter(|l| !l.columns.is_empty()).map(|l| width(&l.tree)).max().unwrap_or(0);
+        let head: &[&str] = if analyzed { &["rows", "samples", "self", "total"] } else { &["series"] };
+        write!(f, "\n{:widest$}", "")?;
+        head.iter().try_for_each(|h| write!(f, "  {h:>9}"))?;
+        writeln!(f)?;
+        for l in &lines {
+            write!(f, "{}", l.tree)?;
+            if !l.columns.is_empty() {
+                write!(f, "{:1$}", "", widest - width(&l.tree))?;
+                l.columns.iter().try_for_each(|c| write!(f, "  {c:>9}"))?;
+                if !l.text.is_empty() {
+                    write!(f, "  {}", l.text)?;
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+struct Line {
+    tree: String,
+    columns: Vec<String>,
+    text: String,
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// The lines of a node: `first` stands before its own, `rest` before those below.
+fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
+    let kind = node.operator.strip_prefix("Prom").unwrap_or(&node.operator);
+    let mut tree = format!("{first}{kind}");
+    if !node.details.is_empty() {
+        let _ = write!(tree, " {}", one_line(&node.details, TEXT_MAX));
+    }
+    if let Some(id) = node.same_as {
+        let _ = write!(tree, " (evaluated above, as number {id})");
+    }
+    let columns = match (&node.actual, node.same_as) {
+        (_, Some(_)) => Vec::new(),
+        (Some(a), _) => {
+            vec![count(a.rows_out), count(a.samples_out), duration(a.self_seconds), duration(a.total_seconds)]
+        }
+        (None, _) => vec![node.series.map_or("?".to_owned(), count)],
+    };
+    lines.push(Line { tree, columns, text: one_line(&node.text, TEXT_MAX) });
+    let stem = if node.inputs.is_empty() { "   " } else { "│  " };
+    let mut note = |text: String| {
+        let tree = format!("{rest}{stem}{text}");
+        lines.push(Line { tree, columns: Vec::new(), text: String::new() });
+    };
+    for s in &node.scans {
+        scan(s, &mut note);
+    }
+    if let Some(a) = &node.actual {
+        let mut more = Vec::new();
+        if let Some(n) = a.threads.filter(|n| *n > 1) {
+            more.push(format!("{n} threads"));
+        }
+        if a.memory_peak_bytes > 0 {
+            more.push(format!("memory at most {}", bytes(a.memory_peak_bytes)));
+        }
+        if a.runs > 1 {
+            more.push(format!("run {} times", count(a.runs)));
+        }
+        if !more.is_empty() {
+            note(more.join(", "));
+        }
+    }
+    let last = node.inputs.len().saturating_sub(1);
+    for (i, input) in node.inputs.iter().enumerate() {
+        let (branch, below) = if i == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        lay_out(input, &format!("{rest}{branch}"), &format!("{rest}{below}"), lines);
+    }
+}
+
+fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
+    note(format!("{} {} to {}", one_line(&s.selector, 2 * TEXT_MAX), clock(s.start), clock(s.end)));
+    let mut found = format!("{} series found in {}", count(s.series), duration(s.select_seconds));
+    if s.pruned > 0 {
+        let _ = write!(found, ", {} not looked at for its time", plural(s.pruned, "block"));
+    }
+    note(found);
+    for p in s.places.iter().take(PLACES_MAX) {
+        place(p, note);
+    }
+    if s.places.len() > PLACES_MAX {
+        let more = &s.places[PLACES_MAX..];
+        let selected = more.iter().map(|p| p.selected).sum();
+        note(format!("  and {} in {} places more", count(selected), more.len()));
+    }
+    match &s.read {
+        Some(r) => read(r, s.samples_estimate, note),
+        None => note(format!("about {} samples to read", count(s.samples_estimate))),
+    }
+}
+
+fn place(p: &ExplainPlace, note: &mut dyn FnMut(String)) {
+    let name = if p.name.is_empty() || p.name == p.kind { p.kind.clone() } else { format!("{} {}", p.kind, p.name) };
+    let mut line = format!("  {name}: {} of {} series", count(p.selected), count(p.series));
+    for (i, m) in p.matchers.iter().enumerate() {
+        line.push_str(if i == 0 { "; " } else { ", then " });
+        line.push_str(&matcher(m));
+    }
+    note(line);
+}
+
+fn matcher(m: &ExplainMatcher) -> String {
+    let mut out = one_line(&m.matcher, TEXT_MAX);
+    let verb = match (m.way.as_str(), m.drops) {
+        ("constant", _) => return out,
+        ("test", _) => "tested",
+        (_, true) => "drops",
+        (_, false) => "picks",
+    };
+    match (m.actual, m.estimate) {
+        (Some(n), Some(e)) if n == e => _ = write!(out, " {verb} {}", count(n)),
+        (Some(n), Some(e)) => _ = write!(out, " {verb} {} (estimate {})", count(n), count(e)),
+        (Some(n), None) => _ = write!(out, " {verb}, {} {}", if m.drops { "dropped" } else { "kept" }, count(n)),
+        (None, Some(e)) => _ = write!(out, " (estimate {}, not evaluated)", count(e)),
+        (None, None) => out.push_str(" (not evaluated)"),
+    }
+    out
+}
+
+fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
+    note(format!("{} samples read (estimate {}), {} of them open in the head", count(r.samples), count(estimate), {
+        count(r.open_samples)
+    }));
+    let mut decoded = format!("{} decoded ({})", plural(r.chunks_decoded, "chunk"), bytes(r.bytes_decoded));
+    if r.memory_chunks > 0 && r.mapped_chunks > 0 {
+        let _ = write!(decoded, ", {} in memory and {} mapped", count(r.memory_chunks), count(r.mapped_chunks));
+    } else if r.chunks_decoded > 0 {
+        decoded.push_str(if r.memory_chunks > 0 { ", in memory" } else { ", mapped" });
+    }
+    if r.hits + r.misses > 0 {
+        let looked = count(r.hits + r.misses);
+        let _ = write!(decoded, "; {} of {looked} found decoded in the working set", count(r.hits));
+    }
+    note(decoded);
+}
+
+/// A text without line breaks and runs of blanks, at most `max` characters long.
+fn one_line(text: &str, max: usize) -> String {
+    let flat: Vec<&str> = text.split_whitespace().collect();
+    let flat = flat.join(" ");
+    if width(&flat) <= max {
+        return flat;
+    }
+    let mut short: String = flat.chars().take(max.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+fn plural(n: u64, word: &str) -> String {
+    format!("{} {word}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// 1234567 as `1,234,567`.
+fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn bytes(n: u64) -> String {
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..1_048_576 => format!("{:.1} KiB", n as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", n as f64 / 1_073_741_824.0),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s <= 0.0 => "0".to_owned(),
+        s if s < 999.5e-9 => format!("{:.0} ns", s * 1e9),
+        s if s < 999.5e-6 => format!("{:.0} µs", s * 1e6),
+        s if s < 9.995e-3 => format!("{:.2} ms", s * 1e3),
+        s if s < 999.5e-3 => format!("{:.0} ms", s * 1e3),
+        s if s < 120.0 => format!("{} s", (s * 1e3).round() / 1e3),
+        s if s < 7200.0 => format!("{} min", (s / 6.0).round() / 10.0),
+        s => format!("{} h", (s / 360.0).round() / 10.0),
+    }
+}
+
+/// A time as a date where it can be one: `2023-11-14 22:13:20`.
+fn clock(seconds: f64) -> String {
+    if !(0.0..2.5e11).contains(&seconds) {
+        return format!("{seconds}");
+    }
+    let ms = (seconds * 1000.0).round() as i64;
+    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    // Civil from days: https://howardhinnant.github.io/date_algorithms.html
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let y = yoe + era * 400 + i64::from(m <= 2);
+    let (h, min, s, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    let mut out = format!("{y:04}-{m:02}-{d:02} {h:02}:{min:02}:{s:02}");
+    if milli > 0 {
+        let _ = write!(out, ".{milli:03}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ExplainActual, ExplainGrid, ExplainTotal};
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_readable() {
+        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([bytes(10), bytes(1536), bytes(5 << 20)], ["10 B", "1.5 KiB", "5.0 MiB"]);
+        let d = [0.0, 5e-7, 1.5e-4, 0.00234, 0.25, 1.5, 300.0, 86_400.0].map(duration);
+        assert_eq!(d, ["0", "500 ns", "150 µs", "2.34 ms", "250 ms", "1.5 s", "5 min", "24 h"]);
+        assert_eq!(
+            [clock(1_700_000_000.0), clock(0.5), clock(-1.0)],
+            ["2023-11-14 22:13:20", "1970-01-01 00:00:00.500", "-1"]
+        );
+        assert_eq!(one_line("sum(\n  x)", 99), "sum( x)");
+        assert_eq!(one_line("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn a_tree_is_laid_out_in_columns() {
+        let actual = |rows, ms: f64| ExplainActual {
+            runs: 1,
+            rows_out: rows,
+            samples_out: rows * 3,
+            self_seconds: ms / 1000.0,
+            total_seconds: ms / 500.0,
+            ..ExplainActual::default()
+        };
+        let leaf = |id, text: &str| ExplainNode {
+            id,
+            operator: "PromInstant".into(),
+            text: text.into(),
+            actual: Some(actual(1200, 5.0)),
+            scans: vec![ExplainScan {
+                selector: "{__name__=\"a\"}".into(),
+                series: 1200,
+                pruned: 1,
+                places: vec![ExplainPlace {
+                    kind: "head".into(),
+                    name: "head".into(),
+                    series: 5000,
+                    selected: 1200,
+                    matchers: vec![ExplainMatcher {
+                        matcher: "__name__=\"a\"".into(),
+                        way: "value".into(),
+                        estimate: Some(1200),
+                        actual: Some(1200),
+                        ..ExplainMatcher::default()
+                    }],
+                    ..ExplainPlace::default()
+                }],
+                read: Some(ExplainRead {
+                    samples: 7,
+                    chunks_decoded: 1,
+                    mapped_chunks: 1,
+                    hits: 2,
+                    misses: 1,
+                    ..Default::default()
+                }),
+                ..ExplainScan::default()
+            }],
+            ..ExplainNode::default()
+        };
+        let e = Explain {
+            mode: "analyze".into(),
+            query: "a + b".into(),
+            hints: vec!["no-share".into()],
+            root: Some(ExplainNode {
+                operator: "PromJoin".into(),
+                details: "+ one-to-one".into(),
+                text: "a + b".into(),
+                grid: ExplainGrid { start: 0.0, end: 120.0, step: 60.0, steps: 3 },
+                actual: Some(actual(4, 1.0)),
+                inputs: vec![leaf(1, "a"), leaf(2, "b")],
+                ..ExplainNode::default()
+            }),
+            total: Some(ExplainTotal::default()),
+        };
+        let text = e.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "3 steps of 60 s, 1970-01-01 00:00:00 to 1970-01-01 00:02:00; hints: no-share");
+        let at = |line: &str, word: &str| line.chars().count() - line.split(word).last().unwrap().chars().count();
+        let root = lines.iter().find(|l| l.starts_with("Join + one-to-one")).unwrap();
+        let first = lines.iter().find(|l| l.starts_with("├─ Instant")).unwrap();
+        assert_eq!(at(root, "ms"), at(first, "ms"), "columns stand below each other:\n{text}");
+        for part in [
+            "│     1,200 series found in 0, 1 block not looked at for its time",
+            "│       head: 1,200 of 5,000 series; __name__=\"a\" picks 1,200",
+            "└─ Instant",
+            "1 chunk decoded (0 B), mapped; 2 of 3 found decoded in the working set",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        assert_eq!(serde_json::from_str::<Explain>(&serde_json::to_string(&e).unwrap()).unwrap(), e);
+    }
+}
