@@ -38,7 +38,7 @@ fn filled() -> Server {
 fn help_names_every_command_and_flag() {
     let o = run(&["--help"]);
     assert_eq!(o.status.code(), Some(0));
-    for word in ["serve", "query", "sql", "export", "completions"] {
+    for word in ["serve", "query", "explain", "sql", "export", "completions"] {
         assert!(out(&o).contains(word), "{word}: {}", out(&o));
     }
     for (command, flags) in [
@@ -59,6 +59,7 @@ fn help_names_every_command_and_flag() {
             ][..],
         ),
         ("query", &["--url", "--time", "--range", "--step", "--json", "--graph", "--offline"]),
+        ("explain", &["--analyze", "--url", "--time", "--range", "--step", "--hint", "--json", "--offline"]),
         ("sql", &["--url", "--format", "--json", "--offline"]),
         ("export", &["--url", "--data-dir", "--out", "--match", "--start", "--end"]),
     ] {

@@ -298,16 +298,16 @@ fn protobuf_says_what_json_says() {
     assert_eq!((h.count, h.sum, h.schema, h.positive_counts.as_slice()), (4.0, 5.0, 0, &[1.0, 3.0][..]));
     assert_eq!(h.positive_spans, [pb::BucketSpan { offset: 0, length: 2 }]);
 
-    let p = [("query", "rate(room[5m])"), ("time", AT), ("stats", "all"), ("explain", "analyze")];
+    let p = [("query", "quantile(7, room)"), ("time", AT), ("stats", "all"), ("explain", "analyze")];
     let (_, m) = protobuf(&mut client, "/api/v1/query", &p);
     let v = server.get("/api/v1/query", &p).json();
-    assert_eq!(json!(m.infos), v["infos"]);
-    assert!(m.infos[0].contains("might not be a counter"), "{:?}", m.infos);
+    assert_eq!(json!(m.warnings), v["warnings"]);
+    assert!(m.warnings[0].contains("quantile value should be between 0 and 1"), "{:?}", m.warnings);
     let samples = m.stats.as_ref().unwrap().samples.as_ref().unwrap();
     assert_eq!(json!(samples.total_queryable_samples), v["data"]["stats"]["samples"]["totalQueryableSamples"]);
     assert_eq!((samples.series_touched, samples.samples_read_per_step.len()), (1, 1));
     let tree: Value = serde_json::from_str(&m.explain).unwrap();
-    assert_eq!(tree["root"]["text"], "rate(room[5m])");
+    assert_eq!(tree["root"]["text"], "quantile(7, room)");
 
     let (status, m) = protobuf(&mut client, "/api/v1/query", &[("query", "sum(")]);
     assert_eq!((status, m.status(), m.error_type.as_str()), (400, pb::Status::Error, "bad_data"));

@@ -103,7 +103,7 @@ pub struct ExplainNode {
     pub operator: String,
     /// What exactly it does.
     pub details: String,
-    /// The part of the query it comes from.
+    /// The part of the query it comes from; of a long one the beginning.
     pub text: String,
     /// First byte of that part.
     pub start: u32,
@@ -293,6 +293,16 @@ impl From<quiver_core::ReadCounts> for ExplainRead {
     }
 }
 
+/// Characters of a text at most: a query may be long, and a tree has many parts of it.
+const TEXT_MAX: usize = 500;
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
@@ -307,7 +317,7 @@ impl From<StepGrid> for ExplainGrid {
 impl From<&MatcherStep> for ExplainMatcher {
     fn from(s: &MatcherStep) -> Self {
         Self {
-            matcher: s.matcher.clone(),
+            matcher: short(&s.matcher),
             way: s.way.as_str().to_owned(),
             drops: s.drops,
             estimate: s.estimate,
@@ -332,7 +342,7 @@ impl From<&PlaceReport> for ExplainPlace {
 
 fn scan(p: &ScanProbe, analyzed: bool) -> ExplainScan {
     ExplainScan {
-        selector: p.selector.clone(),
+        selector: short(&p.selector),
         start: seconds(p.range.min),
         end: seconds(p.range.max),
         series: p.series as u64,
@@ -374,8 +384,8 @@ impl<'a> Trees<'a> {
         let mut node = ExplainNode {
             id,
             operator: exec.name().to_owned(),
-            details: exec.details(),
-            text: query.get(pos.start as usize..pos.end as usize).unwrap_or_default().to_owned(),
+            details: short(&exec.details()),
+            text: short(query.get(pos.start as usize..pos.end as usize).unwrap_or_default()),
             start: pos.start,
             end: pos.end,
             grid: exec.grid().into(),

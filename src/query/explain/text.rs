@@ -137,7 +137,7 @@ fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
 }
 
 fn place(p: &ExplainPlace, note: &mut dyn FnMut(String)) {
-    let name = if p.name.is_empty() || p.name == p.kind { p.kind.clone() } else { format!("{} {}", p.kind, p.name) };
+    let name = if p.name.is_empty() { &p.kind } else { &p.name };
     let mut line = format!("  {name}: {} of {} series", count(p.selected), count(p.series));
     for (i, m) in p.matchers.iter().enumerate() {
         line.push_str(if i == 0 { "; " } else { ", then " });
