@@ -123,7 +123,7 @@ impl StoredBlock {
             let labels = self.row_labels(block, row, &mut packed)?;
             Ok(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) })
         });
-        tested(list.collect::<Result<_, ReadError>>()?, &picked.rest, report)
+        Ok(tested(list.collect::<Result<_, ReadError>>()?, &picked.rest, report))
     }
 
     /// Rows that any of `selectors` accepts; `None`: all rows.

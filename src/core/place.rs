@@ -185,7 +185,7 @@ pub(crate) fn tested(
     mut list: Vec<PlaceSeries>,
     rest: &[&Matcher],
     mut report: Option<&mut PlaceReport>,
-) -> Result<Vec<PlaceSeries>, ReadError> {
+) -> Vec<PlaceSeries> {
     for m in rest {
         let before = list.len() as u64;
         list.retain(|s| m.matches(s.labels.get(&m.name)));
@@ -200,7 +200,7 @@ pub(crate) fn tested(
     if let Some(r) = report {
         r.selected = list.len() as u64;
     }
-    Ok(list)
+    list
 }
 
 fn damaged_head(e: Damaged) -> ReadError {
@@ -220,7 +220,7 @@ impl Place {
         match self {
             Place::Head(head, bound) => {
                 let (found, rest) = head.select(matchers, range, *bound, exact, how, report.as_deref_mut());
-                tested(found.into_iter().map(Into::into).collect(), &rest, report)
+                Ok(tested(found.into_iter().map(Into::into).collect(), &rest, report))
             }
             Place::Block(block) => block.select(matchers, range, how, report),
         }
