@@ -68,10 +68,21 @@ impl Server {
 
     /// Posts a form; the body comes as it arrives.
     pub async fn post(&self, path: &str, form: &[(&str, String)]) -> Result<Response<Incoming>, ClientError> {
+        self.post_for("*/*", path, form).await
+    }
+
+    /// [`Server::post`] for an answer of a media type.
+    pub async fn post_for(
+        &self,
+        accept: &str,
+        path: &str,
+        form: &[(&str, String)],
+    ) -> Result<Response<Incoming>, ClientError> {
         let url = format!("{}{path}", self.base);
         let fail = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
         let request = Request::post(&url)
             .header("content-type", "application/x-www-form-urlencoded")
+            .header("accept", accept)
             .body(Full::new(Bytes::from(encode_form(form))))
             .map_err(|e| fail(e.to_string()))?;
         self.client.request(request).await.map_err(|e| {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quiver_query::{Explain, ExplainMode, Hints, QueryOptions};
+use quiver_query::{ExplainMode, Hints, QueryOptions};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::client::Server;
@@ -41,34 +42,40 @@ pub struct ExplainArgs {
 pub async fn run(args: ExplainArgs) -> Result<(), String> {
     let when = args.time.when(false)?;
     let explain = if args.analyze { ExplainMode::Analyze } else { ExplainMode::Plan };
-    let mut envelope = match &args.offline {
+    let text = match &args.offline {
         Some(folder) => {
             let hints = Hints::parse(args.hints.iter().map(String::as_str)).map_err(|e| format!("--hint: {e}"))?;
             let options = QueryOptions { hints, explain, ..QueryOptions::default() };
-            offline::promql(folder, &args.enable_feature, &args.expression, when, options).await?
+            let answer = offline::answer(folder, &args.enable_feature, &args.expression, when, options).await?;
+            let tree = answer.explain.ok_or("there is no explanation")?;
+            if args.json { pretty(&tree)? } else { tree.to_string() }
         }
         None => ask(&args, when, explain).await?,
     };
-    let tree = envelope["data"]["explain"].take();
-    if tree.is_null() {
-        return Err("the answer has no explanation: is the server older than this program?".into());
-    }
-    if args.json {
-        let text = serde_json::to_string_pretty(&tree).map_err(|e| e.to_string())?;
-        super::print(&format!("{text}\n"));
-        return Ok(());
-    }
-    let tree: Explain = serde_json::from_value(tree).map_err(|e| format!("the explanation is of another kind: {e}"))?;
-    super::print(&tree.to_string());
+    super::print(&text);
     Ok(())
 }
 
-async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<Value, String> {
+fn pretty(tree: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(tree).map(|t| format!("{t}\n")).map_err(|e| e.to_string())
+}
+
+async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<String, String> {
     let server = Server::new(&args.url).map_err(|e| e.to_string())?;
     let (path, mut form) = when.request(&args.expression);
     // The answer itself is not shown: one series of it is enough.
     form.extend([("explain", explain.name().to_owned()), ("limit", "1".to_owned())]);
     form.extend(args.hints.iter().map(|h| ("hint", h.clone())));
-    let body = server.post_all(path, &form).await.map_err(|e| e.to_string())?;
-    serde_json::from_slice(&body).map_err(|e| format!("the server's answer is not JSON: {e}"))
+    let wanted = if args.json { "application/json" } else { "text/plain" };
+    let response = server.post_for(wanted, path, &form).await.map_err(|e| e.to_string())?;
+    let body = server.body(response).await.map_err(|e| e.to_string())?;
+    if !args.json {
+        return Ok(String::from_utf8_lossy(&body).into_owned());
+    }
+    let envelope: Value =
+        serde_json::from_slice(&body).map_err(|e| format!("the server's answer is not JSON to this program: {e}"))?;
+    match &envelope["data"]["explain"] {
+        Value::Null => Err("the answer has no explanation: is the server older than this program?".into()),
+        tree => pretty(tree),
+    }
 }

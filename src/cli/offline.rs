@@ -10,7 +10,7 @@ use quiver_core::{OfflineStore, Source};
 use quiver_gateway::http::{query, sql as sql_http};
 use quiver_model::Limits;
 use quiver_query::sql::{SqlEngine, SqlRequest};
-use quiver_query::{Engine, EngineOptions, Features, PromqlRequest, QueryOptions};
+use quiver_query::{Answer, Engine, EngineOptions, Features, PromqlRequest, QueryOptions};
 use serde_json::Value;
 
 /// Opens an export or a copied data folder.
@@ -24,14 +24,14 @@ fn engine(source: &Arc<dyn Source>, features: Features) -> Result<Arc<Engine>, S
     Engine::new(Arc::clone(source), options).map(Arc::new).map_err(|e| e.to_string())
 }
 
-/// PromQL; the answer is the envelope of the HTTP API.
-pub async fn promql(
+/// PromQL.
+pub async fn answer(
     folder: &Path,
     features: &[String],
     expression: &str,
     when: When,
     options: QueryOptions,
-) -> Result<Value, String> {
+) -> Result<Answer, String> {
     let (features, unknown) = Features::parse(&features.join(","));
     if let Some(name) = unknown.first() {
         return Err(format!("--enable-feature: there is no feature {name:?}"));
@@ -39,7 +39,12 @@ pub async fn promql(
     let engine = engine(&open(folder)?, features)?;
     let When { start, end, step } = when;
     let request = PromqlRequest { query: expression.to_owned(), start, end, step, options };
-    let answer = engine.promql(request).await.map_err(|e| e.to_string())?;
+    engine.promql(request).await.map_err(|e| e.to_string())
+}
+
+/// PromQL; the answer is the envelope of the HTTP API.
+pub async fn promql(folder: &Path, features: &[String], expression: &str, when: When) -> Result<Value, String> {
+    let answer = answer(folder, features, expression, when, QueryOptions::default()).await?;
     serde_json::from_slice(&query::envelope(&answer, expression, "")).map_err(|e| e.to_string())
 }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use quiver_query::QueryOptions;
 use serde_json::Value;
 
 use super::chart::{Line, draw};
@@ -47,9 +46,7 @@ pub struct QueryArgs {
 pub async fn run(args: QueryArgs) -> Result<(), String> {
     let when = args.time.when(args.graph)?;
     let envelope = match &args.offline {
-        Some(folder) => {
-            offline::promql(folder, &args.enable_feature, &args.expression, when, QueryOptions::default()).await?
-        }
+        Some(folder) => offline::promql(folder, &args.enable_feature, &args.expression, when).await?,
         None => ask(&args, &when).await?,
     };
     if args.json {

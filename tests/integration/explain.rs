@@ -362,6 +362,14 @@ fn the_command_draws_the_tree() {
         assert!(text.contains(word), "{word}:\n{text}");
     }
     println!("{text}");
+    // Deeper than what JSON parsers follow.
+    let chain = vec!["room"; 100].join(" or ");
+    let text = out(&explain(&[&chain, "--url", &url, "--time", AT, "--analyze"]));
+    assert_eq!(text.matches("Join or").count(), 99, "{text}");
+    let text = server.client().request("GET", "/api/v1/query?query=1&explain=plan", &[("accept", "text/plain")], b"");
+    let text = text.unwrap();
+    assert_eq!(text.header("content-type"), "text/plain; charset=utf-8");
+    assert!(text.text().contains("Number 1"), "{}", text.text());
     let v: Value = serde_json::from_str(&out(&explain(&["--json", QUERY, "--url", &url]))).unwrap();
     assert_eq!(v["root"]["operator"], "PromAggregate");
 

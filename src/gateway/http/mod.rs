@@ -1,5 +1,6 @@
 //! The HTTP port: Prometheus API, SQL, remote write, OTLP, status and health.
 
+pub mod accept;
 pub mod admin;
 pub mod body;
 pub mod error;

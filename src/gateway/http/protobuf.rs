@@ -1,7 +1,7 @@
 //! Answers as protobuf, for who asks for it by `Accept`: `proto/quiver/query/v1/query.proto`.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Response, header};
+use axum::http::{Response, header};
 use prost::Message;
 use quiver_model::{Histogram, Labels, ResetHint};
 use quiver_query::{Answer, AnswerSeries, AnswerValue, QueryStats};
@@ -9,30 +9,6 @@ use quiver_query::{Answer, AnswerSeries, AnswerValue, QueryStats};
 use super::error::ApiError;
 use super::query::{Shown, Told};
 use crate::proto::query_v1 as pb;
-
-/// Media types that ask for it; the answer has the type that was asked for.
-const TYPES: [&str; 2] = ["application/vnd.quiver.query.v1+protobuf", "application/x-protobuf"];
-/// Media types that ask for JSON.
-const JSON: [&str; 3] = ["application/json", "application/*", "*/*"];
-
-/// The protobuf media type a client prefers to JSON, if it does: the type of highest quality, of several the first.
-pub fn wanted(headers: &HeaderMap) -> Option<&'static str> {
-    let mut best: Option<(f32, Option<&'static str>)> = None;
-    let values = headers.get_all(header::ACCEPT).into_iter().filter_map(|v| v.to_str().ok());
-    for range in values.flat_map(|v| v.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let name = parts.next().unwrap_or("").to_ascii_lowercase();
-        let protobuf = TYPES.into_iter().find(|t| *t == name);
-        if protobuf.is_none() && !JSON.contains(&name.as_str()) {
-            continue;
-        }
-        let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
-        if q > best.map_or(0.0, |(b, _)| b) {
-            best = Some((q, protobuf));
-        }
-    }
-    best.and_then(|(_, t)| t)
-}
 
 fn labels(l: &Labels) -> Vec<pb::Label> {
     l.iter().map(|(n, v)| pb::Label { name: n.to_owned(), value: v.to_owned() }).collect()
@@ -149,34 +125,6 @@ pub fn error(e: &ApiError, media_type: &'static str) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(list: &[&'static str]) -> Option<&'static str> {
-        let mut h = HeaderMap::new();
-        list.iter().for_each(|v| {
-            h.append(header::ACCEPT, header::HeaderValue::from_static(v));
-        });
-        wanted(&h)
-    }
-
-    #[test]
-    fn json_unless_protobuf_is_preferred() {
-        let (own, general) = (Some(TYPES[0]), Some(TYPES[1]));
-        for (accept, want) in [
-            (&[][..], None),
-            (&["*/*"], None),
-            (&["application/json, */*"], None),
-            (&["text/html;q=0.9, application/json;q=0.1, application/x-protobuf;q=0"], None),
-            (&["application/x-protobuf"], general),
-            (&["application/X-Protobuf; q=0.5"], general),
-            (&["application/vnd.quiver.query.v1+protobuf, application/json;q=0.5"], own),
-            (&["application/json;q=0.5", "application/vnd.quiver.query.v1+protobuf;q=0.6"], own),
-            (&["application/json, application/x-protobuf"], None),
-            (&["application/x-protobuf, application/json"], general),
-            (&["application/x-protobuf;q=high"], None),
-        ] {
-            assert_eq!(asked(accept), want, "{accept:?}");
-        }
-    }
 
     #[test]
     fn times_are_differences() {

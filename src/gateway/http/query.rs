@@ -8,10 +8,11 @@ use quiver_query::promql;
 use quiver_query::{Answer, ExplainMode, Hints, PromqlRequest, QueryOptions};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Form;
 use super::error::ApiError;
 use super::json::Json;
 use super::params::{Params, parse_duration, parse_time};
-use super::{protobuf, success};
+use super::{accept, protobuf, success};
 use crate::Gateway;
 
 /// Warnings and infos shown at most, as Prometheus.
@@ -110,19 +111,20 @@ async fn run(
     if let Some(warning) = unknown_stats(p.get("stats")) {
         told.warnings.push(warning);
     }
-    Ok(match protobuf::wanted(headers) {
-        Some(media_type) => {
+    Ok(match (accept::wanted(headers), &answer.explain) {
+        (Form::Protobuf(media_type), _) => {
             let body = protobuf::message(&answer, shown, told).encode_to_vec();
             super::sent_as(headers, body, media_type)
         }
-        None => super::sent(headers, rendered(&answer, shown, &told)),
+        (Form::Text, Some(tree)) => super::sent_as(headers, tree.to_string().into_bytes(), "text/plain; charset=utf-8"),
+        _ => super::sent(headers, rendered(&answer, shown, &told)),
     })
 }
 
 /// The response to a query, an error in the type that the client asked for.
 pub fn asked(headers: &HeaderMap, result: Result<Response<Body>, ApiError>) -> Result<Response<Body>, ApiError> {
-    match (result, protobuf::wanted(headers)) {
-        (Err(e), Some(media_type)) => Ok(protobuf::error(&e, media_type)),
+    match (result, accept::wanted(headers)) {
+        (Err(e), Form::Protobuf(media_type)) => Ok(protobuf::error(&e, media_type)),
         (result, _) => result,
     }
 }
