@@ -28,6 +28,14 @@ pub struct ColumnKey {
     pub need: Need,
 }
 
+impl ColumnKey {
+    /// Names a column of times of a block, which many chunks share: decoded samples that have times and nothing else.
+    pub fn times(block: u64, number: u32) -> Self {
+        let none = Need { values: false, buckets: false, start_ts: false };
+        Self { block, chunk: u64::MAX - u64::from(number), need: none }
+    }
+}
+
 /// Bytes a column takes, with what keeping it costs.
 pub fn weight_of(column: &SampleColumn) -> u64 {
     let histograms: usize = column.histograms.iter().map(|(_, h)| 200 + h.heap_bytes()).sum();

@@ -123,11 +123,25 @@ impl Sink<'_> {
                 }
                 self.counts.mapped_chunks += 1;
                 self.counts.mapped_bytes += u64::from(e.len);
+                // Times are shared by all series of a target: they pay where the values do not.
+                let times = match cached {
+                    Some(c) => Some(c.set.get_or_load(&ColumnKey::times(block.uid(), e.time), &c.admission, || {
+                        let mut column = SampleColumn::default();
+                        block.times(e.time, &mut column.ts)?;
+                        Ok::<_, ReadError>(column)
+                    })?),
+                    None => None,
+                };
+                let (range, need) = (self.range, self.need);
+                let mut read = |out: &mut SampleColumn| match &times {
+                    Some(t) => block.read_chunk_at(e, &t.ts, range, need, decoder, out),
+                    None => block.read_chunk(e, range, need, decoder, out),
+                };
                 if self.continues(e.min_time) {
-                    block.read_chunk(e, self.range, self.need, decoder, self.out)?;
+                    read(self.out)?;
                 } else {
                     let mut column = SampleColumn::default();
-                    block.read_chunk(e, self.range, self.need, decoder, &mut column)?;
+                    read(&mut column)?;
                     self.column(&column);
                 }
             }

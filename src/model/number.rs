@@ -149,6 +149,14 @@ fn tie_to_even(text: &mut String, at: usize, v: f64) {
     if text.len() - at < 16 || !v.is_finite() {
         return;
     }
+    let bits = v.to_bits();
+    let (exponent, fraction) = ((bits >> 52 & 0x7ff) as i32, bits & ((1 << 52) - 1));
+    let (significand, power) = if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
+    let power = power + significand.trailing_zeros() as i32;
+    // All its digits are those of an odd number times 5^-power: a tie has at most 18 of them, and 5^26 has 19.
+    if power < -25 {
+        return;
+    }
     let end = text[at..].find('e').map_or(text.len(), |e| at + e);
     let number = &text[at..end];
     let number = if number.contains('.') { number } else { number.trim_end_matches('0') };
@@ -159,10 +167,6 @@ fn tie_to_even(text: &mut String, at: usize, v: f64) {
         return;
     }
     // How many digits `v` has when all are written: a tie has one more, a 5.
-    let bits = v.to_bits();
-    let (exponent, fraction) = ((bits >> 52 & 0x7ff) as i32, bits & ((1 << 52) - 1));
-    let (significand, power) = if exponent == 0 { (fraction, -1074) } else { (fraction | 1 << 52, exponent - 1075) };
-    let power = power + significand.trailing_zeros() as i32;
     if power < 0 {
         let exact = format!("{v:.digits$e}");
         let Some((mantissa, exp)) = exact.split_once('e') else { return };

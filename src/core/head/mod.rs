@@ -400,13 +400,13 @@ impl Head {
         ids.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Label names of the series that [`Head::among`] picks, or of all.
+    /// Label names of the series that [`Head::among`] picks.
     pub(crate) fn label_names(&self, selectors: &[Vec<Matcher>], range: TimeRange, bound: u32) -> Vec<String> {
         let among = (!selectors.is_empty()).then(|| self.among(selectors, range, bound));
-        self.index.read().label_names(among.as_ref())
+        self.index.read().label_names(among.as_ref(), |id| id < bound && self.covers(id, range))
     }
 
-    /// Values of a label of the series that [`Head::among`] picks, or of all.
+    /// Values of a label of the series that [`Head::among`] picks.
     pub(crate) fn label_values(
         &self,
         name: &str,
@@ -414,8 +414,15 @@ impl Head {
         range: TimeRange,
         bound: u32,
     ) -> Vec<String> {
+        // Without selectors the first series of each value is mostly enough.
         let among = (!selectors.is_empty()).then(|| self.among(selectors, range, bound));
-        self.index.read().label_values(name, among.as_ref())
+        self.index.read().label_values(name, among.as_ref(), |id| id < bound && self.covers(id, range))
+    }
+
+    /// Has the series a sample in the range, as far as its span tells?
+    fn covers(&self, id: u32, range: TimeRange) -> bool {
+        let s = self.page(id).lock().summary(id as usize % PAGE_SERIES);
+        s.may_cover(range) && range.overlaps(s.min_ts, s.max_ts)
     }
 
     /// Those of `ids` (ascending) whose span leaves room for samples in `range`.

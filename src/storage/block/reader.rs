@@ -474,6 +474,25 @@ impl Block {
         decoder.decode_into(ChunkRef { time, payload: &payload }, need, range, out).map_err(self.corrupt(e.offset))
     }
 
+    /// Appends the times of a column of times: what [`Block::read_chunk_at`] wants.
+    pub fn times(&self, number: u32, out: &mut Vec<i64>) -> Result<(), StorageError> {
+        let loaded = self.loaded()?;
+        self.time_column(loaded, number)?.decode(out).map_err(self.corrupt(loaded.series_offset))
+    }
+
+    /// [`Block::read_chunk`] where the chunk's times are decoded already.
+    pub fn read_chunk_at(
+        &self,
+        e: &ChunkEntry,
+        ts: &[i64],
+        range: TimeRange,
+        need: Need,
+        decoder: &mut Decoder,
+        out: &mut SampleColumn,
+    ) -> Result<(), StorageError> {
+        decoder.decode_at(ts, &self.payload(e)?, need, range, out).map_err(self.corrupt(e.offset))
+    }
+
     /// Appends the samples of a series in a range to `out`. After an error `out` is as it was.
     pub fn read(
         &self,

@@ -406,20 +406,35 @@ impl Decoder {
         if !range.overlaps(chunk.time.min(), chunk.time.max()) {
             return Ok(());
         }
-        let n = chunk.time.count();
         let slot = self.kept(chunk.time)?;
-        let (lo, hi) = if range.covers(chunk.time.min(), chunk.time.max()) {
+        let ts = std::mem::take(&mut self.times[slot].ts);
+        let result = self.decode_at(&ts, chunk.payload, need, range, out);
+        self.times[slot].ts = ts;
+        result
+    }
+
+    /// [`Decoder::decode_into`] for a chunk whose decoded times are at hand.
+    pub fn decode_at(
+        &mut self,
+        ts: &[i64],
+        payload: &[u8],
+        need: Need,
+        range: TimeRange,
+        out: &mut SampleColumn,
+    ) -> Result<(), Damaged> {
+        let (Some(min), Some(max)) = (ts.first(), ts.last()) else { return Ok(()) };
+        let n = ts.len();
+        let (lo, hi) = if range.covers(*min, *max) {
             (0, n)
         } else {
-            let ts = &self.times[slot].ts;
             (ts.partition_point(|t| *t < range.min), ts.partition_point(|t| *t <= range.max))
         };
         if lo >= hi {
             return Ok(());
         }
-        let (head, _) = Head::parse(chunk.payload, n)?;
+        let (head, _) = Head::parse(payload, n)?;
         let begin = out.ts.len();
-        let result = self.decode_columns(&head, slot, need, n, lo, hi, begin, out);
+        let result = self.decode_columns(&head, ts, need, n, lo, hi, begin, out);
         if result.is_err() {
             out.ts.truncate(begin);
             out.values.truncate(begin);
@@ -432,7 +447,7 @@ impl Decoder {
     fn decode_columns(
         &mut self,
         head: &Head<'_>,
-        slot: usize,
+        ts: &[i64],
         need: Need,
         n: usize,
         lo: usize,
@@ -440,7 +455,6 @@ impl Decoder {
         begin: usize,
         out: &mut SampleColumn,
     ) -> Result<(), Damaged> {
-        let ts = &self.times[slot].ts;
         out.ts.extend_from_slice(&ts[lo..hi]);
         if let Some(v) = head.constant {
             out.values.resize(begin + hi - lo, v);

@@ -114,19 +114,25 @@ impl HeadIndex {
         self.pairs
     }
 
-    /// Names of the labels that any of `among` has (or any series), sorted.
-    pub fn label_names(&self, among: Option<&RoaringBitmap>) -> Vec<String> {
-        let has = |label: &Label| among.is_none_or(|ids| !label.series.is_disjoint(ids));
+    /// Names of the labels that any of `among` has, sorted; without `among`: that any series has for which `counts`.
+    pub fn label_names(&self, among: Option<&RoaringBitmap>, counts: impl Fn(u32) -> bool) -> Vec<String> {
+        let has = |label: &Label| match among {
+            Some(ids) => !label.series.is_disjoint(ids),
+            None => label.series.iter().any(&counts),
+        };
         let mut names: Vec<String> =
             self.labels.iter().filter(|(_, l)| has(l)).map(|(name, _)| name.to_string()).collect();
         names.sort_unstable();
         names
     }
 
-    /// Values of a label that any of `among` has (or any series), sorted.
-    pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Vec<String> {
+    /// Values of a label that any of `among` has, sorted; without `among`: that any series has for which `counts`.
+    pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>, counts: impl Fn(u32) -> bool) -> Vec<String> {
         let Some(label) = self.labels.get(name) else { return Vec::new() };
-        let has = |p: &Postings| among.is_none_or(|ids| p.as_ref().intersects(ids));
+        let has = |p: &Postings| match among {
+            Some(ids) => p.as_ref().intersects(ids),
+            None => p.as_ref().any(&counts),
+        };
         label.values.iter().filter(|(_, p)| has(p)).map(|(v, _)| v.to_string()).collect()
     }
 
@@ -298,10 +304,10 @@ pub(crate) mod tests {
 
             let names: std::collections::BTreeSet<String> = there.iter().flatten()
                 .flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect();
-            prop_assert_eq!(index.label_names(None), names.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(index.label_names(None, |_| true), names.into_iter().collect::<Vec<_>>());
             let values: std::collections::BTreeSet<String> = got.iter()
                 .filter_map(|i| there[i as usize / 3]).map(|l| l.get("a").to_owned()).filter(|v| !v.is_empty()).collect();
-            prop_assert_eq!(index.label_values("a", Some(&got)), values.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(index.label_values("a", Some(&got), |_| true), values.into_iter().collect::<Vec<_>>());
             let pairs: std::collections::BTreeSet<(String, String)> = there.iter().flatten()
                 .flat_map(|l| l.iter().map(|(n, v)| (n.to_owned(), v.to_owned()))).collect();
             prop_assert_eq!(index.pairs() as usize, pairs.len());

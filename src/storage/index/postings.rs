@@ -156,6 +156,17 @@ impl PostingsRef<'_> {
         }
     }
 
+    /// Is `test` true of any of them? Asks in order and stops at the first.
+    pub fn any(&self, mut test: impl FnMut(u32) -> bool) -> bool {
+        match self {
+            PostingsRef::Ids(ids) => ids.iter().any(|id| test(*id)),
+            PostingsRef::List(ids) => ids.iter().any(|id| test(*id)),
+            PostingsRef::Bitmap(b) => b.iter().any(test),
+            PostingsRef::Owned(b) => b.iter().any(test),
+            PostingsRef::Range(from, to) => (*from..*to).any(test),
+        }
+    }
+
     /// As a bitmap.
     pub fn to_bitmap(&self) -> RoaringBitmap {
         match self {

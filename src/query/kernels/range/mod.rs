@@ -19,6 +19,7 @@ mod extended;
 mod extremes;
 mod float;
 mod histogram;
+mod lanes;
 mod notes;
 mod pairs;
 mod rate;
@@ -396,6 +397,14 @@ impl Run<'_> {
                 self.buffers.resets.list(&s);
             }
             self.buffers.histogram_resets.clear(&s);
+            if s.histograms().is_empty() && s.starts.is_empty() {
+                let Run { windows, buffers, out, base, any_float, .. } = self;
+                lanes::fold(kind, spec, &s, windows, &mut buffers.resets, |step, v| {
+                    *any_float = true;
+                    out.set(*base + step, v);
+                });
+                return Ok(());
+            }
         }
         while let Some(w) = self.windows.next() {
             let hist = w.hist_lo < w.hist_hi;

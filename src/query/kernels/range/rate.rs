@@ -69,7 +69,7 @@ impl Resets {
 
     /// Adds the values before resets in `lo..hi` to `v`, in order.
     #[inline]
-    fn correct(&mut self, values: &[f64], lo: usize, hi: usize, mut v: f64) -> f64 {
+    pub(crate) fn correct(&mut self, values: &[f64], lo: usize, hi: usize, mut v: f64) -> f64 {
         while self.resets.get(self.reset_from).is_some_and(|i| *i as usize <= lo) {
             self.reset_from += 1;
         }
