@@ -24,7 +24,7 @@ pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,
 };
-pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore};
+pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore, Tombstone};
 
 /// CRC32C (Castagnoli) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {

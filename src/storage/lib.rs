@@ -26,5 +26,5 @@ pub use bytes::Damaged;
 pub use codec::{Chunk, ChunkRef, ChunkStats, Decoder, Encoder, TimeColumn, TimeInterner, ValueStats};
 pub use error::StorageError;
 pub use index::HeadIndex;
-pub use merge::{MergeOptions, MergeReport, merge};
+pub use merge::{Deleted, MergeOptions, MergeReport, merge};
 pub use parquet::{DayWriter, ParquetExporter, read_parquet_dir};

@@ -20,6 +20,8 @@ pub enum DiskOp {
     SyncDir,
     /// Changing a name.
     Rename,
+    /// Giving a second name.
+    Link,
     /// Removing a file or an empty folder.
     Remove,
     /// Cutting a file.
@@ -46,6 +48,7 @@ impl fmt::Display for DiskOp {
             DiskOp::Sync => "sync",
             DiskOp::SyncDir => "sync the folder",
             DiskOp::Rename => "rename",
+            DiskOp::Link => "link",
             DiskOp::Remove => "remove",
             DiskOp::Truncate => "truncate",
             DiskOp::List => "list",

@@ -177,6 +177,7 @@ impl FaultyDisk {
                 | DiskOp::Sync
                 | DiskOp::SyncDir
                 | DiskOp::Rename
+                | DiskOp::Link
                 | DiskOp::Remove
                 | DiskOp::Truncate
                 | DiskOp::CreateDir
@@ -251,6 +252,11 @@ impl Disk for FaultyDisk {
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         self.pass(DiskOp::Rename, from)?;
         self.inner.rename(from, to)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        self.pass(DiskOp::Link, from)?;
+        self.inner.link(from, to)
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {

@@ -333,6 +333,21 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        check_path(DiskOp::Link, from, false)?;
+        check_path(DiskOp::Link, to, false)?;
+        let mut state = self.state.lock();
+        let inode = state.inode(DiskOp::Link, from)?;
+        state.need_dir(DiskOp::Link, parent(to))?;
+        if state.names.contains_key(to) {
+            return Err(DiskError::new(DiskOp::Link, to, DiskErrorKind::Io, "there is a file of that name"));
+        }
+        state.change(DiskOp::Link, from)?;
+        state.names.insert(to.to_owned(), inode);
+        state.names_pending.push(NameOp::Link { path: to.to_owned(), inode });
+        Ok(())
+    }
+
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
         check_path(DiskOp::SyncDir, dir, true)?;
         let mut state = self.state.lock();

@@ -14,6 +14,7 @@
 //! 2. [`Disk::rename`] replaces the target as one step: afterwards the name leads to the old or the new file.
 //! 3. Every error names the operation and the path and says by [`DiskErrorKind`] what the caller can do.
 
+mod copy;
 mod error;
 mod faulty;
 mod memory;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use copy::{copy_file, file_crc, link_or_copy, read_pieces};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
 pub use faulty::{FaultAction, FaultRule, FaultyDisk, Gate};
 pub use memory::MemoryDisk;
@@ -46,6 +48,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn map(&self, path: &str) -> Result<Mapped, DiskError>;
     /// Gives a file (or folder) another name, replacing a file that has it. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError>;
+    /// Gives a file a second name, without copying it. A name that is there already is an error; a disk that cannot do it
+    /// says so with [`DiskErrorKind::Io`] or `Denied`. Durable after [`Disk::sync_dir`].
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError>;
     /// Makes the names in a folder durable. The root is `""`.
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError>;
     /// Removes a file. Durable after [`Disk::sync_dir`].

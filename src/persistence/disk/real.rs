@@ -128,6 +128,12 @@ impl Disk for RealDisk {
         fs::rename(source, target).map_err(|e| DiskError::from_io(DiskOp::Rename, from, &e))
     }
 
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let source = self.at(DiskOp::Link, from, false)?;
+        let target = self.at(DiskOp::Link, to, false)?;
+        fs::hard_link(source, target).map_err(|e| DiskError::from_io(DiskOp::Link, from, &e))
+    }
+
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
         sync_folder(&self.at(DiskOp::SyncDir, dir, true)?).map_err(|e| DiskError::from_io(DiskOp::SyncDir, dir, &e))
     }

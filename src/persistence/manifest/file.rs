@@ -116,7 +116,16 @@ mod tests {
             id_next: 12,
             entries: vec![entry, ManifestEntry::default()],
             log_floor: LogFloor([(0, 5), (7, u64::MAX)].into()),
-            extra: [("tombstones".to_owned(), serde_json::json!([1, 2]))].into(),
+            tombstones: vec![super::super::Tombstone {
+                id: 3,
+                matchers: vec![("=~".to_owned(), "job".to_owned(), "a|\"b\n".to_owned())],
+                min_ts: i64::MIN,
+                max_ts: 7,
+                blocks: vec![11],
+                created_ms: 9,
+            }],
+            tombstone_next: 4,
+            extra: [("marks".to_owned(), serde_json::json!([1, 2]))].into(),
         }
     }
 

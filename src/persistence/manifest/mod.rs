@@ -86,6 +86,23 @@ pub struct ManifestEntry {
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
+/// A deletion that is not yet carried out: samples of some series in some files do not count any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Its number; never used again.
+    pub id: u64,
+    /// Which series, as `[operator, label, value]`; all of them must hold.
+    pub matchers: Vec<(String, String, String)>,
+    /// The first time deleted, ms.
+    pub min_ts: i64,
+    /// The last one.
+    pub max_ts: i64,
+    /// Numbers of the entries in which it counts. What was written after the deletion is in others.
+    pub blocks: Vec<u64>,
+    /// When it was asked for, ms.
+    pub created_ms: i64,
+}
+
 /// What is data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -97,8 +114,13 @@ pub struct Manifest {
     pub entries: Vec<ManifestEntry>,
     /// From where the log still counts: what is below is in published files.
     pub log_floor: LogFloor,
-    /// Whatever else has to change together with the above (tombstones, tiers, retention marks); what this program does not
-    /// know is kept.
+    /// Deletions not yet carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tombstones: Vec<Tombstone>,
+    /// The number of the next tombstone.
+    #[serde(default)]
+    pub tombstone_next: u64,
+    /// Whatever else has to change together with the above (tiers, marks); what this program does not know is kept.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
@@ -116,12 +138,34 @@ impl Manifest {
         self.entries.iter().find(|e| e.id == id)
     }
 
-    /// Adds entries and takes away those they replace.
+    /// Adds entries and takes away those they replace, and the tombstones that counted in them only.
     pub fn replace(&mut self, removed: &[u64], added: Vec<ManifestEntry>) {
         self.entries.retain(|e| !removed.contains(&e.id));
+        if !removed.is_empty() {
+            self.tombstones.iter_mut().for_each(|t| t.blocks.retain(|id| !removed.contains(id)));
+            self.tombstones.retain(|t| !t.blocks.is_empty());
+        }
         for entry in added {
             self.id_next = self.id_next.max(entry.id.saturating_add(1));
             self.entries.push(entry);
+        }
+    }
+
+    /// Adds a tombstone; its number is given here.
+    pub fn bury(&mut self, mut tombstone: Tombstone) {
+        self.tombstone_next = self.tombstone_next.max(1);
+        tombstone.id = self.tombstone_next;
+        self.tombstone_next += 1;
+        self.tombstones.push(tombstone);
+    }
+
+    /// The tombstones that count in any of `from`, but for those in `applied`, count in `to` from now on: for a file made
+    /// from others while tombstones came.
+    pub fn carry(&mut self, from: &[u64], to: u64, applied: &[u64]) {
+        for t in self.tombstones.iter_mut().filter(|t| !applied.contains(&t.id)) {
+            if t.blocks.iter().any(|id| from.contains(id)) {
+                t.blocks.push(to);
+            }
         }
     }
 }

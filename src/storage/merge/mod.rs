@@ -26,6 +26,19 @@ use crate::block::{Block, BlockMeta, BlockWriter, ChunkEntry};
 use crate::codec::{CHUNK_SAMPLES, Chunk, Decoder};
 use crate::error::StorageError;
 
+/// What a merge leaves out, input by input: a deletion counts for what was there when it came, and not for what another
+/// input brings.
+pub trait Deleted: Sync {
+    /// Deleted ranges of series `id` of an input.
+    fn ranges(&self, input: usize, id: u32, labels: LabelsRef<'_>) -> Vec<TimeRange>;
+    /// Is an exemplar of an input deleted?
+    fn exemplar(&self, input: usize, labels: LabelsRef<'_>, ts: i64) -> bool;
+    /// Is the metadata of a family left out?
+    fn family(&self, _family: &str) -> bool {
+        false
+    }
+}
+
 /// How to merge.
 #[derive(Clone, Copy)]
 pub struct MergeOptions<'a> {
@@ -33,8 +46,8 @@ pub struct MergeOptions<'a> {
     pub chunk_samples: usize,
     /// What lies outside is dropped.
     pub keep: TimeRange,
-    /// Deleted ranges of a series.
-    pub deleted: Option<&'a (dyn Fn(LabelsRef<'_>) -> Vec<TimeRange> + Sync)>,
+    /// What else is dropped.
+    pub deleted: Option<&'a dyn Deleted>,
     /// Asked for each series with the number done; false ends the merge.
     pub go_on: Option<&'a (dyn Fn(u32) -> bool + Sync)>,
 }
@@ -58,6 +71,8 @@ pub struct MergeReport {
     pub conflicts: u64,
     /// Samples dropped as deleted or too old.
     pub dropped: u64,
+    /// Metric families with metadata in the new block.
+    pub families: u64,
 }
 
 /// Where one input stands.
@@ -108,19 +123,19 @@ pub fn merge(
         series.begin();
         for (k, c) in cursors.iter_mut().enumerate() {
             if c.id < inputs[k].meta().series && c.labels == current {
-                series.add(&inputs[k], c.id)?;
+                series.add(k, &inputs[k], c.id, packed(&current))?;
                 c.id += 1;
                 c.load(&inputs[k])?;
             }
         }
         let labels = LabelsRef::from_packed(&current)
             .map_err(|e| StorageError::corrupt(inputs[least].name(), 0, format!("labels do not parse: {e}")))?;
-        let chunks = series.finish(labels, &mut writer)?;
+        let chunks = series.finish(&mut writer)?;
         writer.push(labels, &chunks)?;
     }
     merge_exemplars(inputs, &mut writer, options)?;
-    merge_metadata(inputs, &mut writer)?;
     let mut report = series.report;
+    report.families = merge_metadata(inputs, &mut writer, options)?;
     report.meta = writer.finish()?;
     Ok(Some(report))
 }
@@ -136,16 +151,16 @@ fn merge_exemplars(
     options: &MergeOptions<'_>,
 ) -> Result<(), StorageError> {
     let mut all: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
-    for block in inputs {
+    for (k, block) in inputs.iter().enumerate() {
         if block.meta().exemplars > 0 {
             for (labels, mut list) in block.exemplars()? {
+                list.retain(|e| !options.deleted.is_some_and(|d| d.exemplar(k, labels.as_ref(), e.ts)));
                 all.entry(labels).or_default().append(&mut list);
             }
         }
     }
     for (labels, mut list) in all {
-        let deleted = options.deleted.map_or_else(Vec::new, |f| f(labels.as_ref()));
-        list.retain(|e| options.keep.overlaps(e.ts, e.ts) && !deleted.iter().any(|d| d.overlaps(e.ts, e.ts)));
+        list.retain(|e| options.keep.overlaps(e.ts, e.ts));
         let key = |e: &Exemplar| (e.ts, e.value.to_bits());
         list.sort_by(|a, b| key(a).cmp(&key(b)).then_with(|| a.labels.cmp(&b.labels)));
         list.dedup_by(|a, b| key(a) == key(b) && a.labels == b.labels);
@@ -154,10 +169,17 @@ fn merge_exemplars(
     Ok(())
 }
 
-fn merge_metadata(inputs: &[Arc<Block>], writer: &mut BlockWriter) -> Result<(), StorageError> {
+fn merge_metadata(
+    inputs: &[Arc<Block>],
+    writer: &mut BlockWriter,
+    options: &MergeOptions<'_>,
+) -> Result<u64, StorageError> {
     let mut all: BTreeMap<String, Vec<Metadata>> = BTreeMap::new();
     for block in inputs.iter().rev() {
         for (family, list) in block.metadata()? {
+            if options.deleted.is_some_and(|d| d.family(&family)) {
+                continue;
+            }
             let have = all.entry(family).or_default();
             for m in list {
                 if !have.contains(&m) {
@@ -166,10 +188,10 @@ fn merge_metadata(inputs: &[Arc<Block>], writer: &mut BlockWriter) -> Result<(),
             }
         }
     }
-    for (family, list) in all {
-        writer.push_metadata(&family, &list);
+    for (family, list) in &all {
+        writer.push_metadata(family, list);
     }
-    Ok(())
+    Ok(all.len() as u64)
 }
 
 /// Decoded samples of one input's part of a cluster, not all handed on yet.
@@ -184,6 +206,8 @@ struct SeriesMerge<'a> {
     options: &'a MergeOptions<'a>,
     report: MergeReport,
     blocks: Vec<Arc<Block>>,
+    /// What of each input of this series is deleted.
+    deleted: Vec<Vec<TimeRange>>,
     /// (input of this series, chunk), by time.
     entries: Vec<(usize, ChunkEntry)>,
     decoder: Decoder,
@@ -200,6 +224,7 @@ impl<'a> SeriesMerge<'a> {
             options,
             report: MergeReport::default(),
             blocks: Vec::new(),
+            deleted: Vec::new(),
             entries: Vec::new(),
             decoder: Decoder::new(),
             buffers: Vec::new(),
@@ -212,20 +237,30 @@ impl<'a> SeriesMerge<'a> {
 
     fn begin(&mut self) {
         self.blocks.clear();
+        self.deleted.clear();
         self.entries.clear();
         self.pending.clear();
         self.chunks.clear();
     }
 
-    fn add(&mut self, block: &Arc<Block>, id: u32) -> Result<(), StorageError> {
+    /// Adds series `id` of an input.
+    fn add(&mut self, input: usize, block: &Arc<Block>, id: u32, labels: LabelsRef<'_>) -> Result<(), StorageError> {
         let k = self.blocks.len();
+        let deleted = self.options.deleted.map_or_else(Vec::new, |d| d.ranges(input, id, labels));
         self.blocks.push(Arc::clone(block));
-        self.entries.extend(block.chunk_entries(id, TimeRange::ALL)?.into_iter().map(|e| (k, e)));
+        for e in block.chunk_entries(id, TimeRange::ALL)? {
+            if deleted.iter().any(|d| d.covers(e.min_time, e.max_time)) {
+                // Not even read.
+                self.report.dropped += u64::from(e.count);
+            } else {
+                self.entries.push((k, e));
+            }
+        }
+        self.deleted.push(deleted);
         Ok(())
     }
 
-    fn finish(&mut self, labels: LabelsRef<'_>, writer: &mut BlockWriter) -> Result<Vec<Chunk>, StorageError> {
-        let deleted = self.options.deleted.map_or_else(Vec::new, |f| f(labels));
+    fn finish(&mut self, writer: &mut BlockWriter) -> Result<Vec<Chunk>, StorageError> {
         let mut entries = std::mem::take(&mut self.entries);
         entries.sort_by_key(|(k, e)| (e.min_time, e.max_time, *k));
         let size = self.options.chunk_samples.clamp(1, crate::codec::SAMPLES_MAX / 2);
@@ -240,14 +275,14 @@ impl<'a> SeriesMerge<'a> {
             }
             let (k, e) = &entries[at];
             let untouched = self.options.keep.covers(e.min_time, e.max_time)
-                && !deleted.iter().any(|d| d.overlaps(e.min_time, e.max_time));
+                && !self.deleted[*k].iter().any(|d| d.overlaps(e.min_time, e.max_time));
             let large = e.count as usize >= size / 2 && (self.pending.is_empty() || self.pending.len() >= size / 4);
             if end == at + 1 && untouched && large {
                 self.encode_pending(writer, size, true);
                 self.chunks.push(self.blocks[*k].chunk(e)?);
                 self.report.copied += 1;
             } else {
-                self.merge_cluster(&entries[at..end], &deleted, writer, size)?;
+                self.merge_cluster(&entries[at..end], writer, size)?;
             }
             at = end;
         }
@@ -281,15 +316,15 @@ impl<'a> SeriesMerge<'a> {
         }
     }
 
-    fn append(&mut self, part: &SampleColumn, deleted: &[TimeRange]) {
+    fn append(&mut self, part: &SampleColumn) {
         let keep = self.options.keep;
-        if deleted.is_empty() && keep == TimeRange::ALL {
+        if keep == TimeRange::ALL {
             self.pending.extend_from(part, 0..part.len());
             return;
         }
         for i in 0..part.len() {
             let t = part.ts[i];
-            if keep.overlaps(t, t) && !deleted.iter().any(|d| d.overlaps(t, t)) {
+            if keep.overlaps(t, t) {
                 self.pending.push_from(part, i);
             } else {
                 self.report.dropped += 1;
@@ -302,7 +337,6 @@ impl<'a> SeriesMerge<'a> {
     fn merge_cluster(
         &mut self,
         cluster: &[(usize, ChunkEntry)],
-        deleted: &[TimeRange],
         writer: &mut BlockWriter,
         size: usize,
     ) -> Result<(), StorageError> {
@@ -321,12 +355,15 @@ impl<'a> SeriesMerge<'a> {
             let mut left = false;
             for (k, queue) in queues.iter_mut().enumerate() {
                 let b = &mut self.buffers[k];
-                if b.from >= b.column.len() {
+                // A chunk may have nothing left once the deletions are taken out: the next one is read then.
+                while b.from >= b.column.len() {
                     b.column.clear();
                     b.from = 0;
-                    if let Some(e) = queue.pop_front() {
-                        let block = &self.blocks[k];
-                        block.read_chunk(&e, TimeRange::ALL, Need::ALL, &mut self.decoder, &mut b.column)?;
+                    let Some(e) = queue.pop_front() else { break };
+                    let block = &self.blocks[k];
+                    block.read_chunk(&e, TimeRange::ALL, Need::ALL, &mut self.decoder, &mut b.column)?;
+                    if self.deleted[k].iter().any(|d| d.overlaps(e.min_time, e.max_time)) {
+                        self.report.dropped += drop_deleted(&mut b.column, &self.deleted[k], &mut self.spare);
                     }
                 }
                 left |= b.from < b.column.len();
@@ -356,10 +393,24 @@ impl<'a> SeriesMerge<'a> {
                     std::mem::swap(&mut merged, &mut out);
                 }
             }
-            self.append(&merged, deleted);
+            self.append(&merged);
             self.parts = [merged, part, out];
             self.encode_pending(writer, size, false);
         }
         Ok(())
     }
+}
+
+/// Takes the deleted samples out of a column; gives how many.
+fn drop_deleted(column: &mut SampleColumn, deleted: &[TimeRange], spare: &mut SampleColumn) -> u64 {
+    spare.clear();
+    for i in 0..column.len() {
+        let t = column.ts[i];
+        if !deleted.iter().any(|d| d.overlaps(t, t)) {
+            spare.push_from(column, i);
+        }
+    }
+    let dropped = column.len() - spare.len();
+    std::mem::swap(column, spare);
+    dropped as u64
 }

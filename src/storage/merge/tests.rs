@@ -68,6 +68,24 @@ fn same(a: &Oracle, b: &Oracle) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+const HOLE: TimeRange = TimeRange { min: 10, max: 20 };
+
+fn gone(l: LabelsRef<'_>, t: i64) -> bool {
+    l.get("a") == "x" && HOLE.overlaps(t, t)
+}
+
+/// The same deletion in every input.
+struct Everywhere;
+
+impl Deleted for Everywhere {
+    fn ranges(&self, _input: usize, _id: u32, labels: LabelsRef<'_>) -> Vec<TimeRange> {
+        if labels.get("a") == "x" { vec![HOLE] } else { vec![] }
+    }
+    fn exemplar(&self, _input: usize, labels: LabelsRef<'_>, ts: i64) -> bool {
+        gone(labels, ts)
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
@@ -91,13 +109,12 @@ proptest! {
             blocks.push(block(&disk, &k.to_string(), &series, chunk));
         }
         let mut options = MergeOptions { chunk_samples: size, ..MergeOptions::default() };
-        let deleted = |l: LabelsRef<'_>| if l.get("a") == "x" { vec![TimeRange { min: 10, max: 20 }] } else { vec![] };
+        let deleted = Everywhere;
         if let Some((min, width)) = cut {
             options.keep = TimeRange { min, max: min + width };
             options.deleted = Some(&deleted);
             for (l, samples) in &mut oracle {
-                let gone = |t: i64| deleted(l.as_ref()).iter().any(|d| d.overlaps(t, t));
-                samples.retain(|t, _| options.keep.overlaps(*t, *t) && !gone(*t));
+                samples.retain(|t, _| options.keep.overlaps(*t, *t) && !gone(l.as_ref(), *t));
             }
             oracle.retain(|_, s| !s.is_empty());
         }
@@ -171,4 +188,58 @@ fn exemplars_and_metadata_are_joined_and_a_merge_can_be_stopped() {
     let options = MergeOptions { go_on: Some(&stop), ..MergeOptions::default() };
     assert_eq!(merge(&blocks, w, &options).unwrap(), None);
     assert_eq!(disk.list("").unwrap().into_iter().collect::<BTreeSet<_>>(), files);
+}
+
+/// Deletes all of the first input, and metadata and exemplars with it.
+struct OfFirst(TimeRange);
+
+impl Deleted for OfFirst {
+    fn ranges(&self, input: usize, _id: u32, _labels: LabelsRef<'_>) -> Vec<TimeRange> {
+        if input == 0 { vec![self.0] } else { vec![] }
+    }
+    fn exemplar(&self, input: usize, _labels: LabelsRef<'_>, ts: i64) -> bool {
+        input == 0 && self.0.overlaps(ts, ts)
+    }
+    fn family(&self, family: &str) -> bool {
+        family == "gone"
+    }
+}
+
+#[test]
+fn a_deletion_counts_for_its_own_input_only() {
+    let disk = Arc::new(MemoryDisk::new());
+    let write = |name: &str, from: i64, chunk: usize| {
+        let mut w = BlockWriter::create(disk.clone(), name).unwrap();
+        let chunks = w.encode(&ramp(from, 100), chunk);
+        w.push(labels("up").as_ref(), &chunks).unwrap();
+        w.push_exemplars(labels("up").as_ref(), &[Exemplar { labels: labels("x"), value: 1.0, ts: from * 15_000 }]);
+        w.push_metadata("gone", &[Metadata::default()]);
+        w.push_metadata("up", &[Metadata::default()]);
+        w.finish().unwrap();
+        Arc::new(Block::open(&*disk, name).unwrap())
+    };
+    for chunk in [7, 100] {
+        let (old, new) = (write("old", 0, chunk), write("new", 50, chunk));
+        for hole in [TimeRange::ALL, TimeRange { min: 0, max: 120 * 15_000 }] {
+            let deleted = OfFirst(hole);
+            let options = MergeOptions { deleted: Some(&deleted), chunk_samples: 50, ..MergeOptions::default() };
+            let w = BlockWriter::create(disk.clone(), "m").unwrap();
+            let report = merge(&[old.clone(), new.clone()], w, &options).unwrap().unwrap();
+            let merged = Block::open(&*disk, "m").unwrap();
+            merged.verify().unwrap();
+            // Of the new one nothing is missing: it holds 50..150.
+            assert_eq!(report.meta.samples, 100, "{hole:?}, {chunk}");
+            assert_eq!((merged.meta().min_time, merged.meta().max_time), (50 * 15_000, 149 * 15_000));
+            assert_eq!(merged.exemplars().unwrap()[0].1.len(), 1);
+            assert_eq!(merged.metadata().unwrap(), [("up".to_owned(), vec![Metadata::default()])]);
+            assert_eq!(report.families, 1);
+        }
+        let deleted = OfFirst(TimeRange::ALL);
+        let options = MergeOptions { deleted: Some(&deleted), ..MergeOptions::default() };
+        let w = BlockWriter::create(disk.clone(), "none").unwrap();
+        let report = merge(&[old], w, &options).unwrap().unwrap();
+        assert_eq!((report.meta.series, report.meta.samples, report.dropped), (0, 0, 100));
+        let none = Block::open(&*disk, "none").unwrap();
+        assert_eq!(none.label_names(None).unwrap(), [""; 0]);
+    }
 }
