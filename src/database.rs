@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quiver_core::{Ingest, Maintain, OpenError, Source, Store, StoreOptions, WriteError, WriteReceipt};
+use quiver_core::{Ingest, Maintain, OpenError, RetentionRule, Source, Store, StoreOptions, WriteError, WriteReceipt};
 use quiver_model::{Limits, WriteBatch};
 use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest};
 use quiver_query::{Answer, Engine, EngineOptions, Features, PromqlRequest, QueryError};
@@ -17,6 +17,10 @@ pub struct OpenOptions {
     pub features: Features,
     /// Blocks older than this are dropped, ms; `None`: never.
     pub retention_ms: Option<i64>,
+    /// Series kept for another time than that; the first rule that accepts a series decides.
+    pub retention_rules: Vec<RetentionRule>,
+    /// The oldest blocks are dropped while blocks and log take more bytes; `None`: never.
+    pub retention_bytes: Option<u64>,
     /// `None`: a write is synced before it is acknowledged; else the log is synced every so many ms.
     pub sync_interval_ms: Option<u64>,
     /// Bytes the head may take before it is flushed.
@@ -29,6 +33,8 @@ impl Default for OpenOptions {
             limits: Limits::default(),
             features: Features::default(),
             retention_ms: None,
+            retention_rules: Vec::new(),
+            retention_bytes: None,
             sync_interval_ms: None,
             head_bytes: 512 << 20,
         }
@@ -84,6 +90,8 @@ impl Database {
         let mut store_options = StoreOptions {
             limits: options.limits.clone(),
             retention_ms: options.retention_ms,
+            retention_rules: options.retention_rules,
+            retention_bytes_max: options.retention_bytes,
             head_bytes_max: options.head_bytes,
             ..StoreOptions::default()
         };

@@ -35,6 +35,9 @@ pub enum ServeError {
         /// Why not.
         why: String,
     },
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// No port at all.
     #[error("nothing to serve: both --http-listen and --grpc-listen are off")]
     NoPort,
@@ -61,11 +64,14 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if http.is_none() && grpc.is_none() {
         return Err(ServeError::NoPort);
     }
+    let retention_rules = config.retention_rules.iter().map(|r| r.parse()).collect::<Result<Vec<_>, _>>()?;
     let database = Database::start(
         &config.data_dir,
         OpenOptions {
             features: config.features,
             retention_ms: config.retention_ms,
+            retention_rules,
+            retention_bytes: config.retention_bytes,
             sync_interval_ms: config.sync_interval_ms,
             head_bytes: config.head_bytes,
             ..OpenOptions::default()

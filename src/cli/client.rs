@@ -91,6 +91,26 @@ impl Server {
         })
     }
 
+    /// A request without a body; an answer that is not 2xx is an error with its text.
+    pub async fn send(&self, method: hyper::Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+        let fail = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .body(Full::new(Bytes::new()))
+            .map_err(|e| fail(e.to_string()))?;
+        let response = self.client.request(request).await.map_err(|e| {
+            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            fail(cause)
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        Err(refused(status, &body))
+    }
+
     /// Posts a form and reads the whole answer; an answer that is not 2xx is an error with its text.
     pub async fn post_all(&self, path: &str, form: &[(&str, String)]) -> Result<Bytes, ClientError> {
         let response = self.post(path, form).await?;

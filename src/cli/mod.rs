@@ -1,9 +1,12 @@
 //! The command line.
 
+mod backup;
 mod chart;
+mod check;
 mod client;
 mod explain;
 mod export;
+mod inspect;
 mod offline;
 mod query;
 mod sql;
@@ -35,6 +38,14 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Write stored series as Parquet, a folder per day
     Export(export::ExportArgs),
+    /// Back up a server, or a data folder, to a folder; blocks that are there already are not copied again
+    Snapshot(backup::SnapshotArgs),
+    /// Copy a backup to an empty data folder
+    Restore(backup::RestoreArgs),
+    /// Show what is in a data folder, a block or a log segment
+    Inspect(inspect::InspectArgs),
+    /// Verify every byte of a data folder, a block or a log segment; exits with 1 where it finds damage
+    Check(check::CheckArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -60,6 +71,19 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr);
     let _ =
         if std::io::stderr().is_terminal() { builder.with_target(false).try_init() } else { builder.json().try_init() };
+}
+
+/// A time, ms, as people read it.
+fn shown_time(ms: i64) -> String {
+    quiver_gateway::http::status::rfc3339(ms)
+}
+
+/// Bytes as people read them.
+fn shown_bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (n.checked_ilog2().unwrap_or(0) / 10).min(4);
+    let value = n as f64 / f64::from(1u32 << (10 * unit.min(3))) / if unit == 4 { 1024.0 } else { 1.0 };
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit as usize]) }
 }
 
 /// Prints to standard output. A reader that has seen enough (`| head`) ends the program without a word.
@@ -97,6 +121,10 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => run_async(explain::run(args)),
         Command::Sql(args) => run_async(sql::run(args)),
         Command::Export(args) => run_async(export::run(args)),
+        Command::Snapshot(args) => run_async(backup::snapshot(args)),
+        Command::Restore(args) => run_async(backup::restore(args)),
+        Command::Inspect(args) => run_async(inspect::run(args)),
+        Command::Check(args) => run_async(check::run(args)),
     }
 }
 

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use quiver_model::Limits;
+use quiver_query::Features;
+use quiver_query::promql::{ParseOptions, parse_metric_selector};
 use serde::Deserialize;
 
 /// An address to listen on, or not to.
@@ -80,6 +83,9 @@ pub struct ServeArgs {
     /// Drop data older than this, such as 30d; off: keep everything [default: off]
     #[arg(long, env = "QUIVER_RETENTION", value_name = "DURATION|off")]
     pub retention: Option<String>,
+    /// Drop the oldest blocks while blocks and log take more bytes than this, such as 10GB [default: off]
+    #[arg(long, env = "QUIVER_RETENTION_SIZE", value_name = "BYTES|off")]
+    pub retention_size: Option<String>,
     /// When a write is acknowledged: "commit" (after its sync) or "interval" (a sync every 100 ms) [default: commit]
     #[arg(long, env = "QUIVER_DURABILITY", value_name = "commit|interval")]
     pub durability: Option<String>,
@@ -100,8 +106,42 @@ struct File {
     self_metrics: Option<String>,
     admin_api: Option<String>,
     retention: Option<String>,
+    retention_size: Option<String>,
+    /// Only here: series that are kept for another time than `retention`.
+    retention_rules: Option<Vec<FileRule>>,
     durability: Option<String>,
     head_bytes: Option<String>,
+}
+
+/// A rule of the file's `retention-rules`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileRule {
+    selector: String,
+    duration: String,
+}
+
+/// Series of a selector and how long they are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// PromQL selector.
+    pub selector: String,
+    /// How long, ms; `None`: for ever.
+    pub keep_ms: Option<i64>,
+}
+
+impl Rule {
+    /// As the store takes it.
+    pub fn parse(&self) -> Result<quiver_core::RetentionRule, ConfigError> {
+        let options =
+            ParseOptions::new(&Limits::default(), Features { unquoted_utf8_names: true, ..Features::default() });
+        let parsed = parse_metric_selector(&self.selector, &options);
+        let matchers = parsed.map_err(|e| ConfigError::Value {
+            key: "retention-rules",
+            why: format!("{:?} is not a selector: {e}", self.selector),
+        })?;
+        Ok(quiver_core::RetentionRule { matchers, keep_ms: self.keep_ms })
+    }
 }
 
 /// What is wrong with the configuration.
@@ -154,6 +194,10 @@ pub struct Config {
     pub admin_api: bool,
     /// Retention, ms.
     pub retention_ms: Option<i64>,
+    /// Series that are kept for another time.
+    pub retention_rules: Vec<Rule>,
+    /// Bytes that blocks and log may take.
+    pub retention_bytes: Option<u64>,
     /// `None`: synced before the acknowledgement; else synced every so many ms.
     pub sync_interval_ms: Option<u64>,
     /// Head size that starts a flush.
@@ -226,14 +270,30 @@ impl Config {
             let why = format!("there is no feature {name:?}");
             return Err(ConfigError::Value { key: "enable-feature", why });
         }
+        let duration = |key: &'static str, text: &str| match text {
+            "off" | "0" => Ok(None),
+            text => match quiver_gateway::http::params::parse_duration(text) {
+                Ok(ms) if ms > 0 => Ok(Some(ms)),
+                _ => Err(ConfigError::Value { key, why: format!("{text:?} is not a duration like 30d") }),
+            },
+        };
         let retention = args.retention.clone().or(file.retention).unwrap_or_else(|| "off".into());
-        let retention_ms =
-            match retention.as_str() {
-                "off" | "0" => None,
-                text => Some(quiver_gateway::http::params::parse_duration(text).ok().filter(|ms| *ms > 0).ok_or_else(
-                    || ConfigError::Value { key: "retention", why: format!("{text:?} is not a duration like 30d") },
-                )?),
-            };
+        let retention_ms = duration("retention", &retention)?;
+        let mut retention_rules = Vec::new();
+        for r in file.retention_rules.unwrap_or_default() {
+            let keep_ms = duration("retention-rules", &r.duration)?;
+            let rule = Rule { selector: r.selector, keep_ms };
+            rule.parse()?;
+            retention_rules.push(rule);
+        }
+        let size = args.retention_size.clone().or(file.retention_size).unwrap_or_else(|| "off".into());
+        let retention_bytes = match size.as_str() {
+            "off" | "0" => None,
+            text => {
+                let bytes = parse_bytes(text).map_err(|why| ConfigError::Value { key: "retention-size", why })?;
+                Some(bytes as u64)
+            }
+        };
         let durability = args.durability.clone().or(file.durability).unwrap_or_else(|| "commit".into());
         let sync_interval_ms = match durability.as_str() {
             "commit" => None,
@@ -252,6 +312,8 @@ impl Config {
             self_metrics: pick("self-metrics", args.self_metrics, file.self_metrics.as_deref(), Switch(true))?.0,
             admin_api: pick("admin-api", args.admin_api, file.admin_api.as_deref(), Switch(false))?.0,
             retention_ms,
+            retention_rules,
+            retention_bytes,
             sync_interval_ms,
             head_bytes: parse_bytes(&head_bytes).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
         })
@@ -271,6 +333,7 @@ impl Config {
             ("self-metrics", switch(self.self_metrics)),
             ("admin-api", switch(self.admin_api)),
             ("retention", self.retention_ms.map_or("off".into(), |ms| format!("{}s", ms / 1000))),
+            ("retention-size", self.retention_bytes.map_or("off".into(), |n| n.to_string())),
             ("durability", self.durability().to_owned()),
             ("head-bytes", self.head_bytes.to_string()),
         ]
@@ -297,6 +360,28 @@ mod tests {
         let args = ServeArgs { http_listen: Some(Listen::Off), retention: Some("30d".into()), ..Default::default() };
         let c = Config::load(&args).unwrap();
         assert_eq!((c.http, c.retention_ms), (Listen::Off, Some(30 * 86_400_000)));
+        let args = ServeArgs { retention_size: Some("10GB".into()), ..Default::default() };
+        assert_eq!(Config::load(&args).unwrap().retention_bytes, Some(10 << 30));
+    }
+
+    #[test]
+    fn rules_of_retention_come_from_the_file() {
+        let load = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("c.json");
+            std::fs::write(&path, text).unwrap();
+            Config::load(&ServeArgs { config: Some(path), ..Default::default() })
+        };
+        let rules = r#"{"retention": "30d", "retention-rules": [
+            {"selector": "{job=\"debug\"}", "duration": "1d"}, {"selector": "audit_log", "duration": "off"}]}"#;
+        let c = load(rules).unwrap();
+        assert_eq!(c.retention_rules.iter().map(|r| r.keep_ms).collect::<Vec<_>>(), [Some(86_400_000), None]);
+        assert_eq!(c.retention_rules[0].parse().unwrap().matchers.len(), 1);
+        let bad = |text: &str| load(text).unwrap_err().to_string();
+        let selector = bad(r#"{"retention-rules": [{"selector": "{", "duration": "1d"}]}"#);
+        assert!(selector.starts_with("retention-rules: ") && selector.contains("selector"), "{selector}");
+        assert!(bad(r#"{"retention-rules": [{"selector": "a", "duration": "soon"}]}"#).contains("soon"));
+        assert!(bad(r#"{"retention-rules": [{"selector": "a"}]}"#).contains("duration"));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Invariants
 //! 1. A block that does not open stays in the catalog and fails the queries that need it, by name.
-//! 2. A file that the manifest does not name is removed at the start, if the manifest is certainly the newest.
+//! 2. A file that the manifest does not name is removed at the start, if the manifest is certainly the newest; where there
+//!    is no manifest it is set aside.
 
 use std::sync::{Arc, OnceLock};
 
 use quiver_model::{Labels, Matcher, Metadata, SeriesKinds};
-use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore};
+use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore, Tombstone};
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
 use roaring::RoaringBitmap;
@@ -19,15 +20,28 @@ use crate::options::OpenError;
 use crate::place::{PlaceSeries, tested};
 use crate::report::{IndexUse, PlaceReport};
 use crate::store::BLOCK_DIR;
+use crate::tombstones::{Deletion, Deletions, Rows};
 use crate::{ReadError, TimeRange};
+
+/// Folder of what is set aside, never deleted.
+pub(crate) const QUARANTINE_DIR: &str = "quarantine";
 
 /// See the module.
 pub(crate) struct StoredBlock {
     pub(crate) entry: ManifestEntry,
     block: Result<Arc<Block>, StorageError>,
+    /// What of it does not count any more.
+    deletions: Option<Arc<Deletions>>,
     interner: Arc<Interner>,
+    learnt: Arc<Learnt>,
+}
+
+/// What was read of a block once and is kept, whatever is deleted of it.
+#[derive(Default)]
+struct Learnt {
     labels: OnceLock<Box<[OnceLock<Labels>]>>,
     metadata: OnceLock<Vec<(String, Vec<Metadata>)>>,
+    damage: OnceLock<String>,
 }
 
 impl From<StorageError> for ReadError {
@@ -67,7 +81,47 @@ impl StoredBlock {
             tracing::error!(block = entry.file, error = %e, "a block cannot be read: queries that need it fail");
         }
         let interner = Arc::clone(interner);
-        Self { entry, block, interner, labels: OnceLock::new(), metadata: OnceLock::new() }
+        Self { entry, block, deletions: None, interner, learnt: Arc::default() }
+    }
+
+    /// The same block under other deletions.
+    pub(crate) fn with_deletions(&self, deletions: Option<Arc<Deletions>>) -> Self {
+        Self {
+            entry: self.entry.clone(),
+            block: self.block.clone(),
+            deletions,
+            interner: Arc::clone(&self.interner),
+            learnt: Arc::clone(&self.learnt),
+        }
+    }
+
+    /// What of it does not count any more.
+    pub(crate) fn deletions(&self) -> Option<&Arc<Deletions>> {
+        self.deletions.as_ref()
+    }
+
+    /// Rows that deletions concern; `None` where there are none.
+    pub(crate) fn deleted_rows(&self) -> Result<Option<&Rows>, ReadError> {
+        match &self.deletions {
+            None => Ok(None),
+            Some(d) => Ok(Some(d.rows(self.block()?)?)),
+        }
+    }
+
+    /// Remembers damage that a reader met.
+    #[cold]
+    pub(crate) fn note(&self, e: &ReadError) {
+        if matches!(e, ReadError::Corrupt { .. }) && self.learnt.damage.set(e.to_string()).is_ok() {
+            tracing::error!(block = self.entry.file, error = %e, "a block is damaged: queries that need that part fail");
+        }
+    }
+
+    /// What is wrong with it, as far as it is known.
+    pub(crate) fn damage(&self) -> Option<String> {
+        match &self.block {
+            Err(e) => Some(e.to_string()),
+            Ok(_) => self.learnt.damage.get().cloned(),
+        }
     }
 
     /// The open block.
@@ -87,7 +141,7 @@ impl StoredBlock {
     }
 
     fn row_labels(&self, block: &Block, row: u32, packed: &mut Vec<u8>) -> Result<Labels, ReadError> {
-        let all = self.labels.get_or_init(|| (0..block.meta().series).map(|_| OnceLock::new()).collect());
+        let all = self.learnt.labels.get_or_init(|| (0..block.meta().series).map(|_| OnceLock::new()).collect());
         let slot = all.get(row as usize);
         if let Some(labels) = slot.and_then(OnceLock::get) {
             return Ok(labels.clone());
@@ -117,7 +171,10 @@ impl StoredBlock {
         if let Some(r) = &mut report {
             (r.series, r.matched) = (u64::from(block.meta().series), picked.ids.len());
         }
-        let rows = block.within(picked.ids, range)?;
+        let mut rows = block.within(picked.ids, range)?;
+        if let Some(deleted) = self.deleted_rows()? {
+            rows -= deleted.gone();
+        }
         let mut packed = Vec::new();
         let list = rows.iter().map(|row| {
             let labels = self.row_labels(block, row, &mut packed)?;
@@ -128,20 +185,23 @@ impl StoredBlock {
 
     /// Rows that any of `selectors` accepts; `None`: all rows.
     pub(crate) fn among(&self, selectors: &[Vec<Matcher>]) -> Result<Option<RoaringBitmap>, ReadError> {
+        let deleted = self.deleted_rows()?;
         if selectors.is_empty() {
-            return Ok(None);
+            let Some(deleted) = deleted else { return Ok(None) };
+            return Ok(Some(self.block()?.select_bitmap(&[], TimeRange::ALL)? - deleted.gone()));
         }
         let block = self.block()?;
         let mut rows = RoaringBitmap::new();
         for matchers in selectors {
             rows |= block.select_bitmap(matchers, TimeRange::ALL)?;
         }
+        deleted.iter().for_each(|d| rows -= d.gone());
         Ok(Some(rows))
     }
 
     /// Metadata by family, the newest first.
     pub(crate) fn metadata(&self) -> &[(String, Vec<Metadata>)] {
-        self.metadata.get_or_init(|| {
+        self.learnt.metadata.get_or_init(|| {
             let read = self.block.as_ref().map_err(Clone::clone).and_then(|b| b.metadata());
             read.unwrap_or_else(|e| {
                 tracing::error!(block = self.entry.file, error = %e, "metadata of a block cannot be read");
@@ -158,15 +218,26 @@ pub(crate) fn open_blocks(
     interner: &Arc<Interner>,
 ) -> Result<Vec<Arc<StoredBlock>>, OpenError> {
     let mut blocks = Vec::new();
+    let deletions = deletions(manifest)?;
     for entry in manifest.current().entries.iter().filter(|e| e.kind == EntryKind::Metrics) {
         let block = StoredBlock::open(disk, entry.clone(), interner);
         if let Err(e @ StorageError::Version { .. }) = &block.block {
             return Err(OpenError::Newer(e.to_string()));
         }
-        blocks.push(Arc::new(block));
+        let id = block.entry.id;
+        let own =
+            Deletions::new(deletions.iter().filter(|(_, of)| of.contains(&id)).map(|(d, _)| Arc::clone(d)).collect());
+        blocks.push(Arc::new(block.with_deletions(own)));
     }
     blocks.sort_by_key(|b| b.entry.id);
     Ok(blocks)
+}
+
+/// The deletions of a manifest, each with the blocks in which it counts. One that cannot be understood refuses the start:
+/// without it deleted samples would be back.
+fn deletions(manifest: &ManifestStore) -> Result<Vec<(Arc<Deletion>, Vec<u64>)>, OpenError> {
+    let read = |t: &Tombstone| Ok((Arc::new(Deletion::new(t)?), t.blocks.clone()));
+    manifest.current().tombstones.iter().map(read).collect::<Result<_, String>>().map_err(OpenError::Damaged)
 }
 
 /// Tidies the block folder after a crash; returns the first number free for a new block.
@@ -176,7 +247,17 @@ pub(crate) fn sweep(disk: &dyn Disk, manifest: &ManifestStore) -> Result<u64, Op
     }
     let orphans = manifest.orphans(BLOCK_DIR)?;
     let highest = orphans.iter().filter_map(|path| block_id(path)).max().unwrap_or(0);
-    if manifest.is_certain() && !orphans.is_empty() {
+    if manifest.current().generation == 0 && !orphans.is_empty() {
+        // There is no manifest: these may be leftovers of a first flush, or all the data there is.
+        disk.create_dir(QUARANTINE_DIR)?;
+        for path in &orphans {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            disk.rename(path, &format!("{QUARANTINE_DIR}/{name}"))?;
+        }
+        disk.sync_dir(QUARANTINE_DIR)?;
+        disk.sync_dir(BLOCK_DIR)?;
+        tracing::warn!(files = orphans.len(), folder = QUARANTINE_DIR, "blocks that no manifest names are set aside");
+    } else if manifest.is_certain() && !orphans.is_empty() {
         for path in &orphans {
             if let Err(e) = disk.remove(path) {
                 tracing::warn!(file = path, error = %e, "a leftover of a crash cannot be removed");

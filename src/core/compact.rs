@@ -1,4 +1,4 @@
-//! Fewer, larger blocks; and none past the retention.
+//! Fewer, larger blocks, without what is deleted of them.
 //!
 //! ```text
 //! ladder::plan ─▶ merge series by series ─▶ new block ─▶ manifest: new for old, as one ─▶ view ─▶ old files go
@@ -9,18 +9,24 @@
 //! 2. A block that cannot be read is left alone, and so is every plan it is in: nothing damaged is ever dropped by a merge.
 //! 3. A snapshot that holds an old block goes on reading it: its file has no name any more, its bytes are still there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quiver_storage::block::{BlockMeta, BlockWriter};
-use quiver_storage::merge::{MergeOptions, merge};
+use quiver_model::METRIC_NAME;
+use quiver_persistence::ManifestEntry;
+use quiver_storage::block::BlockWriter;
+use quiver_storage::codec::CHUNK_SAMPLES;
+use quiver_storage::merge::{MergeOptions, MergeReport, merge};
 
 use crate::background::TaskKind;
 use crate::catalog::{StoredBlock, block_path};
-use crate::flush::{entry, io};
-use crate::ladder::{Rung, expired, plan, plan_all};
+use crate::flush::{entry, io, manifest_error, note_crc};
+use crate::ladder::{Rung, plan, plan_all};
+use crate::snapshot::StoreSnapshot;
 use crate::store::Inner;
-use crate::{ReadError, TimeRange};
+use crate::tombstones::{LeftOut, MergeDeletions};
+use crate::{ReadError, Snapshot, TimeRange};
 
 /// Samples of a chunk in a merged block: longer chunks are smaller.
 const MERGED_CHUNK_SAMPLES: usize = 1440;
@@ -42,7 +48,7 @@ impl Inner {
 
     /// Is there anything to merge or to drop? The kind of task it takes.
     pub(crate) fn compact_is_due(&self) -> Option<TaskKind> {
-        if !self.past_retention().is_empty() {
+        if self.retention_is_due() {
             return Some(TaskKind::Retain);
         }
         self.next_merge().map(|_| TaskKind::Compact)
@@ -51,7 +57,7 @@ impl Inner {
     /// Merges what the ladder says, until it says nothing more.
     pub(crate) fn compact_due(&self) -> Result<(), ReadError> {
         while let Some(ids) = self.next_merge() {
-            self.merge_blocks(&ids)?;
+            self.merge_blocks(&ids, TaskKind::Compact)?;
         }
         Ok(())
     }
@@ -60,15 +66,35 @@ impl Inner {
     pub(crate) fn compact_all(&self) -> Result<(), ReadError> {
         self.flush_now()?;
         for ids in plan_all(&self.rungs(), self.options.compact_bytes_max) {
-            self.merge_blocks(&ids)?;
+            self.merge_blocks(&ids, TaskKind::CompactAll)?;
         }
         Ok(())
     }
 
-    fn merge_blocks(&self, ids: &[u64]) -> Result<(), ReadError> {
+    /// Writes every block anew of which something is deleted. One that cannot be read is left alone, and named at the end.
+    pub(crate) fn clean_now(&self) -> Result<(), ReadError> {
+        let mut failed = None;
+        let view = self.view.load_full();
+        let ids: Vec<u64> = view.blocks.iter().filter(|b| b.deletions().is_some()).map(|b| b.entry.id).collect();
+        drop(view);
+        for id in ids {
+            if let Err(e) = self.merge_blocks(&[id], TaskKind::Clean) {
+                if !matches!(e, ReadError::Corrupt { .. }) {
+                    return Err(e);
+                }
+                failed = failed.or(Some(e));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Merges blocks into one, or into none where nothing of them is left; deletions and selector retention are carried
+    /// out on the way.
+    pub(crate) fn merge_blocks(&self, ids: &[u64], task: TaskKind) -> Result<(), ReadError> {
         let _one_at_a_time = self.compacting.lock();
         let view = self.view.load_full();
         let blocks: Vec<Arc<StoredBlock>> = view.blocks.iter().filter(|b| ids.contains(&b.entry.id)).cloned().collect();
+        drop(view);
         if blocks.len() != ids.len() || blocks.is_empty() {
             // Retention was faster.
             return Ok(());
@@ -80,31 +106,58 @@ impl Inner {
         }
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let path = block_path(id);
-        let meta = match self.write_merged(&blocks, &path) {
-            Ok(Some(meta)) => meta,
+        let report = match self.write_merged(&blocks, &path, task) {
+            Ok(Some(report)) => report,
             Ok(None) => return Ok(()),
             Err(e) => {
                 if matches!(e, ReadError::Corrupt { .. }) {
                     // Which of them is damaged the error says; leave all alone until the next start.
                     self.unmergeable.lock().extend(ids);
+                    blocks.iter().filter(|b| e.to_string().contains(&b.entry.file)).for_each(|b| b.note(&e));
                 }
                 return Err(e);
             }
         };
-        let level = 1 + blocks.iter().map(|b| b.entry.level).max().unwrap_or(0);
-        let entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
-        let merged = Arc::new(StoredBlock::open(&*self.disk, entry.clone(), &self.interner));
-        merged.block()?;
-        self.publish(ids, vec![entry])?;
-        self.change_view(|view| {
-            view.blocks.retain(|b| !ids.contains(&b.entry.id));
-            view.blocks.push(merged);
-        });
+        let meta = report.meta;
+        let is_rewritten = matches!(task, TaskKind::Clean | TaskKind::Retain);
+        let level = blocks.iter().map(|b| b.entry.level).max().unwrap_or(0) + u32::from(!is_rewritten);
+        let merged = if meta.series == 0 && meta.exemplars == 0 && report.families == 0 {
+            if let Err(e) = self.disk.remove(&path) {
+                tracing::warn!(file = path, error = %e, "an empty block stays behind");
+            }
+            None
+        } else {
+            let mut entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
+            note_crc(&*self.disk, &mut entry)?;
+            let merged = StoredBlock::open(&*self.disk, entry, &self.interner);
+            merged.block()?;
+            Some(merged)
+        };
+        let applied: Vec<u64> = blocks.iter().filter_map(|b| b.deletions()).flat_map(|d| d.ids()).collect();
+        {
+            let _publishing = self.publishing.lock();
+            let added: Vec<ManifestEntry> = merged.iter().map(|m| m.entry.clone()).collect();
+            let edited = self.manifest.edit(|m| {
+                if !added.is_empty() {
+                    // Deletions that came while this was written count in the result, too.
+                    m.carry(ids, id, &applied);
+                }
+                m.replace(ids, added);
+            });
+            edited.map_err(manifest_error)?;
+            self.change_view(|view| {
+                view.blocks.retain(|b| !ids.contains(&b.entry.id));
+                view.blocks.extend(merged.map(Arc::new));
+                self.refresh_deletions(view);
+            });
+        }
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
+            task = task.name(),
             block = path,
             sources = ids.len(),
             samples = meta.samples,
+            dropped = report.dropped,
             bytes = meta.bytes,
             "blocks are merged"
         );
@@ -114,29 +167,72 @@ impl Inner {
     }
 
     /// Writes the merged block; `None` where a stop came in between.
-    fn write_merged(&self, stored: &[Arc<StoredBlock>], path: &str) -> Result<Option<BlockMeta>, ReadError> {
+    fn write_merged(
+        &self,
+        stored: &[Arc<StoredBlock>],
+        path: &str,
+        task: TaskKind,
+    ) -> Result<Option<MergeReport>, ReadError> {
         let mut inputs = Vec::with_capacity(stored.len());
+        let mut left_out = Vec::with_capacity(stored.len());
         for b in stored {
             inputs.push(Arc::clone(b.block()?));
+            let rows = b.deleted_rows()?;
+            let deletions = b.deletions().zip(rows).map(|(d, rows)| (&**d, rows));
+            left_out.push(LeftOut { deletions, expired: self.expired_rows(b)? });
         }
+        let dead = if task == TaskKind::Clean { self.dead_families(stored) } else { HashSet::new() };
+        let families = |family: &str| dead.contains(family);
+        let deleted = MergeDeletions { inputs: left_out, families: &families };
+        let total: u64 = stored.iter().map(|b| b.entry.series).sum();
         let writer = BlockWriter::create(Arc::clone(&self.disk), path)?;
-        let go_on = |_: u32| !self.background.is_stopping();
-        let options =
-            MergeOptions { chunk_samples: MERGED_CHUNK_SAMPLES, go_on: Some(&go_on), ..MergeOptions::default() };
+        let go_on = |done: u32| {
+            self.background.progress(task, u64::from(done), total);
+            !self.background.is_stopping()
+        };
+        let is_young = matches!(task, TaskKind::Clean | TaskKind::Retain) && stored.iter().all(|b| b.entry.level == 0);
+        let options = MergeOptions {
+            chunk_samples: if is_young { CHUNK_SAMPLES } else { MERGED_CHUNK_SAMPLES },
+            go_on: Some(&go_on),
+            deleted: if deleted.is_empty() { None } else { Some(&deleted) },
+            ..MergeOptions::default()
+        };
         let Some(report) = merge(&inputs, writer, &options)? else { return Ok(None) };
         self.counters.conflicts.fetch_add(report.conflicts, Ordering::Relaxed);
-        Ok(Some(report.meta))
+        Ok(Some(report))
     }
 
-    fn publish(&self, removed: &[u64], added: Vec<quiver_persistence::ManifestEntry>) -> Result<(), ReadError> {
-        let published = self.manifest.edit(|m| m.replace(removed, added));
-        published.map(drop).map_err(|e| ReadError::Io { file: "MANIFEST".into(), what: e.to_string() })
+    /// Metric families that lost series to deletions in these blocks and have none left anywhere.
+    fn dead_families(&self, stored: &[Arc<StoredBlock>]) -> HashSet<String> {
+        let gone = |b: &StoredBlock| -> Result<Vec<String>, ReadError> {
+            let Some(rows) = b.deleted_rows()? else { return Ok(Vec::new()) };
+            Ok(b.block()?.label_values(METRIC_NAME, Some(rows.gone()))?)
+        };
+        let mut dead: HashSet<String> = HashSet::new();
+        for b in stored {
+            match gone(b) {
+                Ok(names) => dead.extend(names.iter().flat_map(|n| families_of(n)).map(str::to_owned)),
+                Err(_) => return HashSet::new(),
+            }
+        }
+        if dead.is_empty() {
+            return dead;
+        }
+        let snapshot = StoreSnapshot::new(0, &self.view.load(), None);
+        let Ok(live) = snapshot.label_values(METRIC_NAME, &[], TimeRange::ALL, usize::MAX) else {
+            return HashSet::new();
+        };
+        for family in live.iter().flat_map(|n| families_of(n)) {
+            dead.remove(family);
+        }
+        dead
     }
 
-    fn remove_files(&self, blocks: &[Arc<StoredBlock>]) {
+    pub(crate) fn remove_files(&self, blocks: &[Arc<StoredBlock>]) {
         if !self.manifest.is_certain() {
             return;
         }
+        let _nobody_links_them = self.linking.write();
         for b in blocks {
             if let (Some(cache), Ok(block)) = (&self.cache, b.block()) {
                 cache.forget_block(block.uid());
@@ -146,35 +242,10 @@ impl Inner {
             }
         }
     }
+}
 
-    fn past_retention(&self) -> Vec<u64> {
-        let Some(retention_ms) = self.options.retention_ms else { return Vec::new() };
-        let view = self.view.load();
-        let heads = view.heads.iter().filter_map(|h| h.time_bounds());
-        let newest = heads.chain(view.blocks.iter().filter_map(|b| b.time_bounds())).map(|b| b.max).max();
-        let rungs: Vec<Rung> = view.blocks.iter().map(|b| b.rung()).collect();
-        let now_ms = self.options.clock.now_ms();
-        expired(&rungs, retention_ms, now_ms, newest, self.options.limits.future_ms_max)
-    }
-
-    /// Drops the blocks past the retention.
-    pub(crate) fn retain_now(&self) -> Result<(), ReadError> {
-        let _one_at_a_time = self.compacting.lock();
-        let ids = self.past_retention();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let view = self.view.load_full();
-        let blocks: Vec<Arc<StoredBlock>> = view.blocks.iter().filter(|b| ids.contains(&b.entry.id)).cloned().collect();
-        self.publish(&ids, Vec::new())?;
-        self.change_view(|view| view.blocks.retain(|b| !ids.contains(&b.entry.id)));
-        let bounds = blocks.iter().filter_map(|b| b.time_bounds());
-        let bounds = bounds.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) });
-        tracing::info!(blocks = ids.len(), ?bounds, "blocks past the retention are dropped");
-        drop(view);
-        self.remove_files(&blocks);
-        drop(blocks);
-        self.interner.sweep();
-        Ok(())
-    }
+/// Families a metric name may belong to: itself, or what is before a suffix that formats add.
+fn families_of(name: &str) -> impl Iterator<Item = &str> {
+    const SUFFIXES: [&str; 6] = ["_bucket", "_count", "_sum", "_total", "_created", "_info"];
+    std::iter::once(name).chain(SUFFIXES.iter().filter_map(|s| name.strip_suffix(s)))
 }

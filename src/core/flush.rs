@@ -17,14 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quiver_model::SampleColumn;
-use quiver_persistence::{LogFloor, ManifestEntry};
+use quiver_persistence::disk::file_crc;
+use quiver_persistence::{Disk, LogFloor, ManifestEntry, ManifestError};
 use quiver_storage::block::{BlockMeta, BlockWriter};
 use quiver_storage::codec::{CHUNK_SAMPLES, Chunk};
 use quiver_storage::error::StorageError;
 
+use crate::background::TaskKind;
 use crate::catalog::{StoredBlock, block_path};
-use crate::head::Head;
 use crate::head::page::Pieces;
+use crate::head::{Counters, Head};
 use crate::merge::merge_columns;
 use crate::place::{Place, Sink};
 use crate::report::{IndexUse, ReadCounts};
@@ -54,43 +56,59 @@ impl Inner {
     /// Flushes what is in the head now.
     pub(crate) fn flush_now(&self) -> Result<(), ReadError> {
         let _one_at_a_time = self.flushing.lock();
+        self.flush_locked(false)
+    }
+
+    /// Flushes under the lock; with `always` an empty head, too, so that the log's floor moves above all that was there.
+    pub(crate) fn flush_locked(&self, always: bool) -> Result<(), ReadError> {
         // What an earlier attempt left behind comes first: its floor is the lower one.
         let left = self.frozen.lock().clone();
         if let Some(frozen) = left {
             self.publish_frozen(&frozen)?;
         }
-        if self.view.load().heads.first().is_none_or(|h| h.is_empty()) {
+        if !always && self.view.load().heads.first().is_none_or(|h| h.is_empty()) {
             return Ok(());
         }
         let floor =
             self.log.rotate().map_err(|e| ReadError::Io { file: crate::store::LOG_DIR.into(), what: e.to_string() })?;
         let head = self.replace_head();
         head.wait_until_frozen();
+        // Frames that went on their way before the rotation and into the log after it.
+        self.is_straggled.store(head.is_logged_from(&floor), Ordering::Release);
         let frozen = Frozen { head, floor };
         *self.frozen.lock() = Some(frozen.clone());
         self.publish_frozen(&frozen)
     }
 
     fn publish_frozen(&self, frozen: &Frozen) -> Result<(), ReadError> {
+        if frozen.head.is_empty() {
+            return self.publish_floor(frozen);
+        }
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let path = block_path(id);
         if !self.disk.exists(BLOCK_DIR).map_err(io)? {
             self.disk.create_dir(BLOCK_DIR).map_err(io)?;
         }
-        let meta = write_head(self, &frozen.head, &path)?;
-        let entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
+        let background = &self.background;
+        let progress = |done, total| background.progress(TaskKind::Flush, done, total);
+        let meta = write_head(&self.disk, &frozen.head, &path, &self.counters, &progress)?;
+        let mut entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
+        note_crc(&*self.disk, &mut entry)?;
         let block = Arc::new(StoredBlock::open(&*self.disk, entry.clone(), &self.interner));
         // A block that was written and cannot be read must not take the log's place.
         block.block()?;
-        let published = self.manifest.edit(|m| {
-            m.replace(&[], vec![entry]);
-            m.log_floor = frozen.floor.clone();
-        });
-        published.map_err(|e| ReadError::Io { file: "MANIFEST".into(), what: e.to_string() })?;
-        self.change_view(|view| {
-            view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head));
-            view.blocks.push(block);
-        });
+        {
+            let _publishing = self.publishing.lock();
+            let published = self.manifest.edit(|m| {
+                m.replace(&[], vec![entry]);
+                m.log_floor = frozen.floor.clone();
+            });
+            published.map_err(manifest_error)?;
+            self.change_view(|view| {
+                view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head));
+                view.blocks.push(block);
+            });
+        }
         *self.frozen.lock() = None;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
@@ -100,12 +118,46 @@ impl Inner {
             bytes = meta.bytes,
             "the head is flushed"
         );
-        if let Err(e) = self.log.truncate(&frozen.floor) {
-            tracing::warn!(error = %e, "old log segments stay for now");
-        }
+        self.truncate_log(&frozen.floor);
         self.interner.sweep();
         Ok(())
     }
+
+    /// Nothing came to that head: only the floor moves.
+    fn publish_floor(&self, frozen: &Frozen) -> Result<(), ReadError> {
+        let publishing = self.publishing.lock();
+        self.manifest.edit(|m| m.log_floor = frozen.floor.clone()).map_err(manifest_error)?;
+        self.change_view(|view| view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head)));
+        drop(publishing);
+        *self.frozen.lock() = None;
+        self.truncate_log(&frozen.floor);
+        Ok(())
+    }
+
+    fn truncate_log(&self, floor: &LogFloor) {
+        if let Err(e) = self.log.truncate(floor) {
+            tracing::warn!(error = %e, "old log segments stay for now");
+        }
+    }
+}
+
+/// Key of a file's checksum in [`ManifestEntry::extra`]: eight hexadecimal digits of its CRC32C.
+pub(crate) const CRC_KEY: &str = "crc32c";
+
+/// Notes the checksum of the whole file in its entry.
+pub(crate) fn note_crc(disk: &dyn Disk, entry: &mut ManifestEntry) -> Result<(), ReadError> {
+    let (_, crc) = file_crc(disk, &entry.file).map_err(io)?;
+    entry.extra.insert(CRC_KEY.to_owned(), format!("{crc:08x}").into());
+    Ok(())
+}
+
+/// The checksum of the whole file, where the entry has one.
+pub(crate) fn crc_of(entry: &ManifestEntry) -> Option<u32> {
+    u32::from_str_radix(entry.extra.get(CRC_KEY)?.as_str()?, 16).ok()
+}
+
+pub(crate) fn manifest_error(e: ManifestError) -> ReadError {
+    ReadError::Io { file: "MANIFEST".into(), what: e.to_string() }
 }
 
 /// The manifest's entry of a block.
@@ -137,11 +189,20 @@ pub(crate) fn io(e: quiver_persistence::DiskError) -> ReadError {
 }
 
 /// Writes a frozen head to `path`: sealed chunks as they are, open columns sealed, late samples merged in.
-fn write_head(inner: &Inner, head: &Arc<Head>, path: &str) -> Result<BlockMeta, ReadError> {
-    let mut writer = BlockWriter::create(Arc::clone(&inner.disk), path)?;
+pub(crate) fn write_head(
+    disk: &Arc<dyn Disk>,
+    head: &Arc<Head>,
+    path: &str,
+    counters: &Counters,
+    progress: &dyn Fn(u64, u64),
+) -> Result<BlockMeta, ReadError> {
+    let mut writer = BlockWriter::create(Arc::clone(disk), path)?;
     let mut pieces = Pieces::default();
     let mut conflicts = 0;
-    for s in head.select(&[], TimeRange::ALL, u32::MAX, false, IndexUse::Auto, None).0 {
+    let list = head.select(&[], TimeRange::ALL, u32::MAX, false, IndexUse::Auto, None).0;
+    let total = list.len() as u64;
+    for (done, s) in (0u64..).zip(list) {
+        progress(done, total);
         head.collect(s.id, TimeRange::ALL, &mut pieces);
         let chunks = if pieces.late.is_empty() && pieces.late_sealed.is_empty() {
             let mut chunks: Vec<Chunk> = pieces.sealed.drain(..).collect();
@@ -170,6 +231,6 @@ fn write_head(inner: &Inner, head: &Arc<Head>, path: &str) -> Result<BlockMeta, 
     for (family, list) in head.metadata(None) {
         writer.push_metadata(&family, &list);
     }
-    inner.counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
+    counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
     writer.finish().map_err(|e: StorageError| e.into())
 }

@@ -144,7 +144,8 @@ impl LogEntry for Entry {
 
     fn committed(mut self, result: Result<LogPosition, LogError>) {
         let answer = match result {
-            Ok(_) => {
+            Ok(at) => {
+                self.head.note_logged(at);
                 let _ = self.head.first_write_ms.compare_exchange(
                     0,
                     self.now_ms.max(1),

@@ -115,21 +115,31 @@ pub(crate) fn plan_all(blocks: &[Rung], bytes_max: u64) -> Vec<Vec<u64>> {
     groups
 }
 
-/// Blocks all of whose samples are past the retention. `newest_ts` is the latest sample anywhere: age is counted from the
-/// clock or from it, whichever is earlier, so a clock that runs ahead drops nothing; a clock far behind it is not believed.
-pub(crate) fn expired(
-    blocks: &[Rung],
-    retention_ms: i64,
-    now_ms: i64,
-    newest_ts: Option<i64>,
-    ahead_ms: i64,
-) -> Vec<u64> {
-    let Some(newest) = newest_ts else { return Vec::new() };
+/// Before when samples are past a retention. `newest_ts` is the latest sample anywhere: age is counted from the clock or
+/// from it, whichever is earlier, so a clock that runs ahead drops nothing; a clock far behind it is not believed.
+pub(crate) fn cutoff(retention_ms: i64, now_ms: i64, newest_ts: Option<i64>, ahead_ms: i64) -> Option<i64> {
+    let newest = newest_ts?;
     if retention_ms <= 0 || now_ms.saturating_add(ahead_ms.max(0)) < newest {
-        return Vec::new();
+        return None;
     }
-    let cutoff = now_ms.min(newest).saturating_sub(retention_ms);
-    blocks.iter().filter(|b| b.max_ts < cutoff).map(|b| b.id).collect()
+    Some(now_ms.min(newest).saturating_sub(retention_ms))
+}
+
+/// The blocks to drop so that at most `bytes_max` are kept, the oldest first; the newest one stays. `other_bytes` count,
+/// too.
+pub(crate) fn oversize(blocks: &[Rung], other_bytes: u64, bytes_max: u64) -> Vec<u64> {
+    let mut sorted = blocks.to_vec();
+    sorted.sort_by_key(|b| (b.max_ts, b.id));
+    let mut total = blocks.iter().fold(other_bytes, |sum, b| sum.saturating_add(b.bytes));
+    let mut out = Vec::new();
+    for b in sorted.iter().take(sorted.len().saturating_sub(1)) {
+        if total <= bytes_max {
+            break;
+        }
+        total = total.saturating_sub(b.bytes);
+        out.push(b.id);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -175,11 +185,24 @@ mod tests {
     fn retention_does_not_believe_a_wrong_clock() {
         let blocks = [block(0, 0, 10, 1), block(1, 90, 100, 1)];
         let newest = Some(100 * H - 1);
-        let at = |now_h: i64| expired(&blocks, 24 * H, now_h * H, newest, H);
+        let at = |now_h: i64| -> Vec<u64> {
+            let cutoff = cutoff(24 * H, now_h * H, newest, H).unwrap_or(i64::MIN);
+            blocks.iter().filter(|b| b.max_ts < cutoff).map(|b| b.id).collect()
+        };
         assert_eq!(at(100), [0]);
         assert_eq!(at(1_000_000), [0], "far ahead: age is counted from the newest sample");
         assert_eq!(at(50), [0u64; 0], "behind the data");
-        assert_eq!(expired(&blocks, 24 * H, 100 * H, None, H), [0u64; 0]);
+        assert_eq!(cutoff(24 * H, 100 * H, None, H), None);
+    }
+
+    #[test]
+    fn the_oldest_go_first_when_there_are_too_many_bytes() {
+        let blocks = [block(3, 0, 10, 50), block(1, 20, 30, 50), block(2, 10, 20, 50)];
+        assert_eq!(oversize(&blocks, 0, 150), [0u64; 0]);
+        assert_eq!(oversize(&blocks, 1, 150), [3]);
+        assert_eq!(oversize(&blocks, 0, 60), [3, 2]);
+        assert_eq!(oversize(&blocks, 500, 1), [3, 2], "the newest stays");
+        assert_eq!(oversize(&[], 500, 1), [0u64; 0]);
     }
 
     proptest! {

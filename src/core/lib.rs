@@ -22,8 +22,11 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch
 pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
 mod background;
+pub mod backup;
 mod catalog;
+pub mod check;
 mod compact;
+mod delete;
 mod flush;
 mod head;
 mod ingest;
@@ -38,18 +41,21 @@ mod place;
 mod record;
 mod replay;
 pub mod report;
+mod retain;
 mod set;
 mod snapshot;
+mod snapshots;
 mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 mod wire;
 
-pub use background::{TaskKind, TaskStatus};
+pub use background::{TaskKind, TaskState, TaskStatus};
 pub use offline::OfflineStore;
-pub use options::{OpenError, StoreOptions};
+pub use options::{OpenError, RetentionRule, StoreOptions};
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 
@@ -118,6 +124,14 @@ pub enum ReadError {
         /// Which file.
         file: String,
         /// What the system said.
+        what: String,
+    },
+    /// There is no such thing.
+    #[error("{file}: {what}")]
+    NotFound {
+        /// What was asked for.
+        file: String,
+        /// Why it is not there.
         what: String,
     },
     /// More series than the caller can take.
@@ -235,6 +249,14 @@ pub struct StoreStats {
     pub flushes: u64,
     /// Compactions done since the start.
     pub compactions: u64,
+    /// Deletions not yet carried out.
+    pub tombstones: u64,
+    /// Selectors deleted since the start.
+    pub deletions: u64,
+    /// Blocks dropped by the retention since the start.
+    pub blocks_dropped: u64,
+    /// Blocks known to be damaged, with what was found.
+    pub damaged_blocks: Vec<(String, String)>,
     /// Top metrics by series.
     pub series_by_metric: Vec<NamedCount>,
     /// Top labels by distinct values.
@@ -256,12 +278,67 @@ pub enum Health {
     Starting,
 }
 
+/// A file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Where it stands in the snapshot's folder.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// CRC32C of all of it.
+    pub crc32c: u32,
+}
+
+/// What goes on in the background.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// Work that nobody asked for is held back.
+    pub is_paused: bool,
+    /// Every kind of task.
+    pub list: Vec<TaskStatus>,
+}
+
+fn unsupported<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, ReadError>> {
+    Box::pin(async { Err(ReadError::NotFound { file: "store".into(), what: "this store cannot do that".into() }) })
+}
+
 /// Maintenance by hand and figures.
 pub trait Maintain: Send + Sync {
     /// Writes the head out as a block and truncates the log; resolves when it is published.
     fn flush(&self) -> BoxFuture<'_, Result<(), ReadError>>;
     /// Flushes, merges blocks as far as they go; resolves when done.
     fn compact(&self) -> BoxFuture<'_, Result<(), ReadError>>;
+    /// Deletes what series of any of the selectors have in a range now; what is written later stays. Resolves when it is
+    /// durable and visible.
+    fn delete(&self, _selectors: Vec<Vec<Matcher>>, _range: TimeRange) -> BoxFuture<'_, Result<(), ReadError>> {
+        unsupported()
+    }
+    /// Takes what is deleted out of the blocks; resolves when it is gone.
+    fn clean_tombstones(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        unsupported()
+    }
+    /// Makes a consistent copy under a name, the head included unless it is to be skipped.
+    fn create_snapshot(&self, _name: String, _skip_head: bool) -> BoxFuture<'_, Result<(), ReadError>> {
+        unsupported()
+    }
+    /// Files of a snapshot, its manifest last.
+    fn snapshot_files(&self, name: &str) -> Result<Vec<SnapshotFile>, ReadError> {
+        Err(ReadError::NotFound { file: name.to_owned(), what: "no such snapshot".into() })
+    }
+    /// Bytes of a file of a snapshot; none at its end.
+    fn snapshot_read(&self, name: &str, _path: &str, _offset: u64, _len: usize) -> Result<Vec<u8>, ReadError> {
+        Err(ReadError::NotFound { file: name.to_owned(), what: "no such snapshot".into() })
+    }
+    /// Removes a snapshot.
+    fn remove_snapshot(&self, name: &str) -> Result<(), ReadError> {
+        Err(ReadError::NotFound { file: name.to_owned(), what: "no such snapshot".into() })
+    }
+    /// What goes on in the background.
+    fn tasks(&self) -> Tasks {
+        Tasks::default()
+    }
+    /// Holds back (or no longer) work that nobody asked for.
+    fn pause_tasks(&self, _is_paused: bool) {}
     /// Figures; each top list at most `top` long.
     fn stats(&self, top: usize) -> StoreStats;
     /// How it is.

@@ -84,6 +84,23 @@ impl MemoryStore {
     }
 }
 
+impl MemoryStore {
+    /// [`Maintain::delete`] without the future.
+    pub fn delete_now(&self, selectors: &[Vec<Matcher>], range: TimeRange) {
+        let mut guard = self.state.write();
+        let state = Arc::make_mut(&mut guard);
+        let hit = |l: &Labels| selectors.iter().any(|ms| ms.iter().all(|m| m.matches_labels(l.as_ref())));
+        for (_, samples) in state.series.iter_mut().filter(|(l, _)| hit(l)) {
+            Arc::make_mut(samples).retain(|t, _| !range.overlaps(*t, *t));
+        }
+        state.series.retain(|_, samples| !samples.is_empty());
+        for (_, list) in state.exemplars.iter_mut().filter(|(l, _)| hit(l)) {
+            list.retain(|e| !range.overlaps(e.ts, e.ts));
+        }
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Ingest for MemoryStore {
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<WriteReceipt, WriteError>> {
         Box::pin(async move { self.write_now(&batch) })
@@ -102,6 +119,15 @@ impl Maintain for MemoryStore {
         Box::pin(async { Ok(()) })
     }
     fn compact(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn delete(&self, selectors: Vec<Vec<Matcher>>, range: TimeRange) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            self.delete_now(&selectors, range);
+            Ok(())
+        })
+    }
+    fn clean_tombstones(&self) -> BoxFuture<'_, Result<(), ReadError>> {
         Box::pin(async { Ok(()) })
     }
     fn stats(&self, _top: usize) -> StoreStats {

@@ -19,6 +19,7 @@ use crate::{Snapshot, Source};
 /// See the module.
 pub struct OfflineStore {
     snapshot: Arc<dyn Snapshot>,
+    head: Option<Arc<Head>>,
     report: ReplayReport,
 }
 
@@ -48,8 +49,8 @@ impl OfflineStore {
         let head = Arc::new(Head::new(1, Arc::new(Counters::default())));
         let make = |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&interner), None);
         let report = replay(&*disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;
-        let view = View { heads: vec![head], blocks };
-        Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), report })
+        let view = View { heads: vec![Arc::clone(&head)], blocks };
+        Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), head: Some(head), report })
     }
 
     /// [`OfflineStore::open_parquet`] on any disk.
@@ -63,7 +64,12 @@ impl OfflineStore {
             let what = format!("{} holds neither a data folder nor Parquet files", disk.name());
             return Err(OpenError::Damaged(what));
         }
-        Ok(Self { snapshot: Arc::new(ParquetSnapshot::new(disk)), report: ReplayReport::default() })
+        Ok(Self { snapshot: Arc::new(ParquetSnapshot::new(disk)), head: None, report: ReplayReport::default() })
+    }
+
+    /// What the log of a data folder holds.
+    pub(crate) fn head(&self) -> Option<&Arc<Head>> {
+        self.head.as_ref()
     }
 
     /// What the replay of a data folder's log found.

@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
-use quiver_model::{Clock, Limits, SystemClock};
+use quiver_model::{Clock, Limits, Matcher, SystemClock};
 use quiver_persistence::{DiskError, DiskErrorKind, LogOptions, ManifestError, ReplayError};
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// How long series of a selector are kept.
+#[derive(Clone, Debug)]
+pub struct RetentionRule {
+    /// Which series.
+    pub matchers: Vec<Matcher>,
+    /// How long, ms; `None`: for ever.
+    pub keep_ms: Option<i64>,
+}
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -22,6 +31,10 @@ pub struct StoreOptions {
     pub head_bytes_max: usize,
     /// Blocks all of whose samples are older than this are dropped, ms; `None`: never.
     pub retention_ms: Option<i64>,
+    /// Series that are kept for another time than that; the first rule that accepts a series decides.
+    pub retention_rules: Vec<RetentionRule>,
+    /// The oldest blocks are dropped while blocks and log take more bytes than these; `None`: never.
+    pub retention_bytes_max: Option<u64>,
     /// Spans of time that blocks are merged into, rung by rung, ms. Each is a multiple of the one before.
     pub ladder_ms: Vec<i64>,
     /// Blocks larger than this are not merged by themselves.
@@ -45,6 +58,8 @@ impl Default for StoreOptions {
             flush_interval_ms: 2 * HOUR_MS,
             head_bytes_max: 512 << 20,
             retention_ms: None,
+            retention_rules: Vec::new(),
+            retention_bytes_max: None,
             ladder_ms: vec![2 * HOUR_MS, 12 * HOUR_MS, 72 * HOUR_MS],
             compact_bytes_max: 8 << 30,
             cache_bytes_max: 128 << 20,

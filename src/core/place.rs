@@ -307,7 +307,18 @@ impl Place {
                 pieces.clear();
                 Ok(())
             }),
-            Place::Block(block) => sink.block(block, row, cached),
+            Place::Block(block) => {
+                let read = match block.deleted_rows() {
+                    Ok(None) => sink.block(block, row, cached),
+                    Ok(Some(deleted)) if !deleted.is_concerned(row) => sink.block(block, row, cached),
+                    Ok(Some(deleted)) => deleted.live(row, range).into_iter().try_for_each(|left| {
+                        sink.range = left;
+                        sink.block(block, row, cached)
+                    }),
+                    Err(e) => Err(e),
+                };
+                read.inspect_err(|e| block.note(e))
+            }
         }
     }
 
@@ -329,7 +340,8 @@ impl Place {
                 };
                 let mut found = block.block()?.exemplars()?;
                 found.retain_mut(|(labels, list)| {
-                    list.retain(|e| range.overlaps(e.ts, e.ts));
+                    let deleted = |ts| block.deletions().is_some_and(|d| d.exemplar(labels.as_ref(), ts));
+                    list.retain(|e| range.overlaps(e.ts, e.ts) && !deleted(e.ts));
                     !list.is_empty() && accepts(labels)
                 });
                 Ok(found)

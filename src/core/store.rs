@@ -9,7 +9,7 @@
 //!    read lock, so after a change no new write can enter the old head.
 //! 2. Nothing is flushed before the replay is over: the floor a rotation gives would pass over frames not yet read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use quiver_cache::{WorkingSet, WorkingSetFigures};
-use quiver_model::WriteBatch;
+use quiver_model::{Matcher, WriteBatch};
 use quiver_persistence::log::LogHealth;
 use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
+use tokio::sync::oneshot;
 
-use crate::background::{Background, TaskKind, TaskStatus};
-use crate::catalog::{open_blocks, sweep};
+use crate::background::{Background, LANES, TaskKind};
+use crate::catalog::{StoredBlock, open_blocks, sweep};
+use crate::delete::DeleteRequest;
 use crate::flush::Frozen;
 use crate::head::{Counters, Head};
 use crate::ingest::{Answer, Entry, Pool, check};
@@ -32,7 +34,11 @@ use crate::interner::Interner;
 use crate::options::{OpenError, StoreOptions};
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::snapshot::{StoreSnapshot, View};
-use crate::{BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, Source, StoreStats, WriteError, WriteReceipt};
+use crate::snapshots::{self, SnapshotRequest};
+use crate::{
+    BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, SnapshotFile, Source, StoreStats, Tasks, TimeRange,
+    WriteError, WriteReceipt,
+};
 
 /// Folder of the log's segments.
 pub(crate) const LOG_DIR: &str = "log";
@@ -40,9 +46,6 @@ pub(crate) const LOG_DIR: &str = "log";
 pub(crate) const BLOCK_DIR: &str = "blocks";
 /// A background task that failed is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Threads for background work: a flush never waits for a long merge.
-const BACKGROUND_THREADS: usize = 2;
-
 /// What the store's threads share.
 pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
@@ -63,6 +66,18 @@ pub(crate) struct Inner {
     pub(crate) next_block: AtomicU64,
     /// One merge or drop at a time.
     pub(crate) compacting: Mutex<()>,
+    /// What the manifest says and what snapshots see change together under this.
+    pub(crate) publishing: Mutex<()>,
+    /// Files of blocks are linked under the read lock, removed under the write lock.
+    pub(crate) linking: RwLock<()>,
+    /// Frames of the last flushed head lie above the floor of its flush.
+    pub(crate) is_straggled: AtomicBool,
+    /// Deletions asked for.
+    pub(crate) deletes: Mutex<Vec<DeleteRequest>>,
+    /// Snapshots asked for.
+    pub(crate) snapshots: Mutex<Vec<SnapshotRequest>>,
+    /// By block, the shortest that any of its series is kept.
+    pub(crate) shortest_kept: Mutex<HashMap<u64, Option<i64>>>,
     /// Blocks whose merge met damage.
     pub(crate) unmergeable: Mutex<BTreeSet<u64>>,
     /// Tasks that failed and when to try them again.
@@ -108,6 +123,9 @@ impl Store {
         let interner = Arc::new(Interner::default());
         let blocks = open_blocks(&*disk, &manifest, &interner)?;
         let next_block = AtomicU64::new(sweep(&*disk, &manifest)?);
+        if let Err(e) = snapshots::sweep(&*disk) {
+            tracing::warn!(error = %e, "what a crash left of a snapshot stays for now");
+        }
         if let Err(e) = manifest.repair() {
             tracing::warn!(error = %e, "the manifest has no second copy for now");
         }
@@ -129,6 +147,12 @@ impl Store {
             flushing: Mutex::default(),
             next_block,
             compacting: Mutex::default(),
+            publishing: Mutex::default(),
+            linking: RwLock::new(()),
+            is_straggled: AtomicBool::new(false),
+            deletes: Mutex::default(),
+            snapshots: Mutex::default(),
+            shortest_kept: Mutex::default(),
             unmergeable: Mutex::default(),
             not_before: Mutex::default(),
             viewing: Mutex::default(),
@@ -141,7 +165,7 @@ impl Store {
         let store =
             Arc::new(Store { inner: Arc::clone(&inner), threads: Mutex::default(), lock: Mutex::new(Some(lock)) });
         store.start_replay(head)?;
-        for number in 0..BACKGROUND_THREADS {
+        for number in 0..LANES {
             let inner = Arc::clone(&inner);
             store.spawn(&format!("background-{number}"), move || {
                 let tick = (number == 0 && inner.options.background).then_some(|_: &Background| inner.tick());
@@ -210,16 +234,6 @@ impl Store {
     /// Figures of the working set of decoded chunks.
     pub fn cache_figures(&self) -> WorkingSetFigures {
         self.inner.cache.as_ref().map_or_else(WorkingSetFigures::default, |c| c.figures())
-    }
-
-    /// Background tasks that run or wait.
-    pub fn tasks(&self) -> Vec<TaskStatus> {
-        self.inner.background.status()
-    }
-
-    /// Holds back (or no longer) flushes, merges and drops that nobody asked for.
-    pub fn pause_background(&self, is_paused: bool) {
-        self.inner.background.pause(is_paused);
     }
 
     /// Ends background work, commits what is queued and lets go of the folder. What is in the head stays in the log.
@@ -329,8 +343,11 @@ impl Inner {
     fn run(&self, kind: TaskKind) -> Result<(), ReadError> {
         let result = match kind {
             TaskKind::Flush => self.flush_now(),
+            TaskKind::Delete => self.delete_now(),
+            TaskKind::Snapshot => self.snapshot_now(),
             TaskKind::Compact => self.compact_due(),
             TaskKind::CompactAll => self.compact_all(),
+            TaskKind::Clean => self.clean_now(),
             TaskKind::Retain => self.retain_now(),
         };
         let mut not_before = self.not_before.lock();
@@ -376,6 +393,49 @@ impl Maintain for Store {
         self.task(TaskKind::CompactAll)
     }
 
+    fn delete(&self, selectors: Vec<Vec<Matcher>>, range: TimeRange) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            self.ready().await;
+            self.inner.deletes.lock().push(DeleteRequest { selectors, range, answer });
+            self.run(TaskKind::Delete, answered).await
+        })
+    }
+
+    fn clean_tombstones(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.task(TaskKind::Clean)
+    }
+
+    fn create_snapshot(&self, name: String, skip_head: bool) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            snapshots::folder_of(&name)?;
+            let (answer, answered) = oneshot::channel();
+            self.ready().await;
+            self.inner.snapshots.lock().push(SnapshotRequest { name, skip_head, answer });
+            self.run(TaskKind::Snapshot, answered).await
+        })
+    }
+
+    fn snapshot_files(&self, name: &str) -> Result<Vec<SnapshotFile>, ReadError> {
+        self.inner.snapshot_files(name)
+    }
+
+    fn snapshot_read(&self, name: &str, path: &str, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
+        self.inner.snapshot_read(name, path, offset, len)
+    }
+
+    fn remove_snapshot(&self, name: &str) -> Result<(), ReadError> {
+        self.inner.snapshot_remove(name)
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { is_paused: self.inner.background.is_paused(), list: self.inner.background.status() }
+    }
+
+    fn pause_tasks(&self, is_paused: bool) {
+        self.inner.background.pause(is_paused);
+    }
+
     fn stats(&self, top: usize) -> StoreStats {
         let inner = &self.inner;
         let view = inner.view.load();
@@ -384,7 +444,7 @@ impl Maintain for Store {
             head.stats(top, &mut out);
         }
         let bounds = view.heads.iter().filter_map(|h| h.time_bounds());
-        if let Some(b) = bounds.reduce(|a, b| crate::TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) }) {
+        if let Some(b) = bounds.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) }) {
             (out.head_min_ts, out.head_max_ts) = (b.min, b.max);
         }
         let manifest = inner.manifest.current();
@@ -396,6 +456,11 @@ impl Maintain for Store {
         out.conflicts = get(&inner.counters.conflicts);
         out.flushes = get(&inner.counters.flushes);
         out.compactions = get(&inner.counters.compactions);
+        out.tombstones = manifest.tombstones.len() as u64;
+        out.deletions = get(&inner.counters.deletions);
+        out.blocks_dropped = get(&inner.counters.blocks_dropped);
+        let damaged = |b: &Arc<StoredBlock>| b.damage().map(|what| (b.entry.file.clone(), what));
+        out.damaged_blocks = view.blocks.iter().filter_map(damaged).collect();
         out
     }
 
@@ -417,9 +482,20 @@ impl Store {
         Box::pin(async move {
             self.ready().await;
             let answer = self.inner.background.request(kind);
-            let closed = || ReadError::Io { file: self.inner.disk.name(), what: "the store is shutting down".into() };
-            answer.await.unwrap_or_else(|_| Err(closed()))
+            answer.await.unwrap_or_else(|_| Err(self.closed()))
         })
+    }
+
+    /// Runs a task for a request that was queued; the request has its own answer, given by that run or by one before it.
+    async fn run(&self, kind: TaskKind, mut answer: oneshot::Receiver<Result<(), ReadError>>) -> Result<(), ReadError> {
+        match self.inner.background.request(kind).await {
+            Ok(_) => answer.try_recv().unwrap_or_else(|_| Err(self.closed())),
+            Err(_) => Err(self.closed()),
+        }
+    }
+
+    fn closed(&self) -> ReadError {
+        ReadError::Io { file: self.inner.disk.name(), what: "the store is shutting down".into() }
     }
 }
 

@@ -39,6 +39,28 @@ pub fn crc32c_salted(salt: &[u8], bytes: &[u8]) -> u32 {
     u32::try_from(digest.finalize() & 0xFFFF_FFFF).unwrap_or(0)
 }
 
+/// CRC32C of bytes that come in pieces.
+#[derive(Clone, Debug)]
+pub struct Crc32c(crc_fast::Digest);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    /// The next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all pieces so far.
+    pub fn value(&self) -> u32 {
+        u32::try_from(self.0.finalize() & 0xFFFF_FFFF).unwrap_or(0)
+    }
+}
+
 /// The text of a small file that is not part of a data folder, such as a configuration; at most 1 MiB of it.
 pub fn read_text(path: &std::path::Path) -> std::io::Result<String> {
     use std::io::Read;

@@ -11,6 +11,7 @@
 //! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
 //! | `explain` | explanations, hints, statistics, answers as protobuf |
 //! | `export` | Parquet out, and the same answers from it without a server |
+//! | `maintenance` | deletions, snapshots, backups, checks, background tasks |
 //! | `cli` | help, completions, exit codes, messages |
 //! | `tidy` | rules of the tree that the compiler does not check |
 
@@ -25,6 +26,7 @@ mod disk_full;
 mod explain;
 mod export;
 mod hostile;
+mod maintenance;
 mod otlp;
 mod sql;
 mod survival;

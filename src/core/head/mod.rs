@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex, RwLock};
 use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
+use quiver_persistence::{LogFloor, LogPosition};
 use quiver_storage::HeadIndex;
 use roaring::RoaringBitmap;
 
@@ -48,6 +49,10 @@ pub(crate) struct Counters {
     pub(crate) refused_series: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    /// Blocks that went for their age or for want of room.
+    pub(crate) blocks_dropped: AtomicU64,
+    /// Deletions taken.
+    pub(crate) deletions: AtomicU64,
 }
 
 impl Counters {
@@ -117,6 +122,8 @@ pub(crate) struct Head {
     bytes: AtomicI64,
     min_ts: AtomicI64,
     max_ts: AtomicI64,
+    /// By log shard, the last segment that holds a frame of this head.
+    logged: Mutex<Vec<(u32, u64)>>,
     /// When the first batch came, by the store's clock, ms; 0: none yet.
     pub(crate) first_write_ms: AtomicI64,
     counters: Arc<Counters>,
@@ -140,6 +147,7 @@ impl Head {
             bytes: AtomicI64::new(0),
             min_ts: AtomicI64::new(i64::MAX),
             max_ts: AtomicI64::new(i64::MIN),
+            logged: Mutex::default(),
             first_write_ms: AtomicI64::new(0),
             counters,
         }
@@ -157,6 +165,20 @@ impl Head {
         while *writes > 0 {
             self.drained.wait(&mut writes);
         }
+    }
+
+    /// Notes where a frame of this head was logged.
+    pub(crate) fn note_logged(&self, at: LogPosition) {
+        let mut logged = self.logged.lock();
+        match logged.iter_mut().find(|(shard, _)| *shard == at.shard) {
+            Some((_, segment)) => *segment = at.segment.max(*segment),
+            None => logged.push((at.shard, at.segment)),
+        }
+    }
+
+    /// Is any frame of this head in a segment that a replay from `floor` on reads?
+    pub(crate) fn is_logged_from(&self, floor: &LogFloor) -> bool {
+        self.logged.lock().iter().any(|(shard, segment)| *segment >= floor.of(*shard))
     }
 
     /// Finds the ids of a batch's series, registering new ones up to `series_max` in all; those past it get

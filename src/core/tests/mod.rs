@@ -1,8 +1,13 @@
 //! The store against its oracle.
 
+mod backup;
+mod check;
 mod crash;
+mod deletes;
 mod handover;
 mod head;
 mod oracle;
 mod report;
+mod retention;
+mod snapshots;
 mod store;

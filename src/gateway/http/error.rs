@@ -116,6 +116,7 @@ impl From<ReadError> for ApiError {
     fn from(e: ReadError) -> Self {
         match e {
             ReadError::Limit(t) => Self::new(ErrorType::Execution, t),
+            ReadError::NotFound { .. } => Self::new(ErrorType::NotFound, e.to_string()),
             other => Self::new(ErrorType::Internal, other.to_string()),
         }
     }

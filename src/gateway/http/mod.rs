@@ -59,6 +59,9 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/status/active_queries/{id}", axum::routing::delete(kill_query))
         .route("/features", get(features))
         .route("/admin/tsdb/{verb}", post(admin_verb).put(admin_verb))
+        .route("/admin/tsdb/snapshots/{name}", get(snapshot_named).delete(snapshot_named))
+        .route("/admin/tsdb/snapshots/{name}/{*path}", get(snapshot_file))
+        .route("/admin/tasks/{verb}", post(admin_tasks).put(admin_tasks))
         .fallback(any(|| async { ApiError::new(error::ErrorType::NotFound, "no such API route").response() }));
     Router::new()
         .nest("/api/v1", api)
@@ -228,8 +231,20 @@ async fn features(State(g): Shared) -> Response<Body> {
     status::features(&g)
 }
 
-async fn admin_verb(State(g): Shared, Path(verb): Path<String>) -> Response<Body> {
-    answered(admin::verb(&g, &verb).await)
+async fn admin_verb(State(g): Shared, Path(verb): Path<String>, request: Request<Body>) -> Response<Body> {
+    with_params(request, |h, p| async move { admin::verb(&g, &h, &p, &verb).await }).await
+}
+
+async fn snapshot_named(State(g): Shared, Path(name): Path<String>, request: Request<Body>) -> Response<Body> {
+    answered(admin::snapshot_named(&g, request.method(), request.headers(), name).await)
+}
+
+async fn snapshot_file(State(g): Shared, Path((name, path)): Path<(String, String)>) -> Response<Body> {
+    answered(admin::snapshot_file(&g, name, path).await)
+}
+
+async fn admin_tasks(State(g): Shared, Path(verb): Path<String>) -> Response<Body> {
+    answered(admin::tasks(&g, &verb))
 }
 
 async fn healthy() -> &'static str {

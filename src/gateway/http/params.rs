@@ -14,11 +14,11 @@ const FORM_BYTES_MAX: usize = 10 << 20;
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Reads query string and, for POST, the form.
+    /// Reads query string and, for POST and PUT, the form.
     pub async fn read(request: Request<Body>) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let mut pairs = Vec::new();
-        if parts.method == Method::POST {
+        if parts.method == Method::POST || parts.method == Method::PUT {
             let form = parts
                 .headers
                 .get(header::CONTENT_TYPE)

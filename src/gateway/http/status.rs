@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
-use quiver_core::{Health, NamedCount};
+use quiver_core::{Health, NamedCount, TaskState};
 
 use super::error::{ApiError, ErrorType};
 use super::json::Json;
@@ -28,7 +28,7 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
         })),
         _ => None,
     };
-    let known = ["buildinfo", "runtimeinfo", "tsdb", "flags", "config", "walreplay", "active_queries"];
+    let known = ["buildinfo", "runtimeinfo", "tsdb", "flags", "config", "walreplay", "active_queries", "tasks"];
     if !known.contains(&page) {
         return Err(ApiError::new(
             ErrorType::NotFound,
@@ -56,6 +56,7 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
             j.raw(r#"{"min":0,"max":0,"current":0,"state":"#).string(state).raw("}");
         }
         "active_queries" => active_queries(g, j),
+        "tasks" => tasks(g, j),
         _ => {
             let s = stats.unwrap_or_default();
             j.raw(r#"{"headStats":{"numSeries":"#).int(s.head_series as i64);
@@ -76,9 +77,52 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
             j.raw(r#","samplesIngested":"#).int(s.samples_ingested as i64);
             j.raw(r#","conflicts":"#).int(s.conflicts as i64);
             j.raw(r#","flushes":"#).int(s.flushes as i64);
-            j.raw(r#","compactions":"#).int(s.compactions as i64).raw("}}");
+            j.raw(r#","compactions":"#).int(s.compactions as i64);
+            j.raw(r#","tombstones":"#).int(s.tombstones as i64);
+            j.raw(r#","blocksDropped":"#).int(s.blocks_dropped as i64).raw(r#","damagedBlocks":["#);
+            for (i, (file, what)) in s.damaged_blocks.iter().enumerate() {
+                j.raw(if i > 0 { r#",{"file":"# } else { r#"{"file":"# }).string(file);
+                j.raw(r#","error":"#).string(what).raw("}");
+            }
+            j.raw("]}}");
         }
     }))
+}
+
+/// `{"paused": …, "tasks": [{"task": …, "state": …, …}, …]}`
+fn tasks(g: &Gateway, j: &mut Json) {
+    let tasks = g.services.maintain.tasks();
+    let now = g.services.clock.now_ms();
+    j.raw(r#"{"paused":"#).raw(if tasks.is_paused { "true" } else { "false" }).raw(r#","tasks":["#);
+    for (i, t) in tasks.list.iter().enumerate() {
+        let state = match t.state {
+            TaskState::Idle => "idle",
+            TaskState::Waiting => "waiting",
+            TaskState::Running => "running",
+        };
+        j.raw(if i > 0 { r#",{"task":"# } else { r#"{"task":"# }).string(t.kind.name());
+        j.raw(r#","state":"#).string(state);
+        j.raw(r#","ageSeconds":"#).raw(&format!("{:.3}", t.age_ms as f64 / 1000.0));
+        j.raw(r#","done":"#).int(t.done as i64).raw(r#","total":"#).int(t.total as i64);
+        j.raw(r#","runs":"#).int(t.runs as i64).raw(r#","failures":"#).int(t.failures as i64);
+        j.raw(r#","lastStarted":"#);
+        match t.started_ago_ms {
+            Some(ago) => j.string(&rfc3339(now.saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX)))),
+            None => j.raw("null"),
+        };
+        j.raw(r#","lastDurationSeconds":"#);
+        match t.took_ms {
+            Some(ms) => j.raw(&format!("{:.3}", ms as f64 / 1000.0)),
+            None => j.raw("null"),
+        };
+        j.raw(r#","lastError":"#);
+        match &t.last_error {
+            Some(e) => j.string(e),
+            None => j.raw("null"),
+        };
+        j.raw("}");
+    }
+    j.raw("]}");
 }
 
 fn counts(j: &mut Json, list: &[NamedCount]) {
@@ -193,6 +237,7 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let now = g.services.clock.now_ms();
     let counter = |name, help, value: u64| OwnMetric { name, help, counter: true, value: value as f64 };
     let gauge = |name, help, value: f64| OwnMetric { name, help, counter: false, value };
+    let failures = g.services.maintain.tasks().list.iter().map(|t| t.failures).sum();
     let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
     vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
@@ -211,6 +256,11 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_sample_conflicts_total", "Samples whose time was taken by another value.", s.conflicts),
         counter("quiver_flushes_total", "Heads written out as blocks.", s.flushes),
         counter("quiver_compactions_total", "Compactions of blocks.", s.compactions),
+        gauge("quiver_tombstones", "Deletions not yet carried out.", s.tombstones as f64),
+        counter("quiver_deletions_total", "Selectors deleted.", s.deletions),
+        counter("quiver_blocks_dropped_total", "Blocks dropped by the retention.", s.blocks_dropped),
+        gauge("quiver_blocks_damaged", "Blocks known to be damaged.", s.damaged_blocks.len() as f64),
+        counter("quiver_task_failures_total", "Background tasks that failed.", failures),
         gauge("quiver_writable", "1 while writes are taken.", writable),
         gauge("quiver_uptime_seconds", "Seconds since the start.", (now - g.services.about.started_ms) as f64 / 1000.0),
         gauge("quiver_build_info", "Constant 1.", 1.0),

@@ -56,7 +56,8 @@ pub fn copy_file(
     });
     let checked = copied.and_then(|got| match want {
         Some(want) if want != got => {
-            let text = format!("{} bytes with CRC {:08x} where {} with {:08x} were expected", got.0, got.1, want.0, want.1);
+            let text =
+                format!("{} bytes with CRC {:08x} where {} with {:08x} were expected", got.0, got.1, want.0, want.1);
             Err(DiskError::new(DiskOp::Read, from, DiskErrorKind::Media, text))
         }
         _ => Ok(got),

@@ -42,7 +42,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskError, join};
 pub use figures::{LogFigures, ShardFigures};
 pub use frame::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame};
-pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, replay};
+pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, read_segment, replay};
 pub use segment::{SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentId};
 
 use figures::ShardCounters;

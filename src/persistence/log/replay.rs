@@ -229,6 +229,17 @@ pub fn replay<V: ReplayShard>(
     Ok(report)
 }
 
+/// Reads one segment of a folder.
+pub fn read_segment<V: ReplayShard>(
+    disk: &dyn Disk,
+    dir: &str,
+    id: SegmentId,
+    visitor: &mut V,
+) -> Result<ReplayReport, ReplayError> {
+    check_version(disk, dir, id)?;
+    replay_shard(disk, dir, &[id], visitor)
+}
+
 /// Looks at the version before any frame is handed on.
 fn check_version(disk: &dyn Disk, dir: &str, id: SegmentId) -> Result<(), ReplayError> {
     let file = join(dir, &id.file_name());

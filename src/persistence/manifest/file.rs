@@ -58,6 +58,15 @@ pub(super) fn read(disk: &dyn Disk, path: &str) -> Result<FileState, ManifestErr
     }
 }
 
+pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Manifest, ManifestError> {
+    decode(bytes).map_err(|e| match e {
+        Refused::OtherVersion(found) => {
+            ManifestError::OtherVersion { file: name.to_owned(), found, known: MANIFEST_VERSION }
+        }
+        Refused::Damaged(what) => ManifestError::Damaged { file: name.to_owned(), what: what.to_owned() },
+    })
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Refused {
     OtherVersion(u32),

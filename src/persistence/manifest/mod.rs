@@ -27,6 +27,8 @@ use crate::disk::{Disk, DiskError, join};
 use crate::log::LogFloor;
 use file::FileState;
 
+pub use serde_json::Value as Json;
+
 /// Version of the manifest format.
 pub const MANIFEST_VERSION: u32 = 1;
 
@@ -204,6 +206,34 @@ impl ManifestError {
     pub fn is_full(&self) -> bool {
         matches!(self, ManifestError::Disk(e) if e.is_full())
     }
+}
+
+/// Reads the bytes of a manifest's file.
+pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+    file::parse(MANIFEST_FILE, bytes)
+}
+
+/// What is wrong with the files of a folder's manifest, one by one; nothing where both are whole and alike.
+pub fn check(disk: &dyn Disk, dir: &str) -> Result<Vec<(String, String)>, ManifestError> {
+    let mut found = Vec::new();
+    let mut generations = Vec::new();
+    for name in [MANIFEST_FILE, MANIFEST_COPY_FILE] {
+        let path = join(dir, name);
+        match file::read(disk, &path)? {
+            FileState::Good(m) => generations.push(m.generation),
+            FileState::Missing => {}
+            FileState::Damaged(what) => found.push((path, what)),
+        }
+    }
+    if found.is_empty() && generations.len() == 1 {
+        found.push((join(dir, MANIFEST_FILE), "one of the two copies is missing".to_owned()));
+    }
+    if let [a, b] = generations[..]
+        && a != b
+    {
+        found.push((join(dir, MANIFEST_COPY_FILE), format!("generation {b} beside generation {a}")));
+    }
+    Ok(found)
 }
 
 /// The manifest of a folder.

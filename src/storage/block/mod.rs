@@ -14,11 +14,13 @@
 //! 3. A flipped byte is [`StorageError::Corrupt`](crate::StorageError) for whatever touches it, and for nothing else.
 
 mod format;
+mod inspect;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use format::BlockMeta;
+pub use inspect::{BlockSummary, Share};
 pub use reader::{Block, BlockBytes, ChunkEntry};
 pub use writer::BlockWriter;

@@ -575,6 +575,31 @@ impl Block {
         parse().map_err(self.corrupt(self.footer.sections[SectionKind::Metadata as usize].offset))
     }
 
+    /// Offset and length of a section.
+    pub(super) fn section_extent(&self, kind: SectionKind) -> (u64, u64) {
+        let s = self.footer.sections[kind as usize];
+        (s.offset, s.len)
+    }
+
+    /// Reads a section against its checksum.
+    pub(super) fn check_section(&self, kind: SectionKind) -> Result<(), StorageError> {
+        self.section(kind).map(drop)
+    }
+
+    /// Offset and length of every column of times.
+    pub(super) fn time_extents(&self) -> Result<Vec<(u64, u64)>, StorageError> {
+        let loaded = self.loaded()?;
+        let at = self.footer.sections[SectionKind::Times as usize].offset;
+        let of = |n: u32| self.time_entry(loaded, n).map(|e| (e.offset, u64::from(e.len)));
+        (0..self.footer.meta.time_columns).map(of).collect::<Result<_, _>>().map_err(self.corrupt(at))
+    }
+
+    /// Reads the dictionary and all postings.
+    pub(super) fn verify_index(&self) -> Result<(), StorageError> {
+        let at = self.footer.sections[SectionKind::Dictionary as usize].offset;
+        self.loaded()?.index.verify().map_err(self.corrupt(at))
+    }
+
     /// Reads and decodes everything; the first damage found is the error.
     pub fn verify(&self) -> Result<(), StorageError> {
         let loaded = self.loaded()?;

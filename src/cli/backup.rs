@@ -1,0 +1,247 @@
+//! `quiver snapshot` and `quiver restore`: backups to a folder, and back.
+//!
+//! From a server: a snapshot is made there, its missing blocks are fetched, the snapshot is dropped again. From a data
+//! folder: read where it stands.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::body::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use quiver_core::backup::{Backup, BackupError, BackupFile, BackupReport};
+use quiver_model::{Clock, SystemClock};
+use quiver_persistence::Manifest;
+use quiver_persistence::manifest::{MANIFEST_FILE, parse};
+use serde::Deserialize;
+
+use super::client::Server;
+use super::shown_bytes;
+
+/// Flags of `quiver snapshot`.
+#[derive(Args, Debug)]
+pub struct SnapshotArgs {
+    /// Server to back up; its admin API has to be on
+    #[arg(long, env = "QUIVER_URL", required_unless_present = "data_dir")]
+    url: Option<String>,
+    /// Back up the data folder of a server that does not run
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    data_dir: Option<PathBuf>,
+    /// Folder of the backup: an empty one, or that of an earlier backup, which is brought up to date
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Read the blocks of the earlier backup again, and copy those that are damaged
+    #[arg(long)]
+    verify: bool,
+    /// Leave out what is not in blocks yet
+    #[arg(long, conflicts_with = "data_dir")]
+    skip_head: bool,
+}
+
+/// Flags of `quiver restore`.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// Backup to restore: a folder that `quiver snapshot` made, or a server's snapshots/NAME
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// Data folder to make; it has to be empty
+    #[arg(long, value_name = "DIR", env = "QUIVER_DATA_DIR")]
+    data_dir: PathBuf,
+    /// Where it is not empty, move what is there to its folder quarantine/ first; nothing is deleted
+    #[arg(long)]
+    force_aside: bool,
+}
+
+/// Shows how many bytes are done, until it is dropped.
+struct Progress {
+    done: Arc<AtomicU64>,
+    bar: ProgressBar,
+    ticks: tokio::task::JoinHandle<()>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} [{elapsed}, {eta} left]") {
+            bar.set_style(style);
+        }
+        let done = Arc::new(AtomicU64::new(0));
+        let (count, shown) = (Arc::clone(&done), bar.clone());
+        let ticks = tokio::spawn(async move {
+            let mut every = tokio::time::interval(std::time::Duration::from_millis(100));
+            loop {
+                every.tick().await;
+                shown.set_position(count.load(Ordering::Relaxed));
+            }
+        });
+        Self { done, bar, ticks }
+    }
+
+    /// Something that says how many bytes there are, from any thread.
+    fn total(&self) -> impl Fn(u64) + Send + 'static {
+        let bar = self.bar.clone();
+        move |n| bar.set_length(n)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.ticks.abort();
+        self.bar.finish_and_clear();
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+}
+
+/// Runs `quiver snapshot`.
+pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
+    let out = args.out.clone();
+    let backup = Arc::new(blocking(move || Backup::open(&out)).await?);
+    let progress = Progress::new();
+    let report = match (args.data_dir, args.url) {
+        (Some(folder), _) => {
+            let (done, total, verify) = (Arc::clone(&progress.done), progress.total(), args.verify);
+            let now = SystemClock.now_ms();
+            blocking(move || backup.of_folder(&folder, verify, now, &done, &total)).await?
+        }
+        (None, Some(url)) => {
+            let server = Server::new(&url).map_err(|e| e.to_string())?;
+            let form = [("skip_head", args.skip_head.to_string())];
+            let made = server.post_all("/api/v1/admin/tsdb/snapshot", &form).await.map_err(|e| e.to_string())?;
+            let name = serde_json::from_slice::<Envelope<Name>>(&made).map_err(|e| e.to_string())?.data.name;
+            let fetched = fetch(&server, &name, backup, args.verify, &progress).await;
+            // It served its purpose, whatever came of it.
+            let path = format!("/api/v1/admin/tsdb/snapshots/{name}");
+            if let Err(e) = server.send(Method::DELETE, &path).await {
+                eprintln!("quiver: the server keeps its snapshot {name}: {e}");
+            }
+            fetched?
+        }
+        (None, None) => return Err("say what to back up: --url URL or --data-dir DIR".into()),
+    };
+    drop(progress);
+    super::print(&format!(
+        "{} blocks of {} in {}: {} copied now ({}), {} no longer needed\n",
+        report.blocks,
+        shown_bytes(report.bytes),
+        args.out.display(),
+        report.copied,
+        shown_bytes(report.copied_bytes),
+        report.pruned
+    ));
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Envelope<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Files {
+    files: Vec<File>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    path: String,
+    crc32c: String,
+}
+
+async fn fetch(
+    server: &Server,
+    name: &str,
+    backup: Arc<Backup>,
+    verify: bool,
+    progress: &Progress,
+) -> Result<BackupReport, String> {
+    let base = format!("/api/v1/admin/tsdb/snapshots/{name}");
+    let list = server.send(Method::GET, &base).await.map_err(|e| e.to_string())?;
+    let list = server.body(list).await.map_err(|e| e.to_string())?;
+    let files = serde_json::from_slice::<Envelope<Files>>(&list).map_err(|e| e.to_string())?.data.files;
+    let manifest = server.send(Method::GET, &format!("{base}/{MANIFEST_FILE}")).await.map_err(|e| e.to_string())?;
+    let manifest = server.body(manifest).await.map_err(|e| e.to_string())?;
+    let manifest: Manifest = parse(&manifest).map_err(|e| e.to_string())?;
+    let crc = |path: &str| {
+        let file = files.iter().find(|f| f.path == path);
+        let crc = file.and_then(|f| u32::from_str_radix(&f.crc32c, 16).ok());
+        crc.ok_or_else(|| BackupError::Io(format!("the server does not list {path}")))
+    };
+    let mut plan = backup.plan(&manifest, crc).map_err(|e| e.to_string())?;
+    if verify {
+        let held = Arc::clone(&backup);
+        plan = blocking(move || held.verify(&mut plan).map(|()| plan)).await?;
+    }
+    progress.total()(plan.iter().filter(|f| !f.is_there).map(|f| f.bytes).sum());
+    for file in plan.iter().filter(|f| !f.is_there) {
+        fetch_block(server, &format!("{base}/{}", file.from), &backup, file, &progress.done).await?;
+    }
+    blocking(move || backup.publish(&manifest, &plan, SystemClock.now_ms())).await
+}
+
+async fn fetch_block(
+    server: &Server,
+    path: &str,
+    backup: &Arc<Backup>,
+    file: &BackupFile,
+    done: &AtomicU64,
+) -> Result<(), String> {
+    let response = server.send(Method::GET, path).await.map_err(|e| e.to_string())?;
+    let mut body = response.into_body();
+    let (pieces, mut arriving) = tokio::sync::mpsc::channel::<Bytes>(4);
+    let (held, file) = (Arc::clone(backup), file.clone());
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut out = held.receive(&file)?;
+        while let Some(piece) = arriving.blocking_recv() {
+            out.push(&piece)?;
+        }
+        out.finish()
+    });
+    let mut broken = None;
+    while let Some(frame) = body.frame().await {
+        match frame.map(|f| f.into_data()) {
+            Ok(Ok(piece)) => {
+                done.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                if pieces.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Ok(Err(_)) => {}
+            Err(e) => {
+                broken = Some(format!("{path} broke off: {e}"));
+                break;
+            }
+        }
+    }
+    drop(pieces);
+    let written = writer.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string());
+    broken.map_or(written, Err)
+}
+
+/// Runs `quiver restore`.
+pub async fn restore(args: RestoreArgs) -> Result<(), String> {
+    let progress = Progress::new();
+    let (done, total) = (Arc::clone(&progress.done), progress.total());
+    let (from, to) = (args.from.clone(), args.data_dir.clone());
+    let report = blocking(move || quiver_core::backup::restore(&from, &to, args.force_aside, &done, &total)).await?;
+    drop(progress);
+    if let Some(folder) = &report.set_aside {
+        super::print(&format!("what was in {} is in {folder} there\n", args.data_dir.display()));
+    }
+    let (blocks, bytes) = (report.blocks, shown_bytes(report.bytes));
+    super::print(&format!("{blocks} blocks of {bytes} restored to {}\n", args.data_dir.display()));
+    Ok(())
+}

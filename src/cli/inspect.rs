@@ -1,0 +1,156 @@
+//! `quiver inspect`: what is in a data folder, a block, a log segment.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use quiver_core::check::{Found, look, read_frames, summarize_folder};
+use quiver_persistence::Disk;
+use quiver_persistence::log::SegmentId;
+use quiver_storage::Block;
+
+use super::{shown_bytes, shown_time};
+
+/// Flags of `quiver inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// A data folder, a backup, a block (….block) or a log segment (….log)
+    path: PathBuf,
+    /// Lines of each list
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+}
+
+/// Runs the command.
+pub async fn run(args: InspectArgs) -> Result<(), String> {
+    let shown = args.path.display().to_string();
+    let done = tokio::task::spawn_blocking(move || match look(&args.path).map_err(|e| e.to_string())? {
+        Found::Folder(disk) => folder(&disk, args.limit),
+        Found::Block(disk, name) => block(&*disk, &name, args.limit),
+        Found::Segment(disk, id) => segment(&*disk, id, args.limit),
+    });
+    let text = done.await.map_err(|e| e.to_string())?.map_err(|e| format!("{shown}: {e}"))?;
+    super::print(&text);
+    Ok(())
+}
+
+fn per_sample(bytes: u64, samples: u64) -> String {
+    if samples == 0 { "–".to_owned() } else { format!("{:.3}", bytes as f64 / samples as f64) }
+}
+
+fn span(min: i64, max: i64) -> String {
+    format!("{} … {}", shown_time(min), shown_time(max))
+}
+
+fn folder(disk: &std::sync::Arc<dyn Disk>, limit: usize) -> Result<String, String> {
+    let summary = summarize_folder(disk).map_err(|e| e.to_string())?;
+    let m = &summary.manifest;
+    let (bytes, samples) = m.entries.iter().fold((0, 0), |(b, s), e| (b + e.bytes, s + e.samples));
+    let mut out = format!(
+        "manifest   generation {}, {} blocks, {}, {samples} samples, {} bytes/sample\n",
+        m.generation,
+        m.entries.len(),
+        shown_bytes(bytes),
+        per_sample(bytes, samples)
+    );
+    let mut entries: Vec<_> = m.entries.iter().collect();
+    entries.sort_by_key(|e| (e.min_ts, e.id));
+    for e in entries.iter().take(limit) {
+        let _ = writeln!(
+            out,
+            "block      {}  {}  level {}, {} series, {} samples, {}, {} bytes/sample",
+            e.file,
+            span(e.min_ts, e.max_ts),
+            e.level,
+            e.series,
+            e.samples,
+            shown_bytes(e.bytes),
+            per_sample(e.bytes, e.samples)
+        );
+    }
+    for t in m.tombstones.iter().take(limit) {
+        let matchers: Vec<String> = t.matchers.iter().map(|(op, n, v)| format!("{n}{op}{v:?}")).collect();
+        let _ = writeln!(
+            out,
+            "tombstone  {{{}}}  {}  in {} blocks",
+            matchers.join(","),
+            span(t.min_ts, t.max_ts),
+            t.blocks.len()
+        );
+    }
+    for (file, bytes, frames, samples) in summary.segments.iter().take(limit) {
+        let _ = writeln!(out, "log        {file}  {}, {frames} frames, {samples} samples", shown_bytes(*bytes));
+    }
+    Ok(out)
+}
+
+fn block(disk: &dyn Disk, name: &str, limit: usize) -> Result<String, String> {
+    let block = Block::open(disk, name).map_err(|e| e.to_string())?;
+    let s = block.summarize().map_err(|e| e.to_string())?;
+    let m = &s.meta;
+    let mut out = format!(
+        "block      {name}  {}\n           {} series, {} chunks, {} samples, {} exemplars, {} time columns, {}, {} bytes/sample\n",
+        span(m.min_time, m.max_time),
+        m.series,
+        m.chunks,
+        m.samples,
+        m.exemplars,
+        m.time_columns,
+        shown_bytes(m.bytes),
+        per_sample(m.bytes, m.samples)
+    );
+    for (part, bytes) in &s.parts {
+        let _ =
+            writeln!(out, "part       {part}: {}, {} bytes/sample", shown_bytes(*bytes), per_sample(*bytes, m.samples));
+    }
+    let mut codecs: Vec<_> = s.codecs.iter().collect();
+    codecs.sort_by_key(|(_, c)| std::cmp::Reverse(c.chunks));
+    for (codec, c) in codecs {
+        let _ = writeln!(
+            out,
+            "codec      {codec}: {} chunks, {} samples, {}, {} bytes/sample",
+            c.chunks,
+            c.samples,
+            shown_bytes(c.bytes),
+            per_sample(c.bytes, c.samples)
+        );
+    }
+    for (metric, c) in s.metrics.iter().take(limit) {
+        let _ = writeln!(
+            out,
+            "metric     {metric}: {} series, {} samples, {}, {} bytes/sample",
+            c.series,
+            c.samples,
+            shown_bytes(c.bytes),
+            per_sample(c.bytes, c.samples)
+        );
+    }
+    for (label, c) in s.labels.iter().take(limit) {
+        let _ = writeln!(out, "label      {label}: {} values, {}", c.series, shown_bytes(c.bytes));
+    }
+    Ok(out)
+}
+
+fn segment(disk: &dyn Disk, id: SegmentId, limit: usize) -> Result<String, String> {
+    let (frames, report) = read_frames(disk, "", id).map_err(|e| e.to_string())?;
+    let samples: u64 = frames.iter().map(|f| f.floats + f.histograms).sum();
+    let mut out = format!(
+        "segment    {}  {}, {} frames, {samples} samples, {} bytes/sample\n",
+        id.file_name(),
+        shown_bytes(report.bytes),
+        frames.len(),
+        per_sample(report.bytes, samples)
+    );
+    for f in frames.iter().take(limit) {
+        let times = f.min_ts.zip(f.max_ts).map_or_else(String::new, |(a, b)| format!("  {}", span(a, b)));
+        let _ = writeln!(
+            out,
+            "frame      at {}: {} bytes, {} series, {} floats, {} histograms, {} label sets{times}",
+            f.offset, f.bytes, f.series, f.floats, f.histograms, f.definitions
+        );
+    }
+    for d in report.damage.iter().chain(&report.torn) {
+        let _ = writeln!(out, "unread     {d}");
+    }
+    Ok(out)
+}

@@ -1,0 +1,417 @@
+//! Backups: a folder of blocks and a manifest that is itself a data folder; and the way back.
+//!
+//! ```text
+//! plan     the source's manifest, blocks renamed to ID-CRC.block: what is there under that name is not copied again
+//! copy     each missing block, checked against length and CRC32C while it is written
+//! publish  MANIFEST, as one: before it the backup is the one before, after it the new one
+//! prune    blocks that only the backup before named
+//! ```
+//!
+//! Invariants
+//! 1. Whatever is interrupted leaves the backup of before, whole.
+//! 2. A folder that is not a backup is not written to; a restore deletes nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use quiver_persistence::disk::{copy_file, file_crc};
+use quiver_persistence::log::SegmentId;
+use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_TEMP_FILE};
+use quiver_persistence::{Disk, DiskErrorKind, DiskFile, DiskLock, LogFloor, Manifest, ManifestStore, RealDisk};
+
+use crate::catalog::QUARANTINE_DIR;
+use crate::flush::{crc_of, entry, note_crc, write_head};
+use crate::offline::OfflineStore;
+use crate::options::OpenError;
+use crate::store::{BLOCK_DIR, LOG_DIR};
+
+/// Key in the manifest's `extra` that says: a backup.
+const BACKUP_KEY: &str = "backup";
+
+/// Why a backup or a restore did not come about.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum BackupError {
+    /// A folder cannot be used as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// A folder does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The disk said no, or bytes are not those that were written.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl From<quiver_persistence::DiskError> for BackupError {
+    fn from(e: quiver_persistence::DiskError) -> Self {
+        BackupError::Io(e.to_string())
+    }
+}
+
+impl From<quiver_persistence::ManifestError> for BackupError {
+    fn from(e: quiver_persistence::ManifestError) -> Self {
+        BackupError::Io(e.to_string())
+    }
+}
+
+impl From<crate::ReadError> for BackupError {
+    fn from(e: crate::ReadError) -> Self {
+        BackupError::Io(e.to_string())
+    }
+}
+
+/// A block of the source and its place in the backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupFile {
+    /// Path in the source.
+    pub from: String,
+    /// Path in the backup.
+    pub to: String,
+    /// Its length.
+    pub bytes: u64,
+    /// CRC32C of all of it.
+    pub crc32c: u32,
+    /// It is there already.
+    pub is_there: bool,
+}
+
+/// What a backup did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackupReport {
+    /// Blocks in it.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blocks copied now.
+    pub copied: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
+    /// Blocks of the backup before that went.
+    pub pruned: u64,
+}
+
+/// The folder of a backup, held while one is made.
+pub struct Backup {
+    disk: Arc<dyn Disk>,
+    store: ManifestStore,
+    _lock: DiskLock,
+}
+
+impl Backup {
+    /// Opens the folder of a backup, made if it is missing. A folder of anything else is refused.
+    pub fn open(path: &Path) -> Result<Self, BackupError> {
+        Self::on(Arc::new(RealDisk::create(path)?))
+    }
+
+    /// [`Backup::open`] on any disk.
+    pub fn on(disk: Arc<dyn Disk>) -> Result<Self, BackupError> {
+        let ours = ["LOCK", MANIFEST_FILE, MANIFEST_COPY_FILE, MANIFEST_TEMP_FILE, BLOCK_DIR];
+        let mut names = disk.list("")?;
+        names.extend(disk.list_dirs("")?);
+        let store = ManifestStore::open(Arc::clone(&disk), "")?;
+        let manifest = store.current();
+        let is_backup = manifest.extra.contains_key(BACKUP_KEY) || manifest.generation == 0;
+        if let Some(strange) = names.iter().find(|n| !ours.contains(&n.as_str())) {
+            let why = format!("{} is not a folder of backups: it holds {strange:?}", disk.name());
+            return Err(BackupError::Refused(why));
+        }
+        if !is_backup {
+            return Err(BackupError::Refused(format!("{} holds a data folder that is no backup", disk.name())));
+        }
+        let lock = disk.lock("").map_err(OpenError::from)?;
+        disk.create_dir(BLOCK_DIR)?;
+        Ok(Self { disk, store, _lock: lock })
+    }
+
+    /// Files for the blocks of a source, whose manifest names their checksums (`crc` gives those it does not).
+    pub fn plan(
+        &self,
+        source: &Manifest,
+        crc: impl Fn(&str) -> Result<u32, BackupError>,
+    ) -> Result<Vec<BackupFile>, BackupError> {
+        let mut out = Vec::with_capacity(source.entries.len());
+        for e in &source.entries {
+            let crc32c = match crc_of(e) {
+                Some(crc) => crc,
+                None => crc(&e.file)?,
+            };
+            let to = format!("{BLOCK_DIR}/{:016}-{crc32c:08x}.block", e.id);
+            let is_there = match self.disk.len(&to) {
+                Ok(len) => len == e.bytes,
+                Err(e) if e.is_not_found() => false,
+                Err(e) => return Err(e.into()),
+            };
+            out.push(BackupFile { from: e.file.clone(), to, bytes: e.bytes, crc32c, is_there });
+        }
+        Ok(out)
+    }
+
+    /// Reads the blocks that are there once more; those that are not what they were count as missing.
+    pub fn verify(&self, files: &mut [BackupFile]) -> Result<(), BackupError> {
+        for f in files.iter_mut().filter(|f| f.is_there) {
+            f.is_there = file_crc(&*self.disk, &f.to)? == (f.bytes, f.crc32c);
+        }
+        Ok(())
+    }
+
+    /// Copies a block from a disk.
+    pub fn copy(&self, source: &dyn Disk, file: &BackupFile, progress: &AtomicU64) -> Result<(), BackupError> {
+        let want = Some((file.bytes, file.crc32c));
+        copy_file(source, &file.from, &*self.disk, &file.to, want, progress)?;
+        Ok(())
+    }
+
+    /// Takes a block piece by piece.
+    pub fn receive(&self, file: &BackupFile) -> Result<Receiving, BackupError> {
+        let temporary = format!("{}.copy", file.to);
+        let out = self.disk.create(&temporary)?;
+        let digest = quiver_persistence::Crc32c::default();
+        Ok(Receiving {
+            disk: Arc::clone(&self.disk),
+            file: file.clone(),
+            temporary,
+            out,
+            digest,
+            bytes: 0,
+            done: false,
+        })
+    }
+
+    /// Publishes the backup: `source` with its blocks under their names here. Blocks of the backup before go.
+    pub fn publish(&self, source: &Manifest, files: &[BackupFile], now_ms: i64) -> Result<BackupReport, BackupError> {
+        self.disk.sync_dir(BLOCK_DIR)?;
+        let mut manifest = source.clone();
+        let mut report = BackupReport::default();
+        for (e, f) in manifest.entries.iter_mut().zip(files) {
+            e.file = f.to.clone();
+            e.extra.insert(crate::flush::CRC_KEY.to_owned(), format!("{:08x}", f.crc32c).into());
+            report.blocks += 1;
+            report.bytes += f.bytes;
+            if !f.is_there {
+                report.copied += 1;
+                report.copied_bytes += f.bytes;
+            }
+        }
+        manifest.log_floor = LogFloor::default();
+        manifest.extra.insert(BACKUP_KEY.to_owned(), now_ms.into());
+        let before: BTreeSet<String> = self.store.current().entries.iter().map(|e| e.file.clone()).collect();
+        self.store.edit(|m| *m = Manifest { generation: m.generation, ..manifest })?;
+        let current = self.store.current();
+        let now: BTreeSet<&str> = current.entries.iter().map(|e| e.file.as_str()).collect();
+        for old in before.iter().filter(|f| !now.contains(f.as_str())) {
+            self.disk.remove(old)?;
+            report.pruned += 1;
+        }
+        self.disk.sync_dir(BLOCK_DIR)?;
+        Ok(report)
+    }
+
+    /// Backs up a data folder that no server has open: its blocks, and what is in its log as a block more.
+    pub fn of_folder(
+        &self,
+        source: &Path,
+        verify: bool,
+        now_ms: i64,
+        progress: &AtomicU64,
+        total: &dyn Fn(u64),
+    ) -> Result<BackupReport, BackupError> {
+        self.of_disk(Arc::new(RealDisk::open(source)?), verify, now_ms, progress, total)
+    }
+
+    /// [`Backup::of_folder`] on any disk.
+    pub fn of_disk(
+        &self,
+        source: Arc<dyn Disk>,
+        verify: bool,
+        now_ms: i64,
+        progress: &AtomicU64,
+        total: &dyn Fn(u64),
+    ) -> Result<BackupReport, BackupError> {
+        let _lock = lock_if_possible(&*source)?;
+        let store = ManifestStore::open(Arc::clone(&source), "")?;
+        if store.current().generation == 0 && !source.exists(LOG_DIR)? {
+            return Err(BackupError::Refused(format!("{} is not a data folder", source.name())));
+        }
+        let offline = OfflineStore::data_folder(Arc::clone(&source))?;
+        if !offline.replay_report().is_clean() {
+            tracing::warn!(damages = offline.replay_report().damage.len(), "the log is damaged: the backup lacks that");
+        }
+        let mut manifest = (*store.current()).clone();
+        let crc = |file: &str| Ok(file_crc(&*source, file)?.1);
+        let mut files = self.plan(&manifest, crc)?;
+        if let Some(head) = offline.head().filter(|h| !h.is_empty()) {
+            let id = manifest.id_next.max(1);
+            let path = format!("{BLOCK_DIR}/{id:016}.head");
+            let meta = write_head(&self.disk, head, &path, &Default::default(), &|_, _| ())?;
+            let mut entry = entry(id, 0, &path, &meta, now_ms, Vec::new());
+            note_crc(&*self.disk, &mut entry)?;
+            let crc32c = crc_of(&entry).unwrap_or(0);
+            let to = format!("{BLOCK_DIR}/{id:016}-{crc32c:08x}.block");
+            self.disk.rename(&path, &to)?;
+            files.push(BackupFile { from: to.clone(), to, bytes: entry.bytes, crc32c, is_there: true });
+            manifest.replace(&[], vec![entry]);
+        }
+        if verify {
+            self.verify(&mut files)?;
+        }
+        total(files.iter().filter(|f| !f.is_there).map(|f| f.bytes).sum());
+        for f in files.iter().filter(|f| !f.is_there) {
+            self.copy(&*source, f, progress)?;
+        }
+        self.publish(&manifest, &files, now_ms)
+    }
+}
+
+/// A block on its way into a backup.
+pub struct Receiving {
+    disk: Arc<dyn Disk>,
+    file: BackupFile,
+    temporary: String,
+    out: Box<dyn DiskFile>,
+    digest: quiver_persistence::Crc32c,
+    bytes: u64,
+    done: bool,
+}
+
+impl Receiving {
+    /// The next piece.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), BackupError> {
+        self.digest.update(piece);
+        self.bytes += piece.len() as u64;
+        Ok(self.out.write_all(piece)?)
+    }
+
+    /// The end: what came must be what was announced.
+    pub fn finish(mut self) -> Result<(), BackupError> {
+        if (self.bytes, self.digest.value()) != (self.file.bytes, self.file.crc32c) {
+            return Err(BackupError::Io(format!("{} did not come as the server described it", self.file.from)));
+        }
+        self.out.sync_data()?;
+        self.disk.rename(&self.temporary, &self.file.to)?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if !self.done {
+            // Its name says what it is; the next attempt writes over it.
+            let _ = self.disk.remove(&self.temporary);
+        }
+    }
+}
+
+/// Takes the lock of a folder that is read; a folder that cannot be written to has none.
+pub(crate) fn lock_if_possible(disk: &dyn Disk) -> Result<Option<DiskLock>, BackupError> {
+    match disk.lock("") {
+        Ok(lock) => Ok(Some(lock)),
+        Err(e) if e.kind == DiskErrorKind::Denied => Ok(None),
+        Err(e) => Err(OpenError::from(e).into()),
+    }
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Blocks restored.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where that went which was in the folder before.
+    pub set_aside: Option<String>,
+}
+
+/// Copies a backup, a snapshot or a data folder to `target`, which has to be empty; with `aside` what is there is moved to
+/// its quarantine folder.
+pub fn restore(
+    from: &Path,
+    target: &Path,
+    aside: bool,
+    progress: &AtomicU64,
+    total: &dyn Fn(u64),
+) -> Result<RestoreReport, BackupError> {
+    restore_on(Arc::new(RealDisk::open(from)?), Arc::new(RealDisk::create(target)?), aside, progress, total)
+}
+
+/// [`restore`] on any disks.
+pub fn restore_on(
+    source: Arc<dyn Disk>,
+    target: Arc<dyn Disk>,
+    aside: bool,
+    progress: &AtomicU64,
+    total: &dyn Fn(u64),
+) -> Result<RestoreReport, BackupError> {
+    let _reading = lock_if_possible(&*source)?;
+    let manifest = ManifestStore::open(Arc::clone(&source), "")?.current();
+    if manifest.generation == 0 {
+        return Err(BackupError::Refused(format!("{} holds no backup: it has no manifest", source.name())));
+    }
+    let mut segments = Vec::new();
+    if source.exists(LOG_DIR)? {
+        segments = source.list(LOG_DIR)?.into_iter().filter(|n| SegmentId::parse(n).is_some()).collect();
+    }
+    let _writing = target.lock("").map_err(OpenError::from)?;
+    let set_aside = make_room(&*target, aside)?;
+    let mut sum: u64 = manifest.entries.iter().map(|e| e.bytes).sum();
+    for name in &segments {
+        sum += source.len(&format!("{LOG_DIR}/{name}"))?;
+    }
+    total(sum);
+    target.create_dir(BLOCK_DIR)?;
+    let mut report = RestoreReport { set_aside, ..RestoreReport::default() };
+    for e in &manifest.entries {
+        let want = crc_of(e).map(|crc| (e.bytes, crc));
+        copy_file(&*source, &e.file, &*target, &e.file, want, progress)?;
+        report.blocks += 1;
+        report.bytes += e.bytes;
+    }
+    target.sync_dir(BLOCK_DIR)?;
+    if !segments.is_empty() {
+        target.create_dir(LOG_DIR)?;
+        for name in &segments {
+            let path = format!("{LOG_DIR}/{name}");
+            copy_file(&*source, &path, &*target, &path, None, progress)?;
+        }
+        target.sync_dir(LOG_DIR)?;
+    }
+    let store = ManifestStore::open(Arc::clone(&target), "")?;
+    store.edit(|m| {
+        *m = Manifest { generation: m.generation, ..(*manifest).clone() };
+        m.extra.remove(BACKUP_KEY);
+    })?;
+    Ok(report)
+}
+
+/// Refuses a folder with anything in it, or moves that aside.
+fn make_room(disk: &dyn Disk, aside: bool) -> Result<Option<String>, BackupError> {
+    let ours = ["LOCK", QUARANTINE_DIR];
+    let mut names = disk.list("")?;
+    names.extend(disk.list_dirs("")?);
+    names.retain(|n| !ours.contains(&n.as_str()));
+    let Some(first) = names.first() else { return Ok(None) };
+    if !aside {
+        let why = format!(
+            "{} is not empty (it holds {first:?}): restore to another folder, or with --force-aside, which moves what is \
+             there to {QUARANTINE_DIR}",
+            disk.name()
+        );
+        return Err(BackupError::Refused(why));
+    }
+    let mut number = 1;
+    while disk.exists(&format!("{QUARANTINE_DIR}/before-restore-{number}"))? {
+        number += 1;
+    }
+    let folder = format!("{QUARANTINE_DIR}/before-restore-{number}");
+    disk.create_dir(&folder)?;
+    // The manifest goes first: without it nothing that is left counts as data.
+    names.sort_by_key(|n| !n.starts_with(MANIFEST_FILE));
+    for name in names {
+        disk.rename(&name, &format!("{folder}/{name}"))?;
+    }
+    disk.sync_dir(&folder)?;
+    disk.sync_dir("")?;
+    Ok(Some(folder))
+}

@@ -1,0 +1,369 @@
+//! Looking after files that no server has open: what is in them, and whether it is whole.
+//!
+//! ```text
+//! data folder ─▶ manifest and copy ─▶ every block it names (length, CRC of the file, every part, the entry) ─▶ strays
+//!            └─▶ tombstones         └─▶ every log segment (every frame)
+//! ```
+//!
+//! A repair moves blocks that are damaged, and files that nothing names, to `quarantine/`; it deletes nothing. Log segments
+//! stay: a replay reads around damage, and the server sets the segment aside once it is not needed any more.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quiver_persistence::log::{Damage, SegmentId, read_segment};
+use quiver_persistence::manifest::{self, MANIFEST_FILE};
+use quiver_persistence::{
+    Disk, Frame, ManifestEntry, ManifestStore, RealDisk, ReplayError, ReplayReport, ReplayShard, Tombstone,
+};
+use quiver_storage::block::Block;
+use quiver_storage::error::StorageError;
+
+use crate::backup::{BackupError, lock_if_possible};
+use crate::catalog::QUARANTINE_DIR;
+use crate::flush::crc_of;
+use crate::record::Record;
+use crate::store::{BLOCK_DIR, LOG_DIR};
+use crate::tombstones::Deletion;
+
+/// Something found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// In which file.
+    pub file: String,
+    /// Where in it, if that is known.
+    pub offset: Option<u64>,
+    /// What.
+    pub what: String,
+    /// Data is damaged or missing; else it is only worth knowing.
+    pub is_damage: bool,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Blocks read.
+    pub blocks: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Samples in them.
+    pub samples: u64,
+    /// Log segments read.
+    pub segments: u64,
+    /// Whole frames in them.
+    pub frames: u64,
+    /// All that was found.
+    pub findings: Vec<Finding>,
+    /// Files moved to quarantine.
+    pub set_aside: Vec<String>,
+}
+
+impl CheckReport {
+    /// Is anything damaged?
+    pub fn is_damaged(&self) -> bool {
+        self.findings.iter().any(|f| f.is_damage)
+    }
+
+    fn damage(&mut self, file: &str, offset: Option<u64>, what: impl ToString) {
+        self.findings.push(Finding { file: file.to_owned(), offset, what: what.to_string(), is_damage: true });
+    }
+
+    fn note(&mut self, file: &str, what: impl ToString) {
+        self.findings.push(Finding { file: file.to_owned(), offset: None, what: what.to_string(), is_damage: false });
+    }
+
+    fn storage(&mut self, file: &str, e: StorageError) {
+        match e {
+            StorageError::Corrupt { offset, what, .. } => self.damage(file, Some(offset), what),
+            e => self.damage(file, None, e),
+        }
+    }
+}
+
+/// What lies at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// A data folder (or a backup, or a snapshot).
+    Folder(Arc<dyn Disk>),
+    /// A block: its folder and its name.
+    Block(Arc<dyn Disk>, String),
+    /// A log segment: its folder and which one.
+    Segment(Arc<dyn Disk>, SegmentId),
+}
+
+/// Finds out what lies at a path.
+pub fn look(path: &Path) -> Result<Found, BackupError> {
+    if let Ok(disk) = RealDisk::open(path) {
+        return Ok(Found::Folder(Arc::new(disk)));
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(folder)?);
+    disk.len(name)?;
+    Ok(match SegmentId::parse(name) {
+        Some(id) => Found::Segment(disk, id),
+        None => Found::Block(disk, name.to_owned()),
+    })
+}
+
+/// Checks what lies at a path. `progress` is told each file before it is read.
+pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<CheckReport, BackupError> {
+    let mut report = CheckReport::default();
+    match look(path)? {
+        Found::Folder(disk) => return check_folder(disk, repair, progress),
+        Found::Block(disk, name) => {
+            progress(&name);
+            check_block(&*disk, &name, None, &mut report);
+        }
+        Found::Segment(disk, id) => {
+            progress(&id.file_name());
+            check_segment(&*disk, "", id, &mut report);
+        }
+    }
+    if repair {
+        return Err(BackupError::Refused("only a data folder can be repaired: a file alone has no other place".into()));
+    }
+    Ok(report)
+}
+
+/// Checks a data folder that no server has open.
+pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) -> Result<CheckReport, BackupError> {
+    let _lock = lock_if_possible(&*disk)?;
+    let mut report = CheckReport::default();
+    for (file, what) in manifest::check(&*disk, "")? {
+        report.damage(&file, None, what);
+    }
+    let store = ManifestStore::open(Arc::clone(&disk), "")?;
+    let current = store.current();
+    if current.generation == 0 && !disk.exists(LOG_DIR)? {
+        return Err(BackupError::Refused(format!("{} is not a data folder: no manifest, no log", disk.name())));
+    }
+    if !store.is_certain() {
+        report.damage(MANIFEST_FILE, None, "only its copy could be read: the newest state may be missing");
+    }
+    for t in &current.tombstones {
+        check_tombstone(t, &current.entries, &mut report);
+    }
+    let mut bad: Vec<&ManifestEntry> = Vec::new();
+    for e in &current.entries {
+        progress(&e.file);
+        let before = report.findings.len();
+        check_block(&*disk, &e.file, Some(e), &mut report);
+        if report.findings.len() > before {
+            bad.push(e);
+        }
+    }
+    let mut strays = Vec::new();
+    if disk.exists(BLOCK_DIR)? {
+        strays = store.orphans(BLOCK_DIR)?;
+        for path in &strays {
+            report.note(path, "a file that the manifest does not name: a leftover");
+        }
+    }
+    if disk.exists(LOG_DIR)? {
+        for id in disk.list(LOG_DIR)?.iter().filter_map(|n| SegmentId::parse(n)) {
+            if id.number >= current.log_floor.of(id.shard) {
+                progress(&id.file_name());
+                check_segment(&*disk, LOG_DIR, id, &mut report);
+            }
+        }
+    }
+    if repair {
+        set_aside(&*disk, &store, &bad, &strays, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// Moves damaged blocks and strays to the quarantine. The files go first: a manifest that names a block which is not there
+/// fails queries by name, a file that it does not name would be swept away.
+fn set_aside(
+    disk: &dyn Disk,
+    store: &ManifestStore,
+    bad: &[&ManifestEntry],
+    strays: &[String],
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    store.repair()?;
+    let paths = bad.iter().map(|e| &e.file).chain(strays);
+    for path in paths {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if !disk.exists(path)? {
+            continue;
+        }
+        disk.create_dir(QUARANTINE_DIR)?;
+        let mut to = format!("{QUARANTINE_DIR}/{name}");
+        let mut number = 1;
+        while disk.exists(&to)? {
+            number += 1;
+            to = format!("{QUARANTINE_DIR}/{name}.{number}");
+        }
+        disk.rename(path, &to)?;
+        disk.sync_dir(QUARANTINE_DIR)?;
+        disk.sync_dir(BLOCK_DIR)?;
+        report.set_aside.push(to);
+    }
+    if !bad.is_empty() {
+        let ids: Vec<u64> = bad.iter().map(|e| e.id).collect();
+        store.edit(|m| m.replace(&ids, Vec::new()))?;
+    }
+    store.accept()?;
+    Ok(())
+}
+
+fn check_tombstone(t: &Tombstone, entries: &[ManifestEntry], report: &mut CheckReport) {
+    if let Err(e) = Deletion::new(t) {
+        report.damage(MANIFEST_FILE, None, e);
+    }
+    if let Some(id) = t.blocks.iter().find(|id| entries.iter().all(|e| e.id != **id)) {
+        report.damage(MANIFEST_FILE, None, format!("tombstone {} names block {id}, which is not there", t.id));
+    }
+}
+
+fn check_block(disk: &dyn Disk, file: &str, entry: Option<&ManifestEntry>, report: &mut CheckReport) {
+    report.blocks += 1;
+    let block = match Block::open(disk, file) {
+        Ok(block) => block,
+        Err(e) => return report.storage(file, e),
+    };
+    let meta = *block.meta();
+    report.block_bytes += meta.bytes;
+    report.samples += meta.samples;
+    let before = report.findings.len();
+    block.verify_all(&mut |e| report.storage(file, e));
+    let Some(entry) = entry.filter(|_| report.findings.len() == before) else { return };
+    let said = (entry.min_ts, entry.max_ts, entry.series, entry.samples, entry.bytes);
+    let found = (meta.min_time, meta.max_time, u64::from(meta.series), meta.samples, meta.bytes);
+    if said != found {
+        let what = format!(
+            "another block than the manifest describes: {found:?} (times, series, samples, bytes) for {said:?}"
+        );
+        report.damage(file, None, what);
+    }
+    if let Some(want) = crc_of(entry) {
+        match quiver_persistence::disk::file_crc(disk, file) {
+            Ok((_, crc)) if crc == want => {}
+            Ok((_, crc)) => report.damage(file, None, format!("its CRC is {crc:08x}, the manifest says {want:08x}")),
+            Err(e) => report.damage(file, None, e),
+        }
+    }
+}
+
+/// A frame of the log, as `inspect` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameSummary {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes of the payload.
+    pub bytes: u64,
+    /// Series in it.
+    pub series: u64,
+    /// Float samples.
+    pub floats: u64,
+    /// Histograms.
+    pub histograms: u64,
+    /// Label sets it defines.
+    pub definitions: u64,
+    /// Earliest sample.
+    pub min_ts: Option<i64>,
+    /// Latest sample.
+    pub max_ts: Option<i64>,
+}
+
+/// Decodes frames and counts.
+#[derive(Default)]
+struct Frames {
+    record: Record,
+    known: Vec<bool>,
+    list: Vec<FrameSummary>,
+}
+
+impl ReplayShard for Frames {
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        if frame.kind != crate::ingest::FRAME_BATCH {
+            return Err(format!("frame kind {} is unknown", frame.kind));
+        }
+        self.record.decode(frame.payload).map_err(|e| e.to_string())?;
+        for (r, _) in &self.record.definitions {
+            let r = *r as usize;
+            if r >= 1 << 28 {
+                return Err(format!("series ref {r} is out of range"));
+            }
+            if r >= self.known.len() {
+                self.known.resize(r + 1, false);
+            }
+            self.known[r] = true;
+        }
+        let batch = &self.record.batch;
+        let times = || batch.ts.iter().copied().chain(batch.histograms.iter().map(|h| h.ts));
+        self.list.push(FrameSummary {
+            offset: frame.position.offset,
+            bytes: frame.payload.len() as u64,
+            series: self.record.refs.len() as u64,
+            floats: batch.ts.len() as u64,
+            histograms: batch.histograms.len() as u64,
+            definitions: self.record.definitions.len() as u64,
+            min_ts: times().min(),
+            max_ts: times().max(),
+        });
+        let lost = self.record.refs.iter().filter(|r| !self.known.get(**r as usize).is_some_and(|k| *k)).count();
+        if lost > 0 {
+            return Err(format!("{lost} series are named in no readable frame of the segment"));
+        }
+        Ok(())
+    }
+}
+
+/// Frames of a segment and what could not be read.
+pub fn read_frames(
+    disk: &dyn Disk,
+    dir: &str,
+    id: SegmentId,
+) -> Result<(Vec<FrameSummary>, ReplayReport), ReplayError> {
+    let mut frames = Frames::default();
+    let report = read_segment(disk, dir, id, &mut frames)?;
+    Ok((frames.list, report))
+}
+
+fn check_segment(disk: &dyn Disk, dir: &str, id: SegmentId, report: &mut CheckReport) {
+    let file = quiver_persistence::disk::join(dir, &id.file_name());
+    report.segments += 1;
+    match read_frames(disk, dir, id) {
+        Ok((frames, replay)) => {
+            report.frames += frames.len() as u64;
+            for Damage { offset, len, reason, .. } in &replay.damage {
+                report.damage(&file, Some(*offset), format!("{len} bytes: {reason}"));
+            }
+            for Damage { offset, len, .. } in &replay.torn {
+                report.note(&file, format!("{len} bytes at {offset} are incomplete, as a crash leaves them"));
+            }
+        }
+        Err(e) => report.damage(&file, None, e),
+    }
+}
+
+/// A data folder, as its manifest and its log tell.
+#[derive(Debug)]
+pub struct FolderSummary {
+    /// The manifest.
+    pub manifest: Arc<quiver_persistence::Manifest>,
+    /// Log segments still needed: file, bytes, frames, samples.
+    pub segments: Vec<(String, u64, u64, u64)>,
+}
+
+/// Looks into a data folder; one that a server has open, too.
+pub fn summarize_folder(disk: &Arc<dyn Disk>) -> Result<FolderSummary, BackupError> {
+    let manifest = ManifestStore::open(Arc::clone(disk), "")?.current();
+    let mut segments = Vec::new();
+    if disk.exists(LOG_DIR)? {
+        for id in disk.list(LOG_DIR)?.iter().filter_map(|n| SegmentId::parse(n)) {
+            if id.number >= manifest.log_floor.of(id.shard) {
+                let (frames, report) = read_frames(&**disk, LOG_DIR, id).map_err(|e| BackupError::Io(e.to_string()))?;
+                let samples = frames.iter().map(|f| f.floats + f.histograms).sum();
+                segments.push((id.file_name(), report.bytes, frames.len() as u64, samples));
+            }
+        }
+    } else if manifest.generation == 0 {
+        return Err(BackupError::Refused(format!("{} is not a data folder: no manifest, no log", disk.name())));
+    }
+    Ok(FolderSummary { manifest, segments })
+}

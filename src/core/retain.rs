@@ -1,0 +1,163 @@
+//! What is kept how long: by time, by size, and by selector.
+//!
+//! ```text
+//! time       blocks all of whose samples are past it                                   are dropped
+//! size       the oldest blocks, while all blocks and the log take more than it         are dropped
+//! selector   a block that holds a series past its own time, all of it                  is written anew without
+//! ```
+//!
+//! The first rule whose selector accepts a series decides, for longer or shorter than the time of all others.
+//!
+//! Invariants
+//! 1. A clock that runs ahead drops nothing, see [`cutoff`].
+//! 2. A block that cannot be read is dropped by its age and size alone, never written anew.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use quiver_model::{LabelsRef, Matcher};
+use roaring::RoaringBitmap;
+
+use crate::background::TaskKind;
+use crate::catalog::StoredBlock;
+use crate::flush::manifest_error;
+use crate::ladder::{Rung, cutoff, oversize};
+use crate::options::RetentionRule;
+use crate::store::Inner;
+use crate::{ReadError, TimeRange};
+
+/// Which series of a block are kept from when on.
+pub(crate) struct Expired<'a> {
+    rules: &'a [RetentionRule],
+    /// By rule, then all other series: the rows, and before when their samples go.
+    classes: Vec<(RoaringBitmap, Option<i64>)>,
+}
+
+impl Expired<'_> {
+    /// Before when samples of a row go.
+    pub(crate) fn cutoff_of_row(&self, row: u32) -> Option<i64> {
+        self.classes.iter().find(|(rows, _)| rows.contains(row)).and_then(|(_, cutoff)| *cutoff)
+    }
+
+    /// The same by labels.
+    pub(crate) fn cutoff_of(&self, labels: LabelsRef<'_>) -> Option<i64> {
+        let accepts = |r: &RetentionRule| r.matchers.iter().all(|m: &Matcher| m.matches_labels(labels));
+        let at = self.rules.iter().position(accepts).unwrap_or(self.rules.len());
+        self.classes.get(at).and_then(|(_, cutoff)| *cutoff)
+    }
+}
+
+impl Inner {
+    fn newest_ts(&self) -> Option<i64> {
+        let view = self.view.load();
+        let heads = view.heads.iter().filter_map(|h| h.time_bounds());
+        heads.chain(view.blocks.iter().filter_map(|b| b.time_bounds())).map(|b| b.max).max()
+    }
+
+    fn cutoff(&self, keep_ms: Option<i64>) -> Option<i64> {
+        cutoff(keep_ms?, self.options.clock.now_ms(), self.newest_ts(), self.options.limits.future_ms_max)
+    }
+
+    /// The longest that anything is kept; `None`: for ever.
+    fn longest_ms(&self) -> Option<i64> {
+        self.options.retention_rules.iter().try_fold(self.options.retention_ms?, |a, r| Some(a.max(r.keep_ms?)))
+    }
+
+    /// Blocks to drop whole.
+    fn past_retention(&self) -> Vec<u64> {
+        let view = self.view.load();
+        let rungs: Vec<Rung> = view.blocks.iter().map(|b| b.rung()).collect();
+        let mut ids: Vec<u64> = match self.cutoff(self.longest_ms()) {
+            Some(cutoff) => view.blocks.iter().filter(|b| b.entry.max_ts < cutoff).map(|b| b.entry.id).collect(),
+            None => Vec::new(),
+        };
+        if let Some(bytes_max) = self.options.retention_bytes_max {
+            let rest: Vec<Rung> = rungs.into_iter().filter(|r| !ids.contains(&r.id)).collect();
+            ids.extend(oversize(&rest, self.log.bytes(), bytes_max));
+        }
+        ids
+    }
+
+    /// The series of a block by how long they are kept; `None` where there are no rules.
+    pub(crate) fn expired_rows(&self, stored: &StoredBlock) -> Result<Option<Expired<'_>>, ReadError> {
+        let rules = &self.options.retention_rules;
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        let block = stored.block()?;
+        let mut rest = block.select_bitmap(&[], TimeRange::ALL)?;
+        let mut classes = Vec::with_capacity(rules.len() + 1);
+        for rule in rules {
+            let rows = block.select_bitmap(&rule.matchers, TimeRange::ALL)? & &rest;
+            rest -= &rows;
+            classes.push((rows, self.cutoff(rule.keep_ms)));
+        }
+        classes.push((rest, self.cutoff(self.options.retention_ms)));
+        Ok(Some(Expired { rules, classes }))
+    }
+
+    /// Blocks to be written anew without the series that are wholly past their own time.
+    fn past_rules(&self) -> Vec<u64> {
+        if self.options.retention_rules.is_empty() {
+            return Vec::new();
+        }
+        let unmergeable = self.unmergeable.lock().clone();
+        let view = self.view.load_full();
+        let mut known = self.shortest_kept.lock();
+        known.retain(|id, _| view.blocks.iter().any(|b| b.entry.id == *id));
+        let due = |b: &&Arc<StoredBlock>| {
+            if unmergeable.contains(&b.entry.id) {
+                return false;
+            }
+            let shortest = *known.entry(b.entry.id).or_insert_with(|| self.shortest_of(b));
+            self.cutoff(shortest).is_some_and(|cutoff| b.entry.max_ts < cutoff)
+        };
+        view.blocks.iter().filter(due).map(|b| b.entry.id).collect()
+    }
+
+    /// The shortest that any series of a block is kept; `None`: for ever (or it cannot be read).
+    fn shortest_of(&self, stored: &StoredBlock) -> Option<i64> {
+        let expired = self.expired_rows(stored).ok().flatten()?;
+        let rules = self.options.retention_rules.iter().map(|r| r.keep_ms);
+        let keeps = rules.chain([self.options.retention_ms]);
+        expired.classes.iter().zip(keeps).filter(|((rows, _), _)| !rows.is_empty()).filter_map(|(_, keep)| keep).min()
+    }
+
+    /// Is anything past its time?
+    pub(crate) fn retention_is_due(&self) -> bool {
+        !self.past_retention().is_empty() || !self.past_rules().is_empty()
+    }
+
+    /// Drops what is past the retention.
+    pub(crate) fn retain_now(&self) -> Result<(), ReadError> {
+        self.drop_blocks()?;
+        for id in self.past_rules() {
+            self.merge_blocks(&[id], TaskKind::Retain)?;
+        }
+        Ok(())
+    }
+
+    fn drop_blocks(&self) -> Result<(), ReadError> {
+        let _one_at_a_time = self.compacting.lock();
+        let ids = self.past_retention();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let view = self.view.load_full();
+        let blocks: Vec<Arc<StoredBlock>> = view.blocks.iter().filter(|b| ids.contains(&b.entry.id)).cloned().collect();
+        {
+            let _publishing = self.publishing.lock();
+            self.manifest.edit(|m| m.replace(&ids, Vec::new())).map_err(manifest_error)?;
+            self.change_view(|view| view.blocks.retain(|b| !ids.contains(&b.entry.id)));
+        }
+        let bounds = blocks.iter().filter_map(|b| b.time_bounds());
+        let bounds = bounds.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) });
+        tracing::info!(blocks = ids.len(), ?bounds, "blocks past the retention are dropped");
+        self.counters.blocks_dropped.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        drop(view);
+        self.remove_files(&blocks);
+        drop(blocks);
+        self.interner.sweep();
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! Backups: incremental, whole or as before, and back again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use quiver_model::Matcher;
+use quiver_persistence::disk::{FaultAction, FaultRule};
+use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
+
+use super::oracle::assert_same;
+use super::store::{block_on, open, write};
+use crate::backup::{Backup, BackupError, BackupReport, restore_on};
+use crate::memory::MemoryStore;
+use crate::testing::batch_of;
+use crate::{Maintain, OfflineStore, Source, TimeRange};
+
+fn back_up(source: &MemoryDisk, out: &MemoryDisk) -> Result<BackupReport, BackupError> {
+    Backup::on(Arc::new(out.clone()))?.of_disk(Arc::new(source.clone()), true, 7, &AtomicU64::new(0), &|_| ())
+}
+
+fn restored(from: &MemoryDisk, to: &MemoryDisk) -> Result<crate::backup::RestoreReport, BackupError> {
+    restore_on(Arc::new(from.clone()), Arc::new(to.clone()), false, &AtomicU64::new(0), &|_| ())
+}
+
+fn same(disk: &MemoryDisk, oracle: &MemoryStore) {
+    let opened = OfflineStore::data_folder(Arc::new(disk.clone())).unwrap();
+    assert_same(&*opened.snapshot(), &*oracle.snapshot());
+}
+
+/// Writes a batch as block `k` (or leaves it in the log).
+fn step(disk: &MemoryDisk, oracle: &MemoryStore, k: i64, flush: bool) {
+    let store = open(disk);
+    let batch = batch_of(&[("m0", &[(k, 1.0)]), ("m1", &[(k * 1000, k as f64)])]);
+    oracle.write_now(&batch).unwrap();
+    write(&store, &batch).unwrap();
+    if flush {
+        block_on(store.flush()).unwrap();
+    }
+    store.close();
+}
+
+#[test]
+fn a_backup_is_brought_up_to_date_and_restored() {
+    let (disk, out) = (MemoryDisk::new(), MemoryDisk::new());
+    let oracle = MemoryStore::new();
+    step(&disk, &oracle, 1, true);
+    step(&disk, &oracle, 2, true);
+    let first = back_up(&disk, &out).unwrap();
+    assert_eq!((first.blocks, first.copied, first.pruned), (2, 2, 0));
+    same(&out, &oracle);
+    // The log is in it, too.
+    step(&disk, &oracle, 3, true);
+    step(&disk, &oracle, 4, false);
+    let before = disk.ops();
+    let second = back_up(&disk, &out).unwrap();
+    assert_eq!((second.blocks, second.copied, second.pruned), (4, 1, 0));
+    assert_eq!(disk.ops(), before, "the source is only read");
+    same(&out, &oracle);
+    let again = back_up(&disk, &out).unwrap();
+    assert_eq!((again.blocks, again.copied, again.pruned), (4, 0, 0));
+    // A block of the backup rots: it is copied again.
+    let rotten = format!("blocks/{}", out.list("blocks").unwrap()[0]);
+    let mut bytes = out.read(&rotten).unwrap();
+    bytes[40] ^= 1;
+    out.put(&rotten, bytes);
+    assert!(matches!(restored(&out, &MemoryDisk::new()), Err(BackupError::Io(_))), "a restore notices");
+    assert_eq!(back_up(&disk, &out).unwrap().copied, 1);
+    // Deletions and merges: what is no longer needed goes.
+    let store = open(&disk);
+    let selectors = vec![vec![Matcher::equal("__name__", "m1")]];
+    oracle.delete_now(&selectors, TimeRange { min: 0, max: 1500 });
+    block_on(store.delete(selectors, TimeRange { min: 0, max: 1500 })).unwrap();
+    store.close();
+    drop(store);
+    back_up(&disk, &out).unwrap();
+    let store = open(&disk);
+    block_on(store.compact()).unwrap();
+    store.close();
+    drop(store);
+    let merged = back_up(&disk, &out).unwrap();
+    assert_eq!((merged.blocks, merged.copied), (1, 1));
+    assert!(merged.pruned >= 4, "{merged:?}");
+    assert_eq!(out.list("blocks").unwrap().len(), 1);
+    let target = MemoryDisk::new();
+    assert_eq!(restored(&out, &target).unwrap().blocks, 1);
+    same(&target, &oracle);
+    let store = open(&target);
+    write(&store, &batch_of(&[("m0", &[(99, 1.0)])])).unwrap();
+    block_on(store.compact()).unwrap();
+}
+
+#[test]
+fn folders_of_something_else_are_left_alone() {
+    let (disk, oracle) = (MemoryDisk::new(), MemoryStore::new());
+    step(&disk, &oracle, 1, true);
+    let out = MemoryDisk::new();
+    back_up(&disk, &out).unwrap();
+    let refused = |r: Result<BackupReport, BackupError>| matches!(r, Err(BackupError::Refused(_)));
+    let other = MemoryDisk::new();
+    other.put("holiday.jpg", vec![1]);
+    assert!(refused(back_up(&disk, &other)));
+    assert!(refused(back_up(&out, &disk)), "a data folder is no backup");
+    // A server wrote to the backup.
+    let served = out.crash(1);
+    step(&served, &MemoryStore::new(), 5, false);
+    assert!(refused(back_up(&disk, &served)));
+    // A restore needs an empty folder, or moves what is there aside.
+    assert!(matches!(restored(&out, &disk), Err(BackupError::Refused(_))));
+    same(&disk, &oracle);
+    let names = disk.list("blocks").unwrap();
+    let aside = restore_on(Arc::new(out.clone()), Arc::new(disk.clone()), true, &AtomicU64::new(0), &|_| ());
+    let _ = names;
+    match aside {
+        Ok(report) => assert_eq!(report.set_aside.as_deref(), Some("quarantine/before-restore-1")),
+        // The memory disk has no renaming of folders: nothing is lost by the attempt.
+        Err(_) => assert!(disk.exists("quarantine/before-restore-1").unwrap()),
+    }
+    assert!(matches!(restored(&MemoryDisk::new(), &MemoryDisk::new()), Err(BackupError::Refused(_))));
+    let open = open(&out.crash(1));
+    drop(open);
+}
+
+#[test]
+fn power_loss_leaves_the_backup_of_before_or_the_new_one() {
+    let disk = MemoryDisk::new();
+    let (first, second) = (MemoryStore::new(), MemoryStore::new());
+    step(&disk, &first, 1, true);
+    let out = MemoryDisk::new();
+    back_up(&disk, &out).unwrap();
+    let b = batch_of(&[("m0", &[(1, 1.0)]), ("m1", &[(1000, 1.0)])]);
+    second.write_now(&b).unwrap();
+    step(&disk, &second, 2, true);
+    let store = open(&disk);
+    block_on(store.compact()).unwrap();
+    store.close();
+    drop(store);
+    let old = out.crash(1);
+    let whole = old.crash(1);
+    let ops = {
+        let before = whole.ops();
+        back_up(&disk, &whole).unwrap();
+        whole.ops() - before
+    };
+    for n in 0..ops {
+        let halted = old.crash(1);
+        halted.halt_after(n);
+        let done = back_up(&disk, &halted).is_ok();
+        for seed in 0..4 {
+            let after = halted.crash(seed * (n + 1));
+            let opened = OfflineStore::data_folder(Arc::new(after.clone())).unwrap();
+            let max = opened.snapshot().time_bounds().unwrap().max;
+            assert!(max == 2000 || (max == 1000 && !done), "{n} of {ops}, seed {seed}");
+            same(&after, if max == 2000 { &second } else { &first });
+            back_up(&disk, &after).unwrap();
+            same(&after, &second);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_backup_of_before() {
+    let disk = MemoryDisk::new();
+    let first = MemoryStore::new();
+    step(&disk, &first, 1, true);
+    let out = MemoryDisk::new();
+    back_up(&disk, &out).unwrap();
+    let later = MemoryStore::new();
+    step(&disk, &later, 2, true);
+    let faulty = FaultyDisk::new(Arc::new(out.clone()));
+    faulty.push(FaultRule::new(DiskOp::Write, FaultAction::Half(DiskErrorKind::Full)));
+    let full = Backup::on(Arc::new(faulty)).unwrap().of_disk(Arc::new(disk), false, 7, &AtomicU64::new(0), &|_| ());
+    assert!(matches!(full, Err(BackupError::Io(_))));
+    same(&out, &first);
+    assert_eq!(out.list("blocks").unwrap().len(), 1);
+}
