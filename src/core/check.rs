@@ -130,8 +130,8 @@ pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<Check
 pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) -> Result<CheckReport, BackupError> {
     let _lock = lock_if_possible(&*disk)?;
     let mut report = CheckReport::default();
-    for (file, what) in manifest::check(&*disk, "")? {
-        report.damage(&file, None, what);
+    for (file, what, is_damage) in manifest::check(&*disk, "")? {
+        report.findings.push(Finding { file, offset: None, what, is_damage });
     }
     let store = ManifestStore::open(Arc::clone(&disk), "")?;
     let current = store.current();

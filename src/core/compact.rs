@@ -65,7 +65,13 @@ impl Inner {
     /// Flushes, and merges all blocks.
     pub(crate) fn compact_all(&self) -> Result<(), ReadError> {
         self.flush_now()?;
-        for ids in plan_all(&self.rungs(), self.options.compact_bytes_max) {
+        let mut rungs = self.rungs();
+        let view = self.view.load_full();
+        let has_deletions = |id: u64| view.blocks.iter().any(|b| b.entry.id == id && b.deletions().is_some());
+        // One alone is written anew for its deletions as it is for its encoding.
+        rungs.iter_mut().filter(|r| has_deletions(r.id)).for_each(|r| r.level = 0);
+        drop(view);
+        for ids in plan_all(&rungs, self.options.compact_bytes_max) {
             self.merge_blocks(&ids, TaskKind::CompactAll)?;
         }
         Ok(())

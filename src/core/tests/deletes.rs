@@ -10,6 +10,7 @@ use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
 
 use super::oracle::{RANGES, assert_same_samples, contents, matchers};
 use super::store::{block_on, open, options, write};
+use crate::check::check_folder;
 use crate::memory::MemoryStore;
 use crate::testing::{arbitrary_batch, batch_of};
 use crate::{Ingest, Maintain, Need, OfflineStore, Source, Store, TimeRange};
@@ -159,6 +160,13 @@ fn names_values_series_and_space_go() {
             assert!(!bytes.windows(6).any(|w| w == b"secret"), "{dir}/{file} still tells");
         }
     }
+    // A merge by hand carries deletions out, too, of one block alone as well.
+    block_on(store.delete(vec![vec![Matcher::equal("user", "public-7")]], TimeRange::ALL)).unwrap();
+    block_on(store.compact()).unwrap();
+    assert_eq!(store.stats(0).tombstones, 0);
+    block_on(store.delete(vec![vec![Matcher::equal("user", "public-8")]], TimeRange::ALL)).unwrap();
+    block_on(store.compact()).unwrap();
+    assert_eq!((store.stats(0).tombstones, store.stats(0).blocks), (0, 1));
     // A block of which nothing is left goes.
     block_on(store.delete(vec![vec![]], TimeRange::ALL)).unwrap();
     let metadata_left = store.snapshot().metadata(None);
@@ -267,6 +275,9 @@ fn power_loss_at_every_operation_leaves_a_deletion_whole_or_undone() {
         let (written, deleted) = script(&disk, n);
         for seed in 0..4 {
             let after = disk.crash(seed * (n + 1));
+            if let Ok(report) = check_folder(Arc::new(after.clone()), false, &|_| ()) {
+                assert!(!report.is_damaged(), "{n} of {ops}, seed {seed}: {:?}", report.findings);
+            }
             let store = open(&after);
             let (a, b) = (times(&*store, "a"), times(&*store, "b"));
             let what = format!("{n} of {ops}, seed {seed}: {a:?}");

@@ -213,8 +213,9 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     file::parse(MANIFEST_FILE, bytes)
 }
 
-/// What is wrong with the files of a folder's manifest, one by one; nothing where both are whole and alike.
-pub fn check(disk: &dyn Disk, dir: &str) -> Result<Vec<(String, String)>, ManifestError> {
+/// What is to be said of the files of a folder's manifest: which, what, and whether it is damage. A copy that is behind
+/// or not there is what a crash leaves, and mended at the next start.
+pub fn check(disk: &dyn Disk, dir: &str) -> Result<Vec<(String, String, bool)>, ManifestError> {
     let mut found = Vec::new();
     let mut generations = Vec::new();
     for name in [MANIFEST_FILE, MANIFEST_COPY_FILE] {
@@ -222,16 +223,16 @@ pub fn check(disk: &dyn Disk, dir: &str) -> Result<Vec<(String, String)>, Manife
         match file::read(disk, &path)? {
             FileState::Good(m) => generations.push(m.generation),
             FileState::Missing => {}
-            FileState::Damaged(what) => found.push((path, what)),
+            FileState::Damaged(what) => found.push((path, what, true)),
         }
     }
     if found.is_empty() && generations.len() == 1 {
-        found.push((join(dir, MANIFEST_FILE), "one of the two copies is missing".to_owned()));
+        found.push((join(dir, MANIFEST_FILE), "one of the two copies is missing".to_owned(), false));
     }
     if let [a, b] = generations[..]
         && a != b
     {
-        found.push((join(dir, MANIFEST_COPY_FILE), format!("generation {b} beside generation {a}")));
+        found.push((join(dir, MANIFEST_COPY_FILE), format!("generation {b} beside generation {a}"), false));
     }
     Ok(found)
 }
