@@ -278,6 +278,8 @@ fn samples_are_counted_per_step() {
     assert_eq!(input.take(), (vec![4, 4], 4));
     assert_eq!(steps("max_over_time(sum(x)[15s:5s])"), [(20_000, 6), (30_000, 6)]);
     assert_eq!(input.take(), (vec![6, 4], 2), "steps of the subquery count once");
+    assert_eq!(steps("x smoothed"), [(20_000, 0), (30_000, 0)]);
+    assert_eq!(input.take(), (vec![0, 0], 2), "as in Prometheus");
     assert_eq!(steps("count_over_time(x[20s] @ 20)"), [(20_000, 4), (30_000, 4)]);
     assert_eq!(input.take(), (vec![4, 0], 2));
 }

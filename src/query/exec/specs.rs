@@ -56,15 +56,14 @@ impl SeriesFold for InstantFold {
             return Ok(if times { row_cells(tile, row).count() as u64 } else { seen });
         }
         let name = labels.metric_name();
-        instant::fold_smoothed(selector, name, s, &mut self.clean, grid, *pos, tile, row, &mut self.notes)
+        instant::fold_smoothed(selector, name, s, &mut self.clean, grid, *pos, tile, row, &mut self.notes)?;
+        // Prometheus does not count what these look at.
+        Ok(0)
     }
 
-    fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut StepCounts) {
-        let InstantSpec { grid, selector, smoothed, .. } = &self.spec;
+    fn count(&self, _samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut StepCounts) {
+        let InstantSpec { selector, smoothed, .. } = &self.spec;
         if *smoothed {
-            let at = |step: usize| selector.reference(grid, step);
-            let (before, after) = (selector.lookback_ms, selector.lookback_ms);
-            count_windows(samples, at, before, after, Some(grid.step), steps);
             return;
         }
         let times = selector.record_time || selector.record_start;
