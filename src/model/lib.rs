@@ -24,6 +24,7 @@ pub mod matcher;
 pub mod metric;
 pub mod number;
 pub mod read;
+pub mod regex;
 pub mod sample;
 
 pub use batch::{BatchSeries, WriteBatch};

@@ -5,12 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use regex_automata::dfa::{StartKind, dense};
 use regex_automata::meta::Regex;
+use regex_automata::nfa::thompson;
 use regex_syntax::hir::{Hir, HirKind, Look};
 
 use crate::labels::{LabelsRef, METRIC_NAME, is_legacy_name, quoted};
+use crate::regex;
 
 /// The kind of a matcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,30 +62,83 @@ pub struct Matcher {
     /// The literal, or the expression as written.
     pub value: Arc<str>,
     pattern: Option<Arc<Pattern>>,
+    stop: Option<Arc<Stop>>,
 }
 
 struct Pattern {
     regex: Option<Regex>,
     set: Option<BTreeSet<String>>,
     prefix: String,
+    /// The expression without anchors, where it is no set.
+    body: Option<Hir>,
+    body_bytes: usize,
+    automaton: OnceLock<Option<dense::DFA<Vec<u32>>>>,
+}
+
+/// Asked now and then whether nobody wants to know any more.
+struct Stop {
+    wanted: Box<dyn Fn() -> bool + Send + Sync>,
+    count: AtomicU32,
+    stopped: AtomicBool,
+}
+
+impl Stop {
+    fn is_stopped(&self) -> bool {
+        if self.count.fetch_add(1, Ordering::Relaxed).is_multiple_of(STOP_EVERY) && !(self.wanted)() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        self.stopped.load(Ordering::Relaxed)
+    }
 }
 
 /// The most words an alternation is expanded to.
 const SET_MAX: usize = 100_000;
+/// The most words a sequence of alternatives is expanded to.
+const PRODUCT_MAX: usize = 1000;
+/// Memory one expression may take to remember what it has seen, bytes; beyond that it forgets.
+const CACHE_BYTES: usize = 512 << 10;
+/// Values tested between two questions whether to go on.
+const STOP_EVERY: u32 = 16;
 
 impl Matcher {
     /// `name="value"`.
     pub fn equal(name: &str, value: &str) -> Self {
-        Self { name: name.into(), op: MatchOp::Equal, value: value.into(), pattern: None }
+        Self { name: name.into(), op: MatchOp::Equal, value: value.into(), pattern: None, stop: None }
     }
 
-    /// A matcher of any kind; an expression may take `regex_bytes_max` bytes compiled.
+    /// A matcher of any kind; an expression, written as Go writes them, may take `regex_bytes_max` bytes compiled.
     pub fn new(op: MatchOp, name: &str, value: &str, regex_bytes_max: usize) -> Result<Self, MatcherError> {
         let pattern = match op {
             MatchOp::Equal | MatchOp::NotEqual => None,
-            MatchOp::Regex | MatchOp::NotRegex => Some(Arc::new(Pattern::new(value, regex_bytes_max)?)),
+            MatchOp::Regex | MatchOp::NotRegex => {
+                let options = regex::Options { dot_matches_newline: true, captures: false, bytes_max: regex_bytes_max };
+                let e = regex::parse(value, options)?;
+                Some(Arc::new(Pattern::new(e.hir, e.bytes, regex_bytes_max)?))
+            }
         };
-        Ok(Self { name: name.into(), op, value: value.into(), pattern })
+        Ok(Self { name: name.into(), op, value: value.into(), pattern, stop: None })
+    }
+
+    /// `=~` (or with `accept` false `!~`) an expression written as Rust's `regex` reads it: that of SQL.
+    pub fn in_rust(accept: bool, name: &str, value: &str, regex_bytes_max: usize) -> Result<Self, MatcherError> {
+        let syntax = |e: String| MatcherError::Syntax(e.lines().last().unwrap_or("").trim().to_owned());
+        let mut parser = regex_syntax::ParserBuilder::new().nest_limit(regex::HEIGHT_MAX as u32).build();
+        let hir = parser.parse(value).map_err(|e| syntax(e.to_string()))?;
+        let pattern = Pattern::new(hir, value.len(), regex_bytes_max)?;
+        let op = if accept { MatchOp::Regex } else { MatchOp::NotRegex };
+        Ok(Self { name: name.into(), op, value: value.into(), pattern: Some(Arc::new(pattern)), stop: None })
+    }
+
+    /// The same test, but once `wanted` says no an expression is not run any more: whatever a look-up with it gives then
+    /// is of no worth. Expressions may be slow and values many.
+    pub fn while_wanted(&self, wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        let stop = Stop { wanted: Box::new(wanted), count: AtomicU32::new(0), stopped: AtomicBool::new(false) };
+        Self { stop: Some(Arc::new(stop)), ..self.clone() }
+    }
+
+    /// Is an expression run, rather than words looked up?
+    pub fn runs_expression(&self) -> bool {
+        self.pattern.as_ref().is_some_and(|p| p.regex.is_some())
     }
 
     /// Does a label value (`""` for a missing label) match?
@@ -90,9 +147,14 @@ impl Matcher {
         match self.op {
             MatchOp::Equal => &*self.value == value,
             MatchOp::NotEqual => &*self.value != value,
+            MatchOp::Regex | MatchOp::NotRegex if self.is_stopped() => false,
             MatchOp::Regex => self.pattern.as_ref().is_some_and(|p| p.matches(value)),
             MatchOp::NotRegex => !self.pattern.as_ref().is_some_and(|p| p.matches(value)),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|s| s.is_stopped())
     }
 
     /// Does a series match?
@@ -113,6 +175,14 @@ impl Matcher {
     /// A literal that every value accepted by the expression starts with, or `""`.
     pub fn prefix(&self) -> &str {
         self.pattern.as_ref().map_or("", |p| &p.prefix)
+    }
+
+    /// The expression as an automaton over the bytes of a whole value, anchored; `None` where it is a set of words, or the
+    /// automaton would be large. Made when first asked for.
+    pub fn automaton(&self) -> Option<&dense::DFA<Vec<u32>>> {
+        let p = self.pattern.as_ref()?;
+        let body = p.body.as_ref()?;
+        p.automaton.get_or_init(|| automaton(body)).as_ref()
     }
 
     /// Memory the compiled expression takes, bytes; 0 for `=` and `!=`. Clones share it.
@@ -138,34 +208,22 @@ impl Matcher {
 }
 
 impl Pattern {
-    fn new(value: &str, bytes_max: usize) -> Result<Self, MatcherError> {
-        let syntax = |e: String| MatcherError::Syntax(e.lines().last().unwrap_or("").trim().to_owned());
-        let hir = regex_syntax::ParserBuilder::new()
-            .dot_matches_new_line(true)
-            .nest_limit(250)
-            .build()
-            .parse(value)
-            .map_err(|e| syntax(e.to_string()))?;
+    fn new(hir: Hir, hir_bytes: usize, bytes_max: usize) -> Result<Self, MatcherError> {
         let set = literal_set(&hir, SET_MAX).map(|v| v.into_iter().collect::<BTreeSet<_>>());
         let prefix = literal_prefix(&hir);
-        let regex = if set.is_some() {
-            None
-        } else {
-            let anchored = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
-            let config = Regex::config().nfa_size_limit(Some(bytes_max)).onepass_size_limit(Some(1 << 20));
-            let regex = Regex::builder()
-                .configure(config)
-                .build_from_hir(&anchored)
-                .map_err(|e| e.size_limit().map_or_else(|| syntax(e.to_string()), MatcherError::TooLarge))?;
-            Some(regex)
-        };
-        Ok(Self { regex, set, prefix })
+        if set.is_some() {
+            let automaton = OnceLock::new();
+            return Ok(Self { regex: None, set, prefix, body: None, body_bytes: 0, automaton });
+        }
+        let regex = compile(anchored(hir.clone()), false, bytes_max)?;
+        let automaton = OnceLock::new();
+        Ok(Self { regex: Some(regex), set, prefix, body: Some(hir), body_bytes: hir_bytes, automaton })
     }
 
     fn bytes(&self) -> usize {
         let words = self.set.iter().flatten().map(|w| w.len() + size_of::<String>()).sum::<usize>();
         let regex = self.regex.as_ref().map_or(0, Regex::memory_usage);
-        size_of::<Self>() + words + regex + self.prefix.len()
+        size_of::<Self>() + words + regex + self.prefix.len() + self.body_bytes
     }
 
     fn matches(&self, value: &str) -> bool {
@@ -175,6 +233,44 @@ impl Pattern {
             (None, None) => false,
         }
     }
+}
+
+/// The expression between the start and the end of a text.
+fn anchored(hir: Hir) -> Hir {
+    Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)])
+}
+
+fn compile(hir: Hir, captures: bool, bytes_max: usize) -> Result<Regex, MatcherError> {
+    let which = if captures { thompson::WhichCaptures::All } else { thompson::WhichCaptures::Implicit };
+    let config = Regex::config()
+        .nfa_size_limit(Some(bytes_max))
+        .onepass_size_limit(Some(1 << 20))
+        .hybrid_cache_capacity(CACHE_BYTES)
+        .which_captures(which);
+    Regex::builder().configure(config).build_from_hir(&hir).map_err(|e| match e.size_limit() {
+        Some(_) => MatcherError::TooLarge(bytes_max),
+        None => MatcherError::Syntax(e.to_string()),
+    })
+}
+
+/// An expression for `label_replace`: it must match a whole value, and its groups are wanted. As in Prometheus the text
+/// is put between `^(?s:` and `)$` before it is read. The second: named groups and their numbers.
+pub fn replace_expression(value: &str, bytes_max: usize) -> Result<(Regex, Vec<(String, u32)>), MatcherError> {
+    let options = regex::Options { dot_matches_newline: false, captures: true, bytes_max };
+    let e = regex::parse(&format!("^(?s:{value})$"), options)?;
+    Ok((compile(e.hir, true, bytes_max)?, e.names))
+}
+
+fn automaton(body: &Hir) -> Option<dense::DFA<Vec<u32>>> {
+    let whole = Hir::concat(vec![body.clone(), Hir::look(Look::End)]);
+    let config = thompson::Config::new().nfa_size_limit(Some(1 << 20)).which_captures(thompson::WhichCaptures::None);
+    let nfa = thompson::Compiler::new().configure(config).build_from_hir(&whole).ok()?;
+    let config = dense::Config::new()
+        .start_kind(StartKind::Anchored)
+        .match_kind(regex_automata::MatchKind::All)
+        .dfa_size_limit(Some(1 << 20))
+        .determinize_size_limit(Some(4 << 20));
+    dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
 }
 
 /// All words of an expression that accepts finitely many, at most `max`.
@@ -197,7 +293,7 @@ fn literal_set(hir: &Hir, max: usize) -> Option<Vec<String>> {
             let mut out = vec![String::new()];
             for s in subs {
                 let words = literal_set(s, max)?;
-                if out.len().checked_mul(words.len())? > max {
+                if words.len() > 1 && out.len() > 1 && out.len().checked_mul(words.len())? > PRODUCT_MAX {
                     return None;
                 }
                 out = out.iter().flat_map(|a| words.iter().map(move |b| format!("{a}{b}"))).collect();
@@ -317,7 +413,7 @@ mod tests {
     #[test]
     fn bad_and_huge_expressions_are_refused() {
         assert!(matches!(Matcher::new(MatchOp::Regex, "a", "a(", 1 << 20), Err(MatcherError::Syntax(_))));
-        let huge = "x{1000}{1000}";
+        let huge = "\\pL{900}";
         assert!(matches!(Matcher::new(MatchOp::Regex, "a", huge, 1 << 20), Err(MatcherError::TooLarge(_))));
     }
 }

@@ -1,8 +1,11 @@
 //! What all parts of one query share: limits, features, cancellation, annotations.
 
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 use quiver_model::Limits;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +84,19 @@ pub struct QueryContext {
     samples_read: AtomicU64,
     samples_held: AtomicI64,
     samples_peak: AtomicI64,
+    /// Memory of what lives as long as the query: series, labels.
+    kept: OnceLock<Mutex<Kept>>,
 }
+
+/// Memory that is reserved in pieces, since it is charged in many small ones.
+#[derive(Debug)]
+struct Kept {
+    reserved: MemoryReservation,
+    used: usize,
+}
+
+/// Memory is reserved by the megabyte.
+const PIECE: usize = 1 << 20;
 
 impl QueryContext {
     /// A context without deadline.
@@ -99,7 +114,37 @@ impl QueryContext {
             samples_read: AtomicU64::new(0),
             samples_held: AtomicI64::new(0),
             samples_peak: AtomicI64::new(0),
+            kept: OnceLock::new(),
         }
+    }
+
+    /// Says which pool the query's memory comes from; the first one counts.
+    pub fn set_memory(&self, pool: &Arc<dyn MemoryPool>) {
+        self.kept.get_or_init(|| {
+            Mutex::new(Kept { reserved: MemoryConsumer::new("series and labels").register(pool), used: 0 })
+        });
+    }
+
+    /// Charges memory that is kept until the query ends.
+    pub fn keep_bytes(&self, bytes: usize) -> Result<(), QueryError> {
+        let Some(kept) = self.kept.get() else { return Ok(()) };
+        let mut kept = kept.lock();
+        kept.used = kept.used.saturating_add(bytes);
+        let missing = kept.used.saturating_sub(kept.reserved.size());
+        if missing > 0 {
+            kept.reserved.try_grow(missing.max(PIECE)).or_else(|_| kept.reserved.try_grow(missing))?;
+        }
+        Ok(())
+    }
+
+    /// Fails where so many bytes at once are more than the query may use at all.
+    pub fn fits_bytes(&self, bytes: usize) -> Result<(), QueryError> {
+        let max = self.limits.query_memory_bytes_max;
+        if bytes > max {
+            let text = format!("query would use more than its {max} bytes of memory (a label of up to {bytes} bytes)");
+            return Err(QueryError::CostLimit(text));
+        }
+        Ok(())
     }
 
     /// To be called every few hundred microseconds of work: fails when the query was cancelled or is out of time.

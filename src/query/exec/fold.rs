@@ -197,24 +197,19 @@ fn without_buckets(column: &mut SampleColumn, min: i64) {
     }
 }
 
-/// What is known when a histogram is stored next to the one before it: with another layout nothing.
+/// What is known of a histogram that is stored next to one that nobody has read: Prometheus begins a new chunk at a reset
+/// and at another layout, and forgets there what it knew.
 fn stored_hint(previous: &Histogram, h: &Histogram) -> ResetHint {
     if previous.reset_hint == ResetHint::Gauge {
         return ResetHint::No;
     }
-    if is_stale(previous.sum) {
-        return ResetHint::Unknown;
-    }
-    if h.count < previous.count {
-        return ResetHint::Yes;
-    }
-    if h.schema != previous.schema || h.zero_threshold != previous.zero_threshold {
-        return ResetHint::Unknown;
-    }
-    if h.custom_values != previous.custom_values || h.detect_reset(previous) {
-        return ResetHint::Yes;
-    }
-    ResetHint::No
+    let begins_anew = is_stale(previous.sum)
+        || h.count < previous.count
+        || h.schema != previous.schema
+        || h.zero_threshold != previous.zero_threshold
+        || h.custom_values != previous.custom_values
+        || h.detect_reset(previous);
+    if begins_anew { ResetHint::Unknown } else { ResetHint::No }
 }
 
 fn row_present(tile: &Tile, row: usize) -> bool {

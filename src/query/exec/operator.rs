@@ -52,6 +52,7 @@ impl RunEnv {
         threads: usize,
     ) -> Self {
         let wide = Arc::new(Mutex::new(MemoryConsumer::new("rows over many steps").register(&memory)));
+        ctx.set_memory(&memory);
         Self { ctx, snapshot, memory, threads, stats: StepStats::default(), profile: None, wide }
     }
 

@@ -24,6 +24,9 @@ pub const HEIGHT_MAX: usize = 1000;
 /// The most operands of one query.
 pub const OPERANDS_MAX: usize = 50_000;
 
+/// The most regular expressions of one query; alternatives of plain words are none.
+pub const EXPRESSIONS_MAX: usize = 500;
+
 /// What a parser allows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParseOptions {
@@ -104,6 +107,8 @@ pub(super) struct Parser<'a> {
     operands: usize,
     /// What regular expressions may still take.
     pub regex_bytes_left: usize,
+    /// Regular expressions so far.
+    pub expressions: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -123,6 +128,7 @@ impl<'a> Parser<'a> {
             depth: 0,
             operands: 0,
             regex_bytes_left: opts.regex_bytes_max,
+            expressions: 0,
         })
     }
 

@@ -1,10 +1,10 @@
 //! Selectors, and what is written behind an operand: `[5m]`, `[1h:5m]`, `offset`, `@`, `anchored`, `smoothed`.
 
-use quiver_model::{METRIC_NAME, MatchOp, Matcher};
+use quiver_model::{METRIC_NAME, MatchOp, Matcher, regex};
 
 use super::ast::*;
 use super::number;
-use super::parser::{Fail, Parsed, Parser, Tall, position};
+use super::parser::{EXPRESSIONS_MAX, Fail, Parsed, Parser, Tall, position};
 use super::strings;
 use super::token::{Kind, Token};
 
@@ -103,19 +103,41 @@ impl<'a> Parser<'a> {
             return self.refuse(LABELS, "string");
         }
         let token = self.bump()?;
-        let value = self.unquoted(&token, strings::unquote)?;
-        match Matcher::new(op, name, &value, self.regex_bytes_left) {
-            Ok(m) if m.pattern_bytes() <= self.regex_bytes_left => {
-                self.regex_bytes_left -= m.pattern_bytes();
-                Ok(m)
+        let bytes = self.unquoted(&token, strings::unquote_bytes)?;
+        let pos = Position::new(label.pos, token.end());
+        let value = match String::from_utf8(bytes) {
+            Ok(value) => value,
+            Err(e) if matches!(op, MatchOp::Regex | MatchOp::NotRegex) => {
+                // Words alone are compared; only what is read as an expression has to be text.
+                if e.as_bytes().iter().any(|b| b"\\.+*?()[]{}^$".contains(b))
+                    && let Err(e) = regex::parse_bytes(e.as_bytes(), self.regex_options())
+                {
+                    return self.fail(pos, e.to_string());
+                }
+                strings::lossy(e.as_bytes())
             }
-            Ok(_) => {
+            Err(e) => strings::lossy(e.as_bytes()),
+        };
+        match Matcher::new(op, name, &value, self.regex_bytes_left) {
+            Ok(m) if m.pattern_bytes() > self.regex_bytes_left => {
                 let message =
                     format!("regular expressions need more than {} bytes compiled", self.opts.regex_bytes_max);
-                self.fail(Position::new(label.pos, token.end()), message)
+                self.fail(pos, message)
             }
-            Err(e) => self.fail(Position::new(label.pos, token.end()), e.to_string()),
+            Ok(m) if m.runs_expression() && self.expressions >= EXPRESSIONS_MAX => {
+                self.fail(pos, format!("query has more than {EXPRESSIONS_MAX} regular expressions"))
+            }
+            Ok(m) => {
+                self.regex_bytes_left -= m.pattern_bytes();
+                self.expressions += usize::from(m.runs_expression());
+                Ok(m)
+            }
+            Err(e) => self.fail(pos, e.to_string()),
         }
+    }
+
+    fn regex_options(&self) -> regex::Options {
+        regex::Options { dot_matches_newline: true, captures: false, bytes_max: self.regex_bytes_left }
     }
 
     /// Everything written behind an operand.

@@ -138,13 +138,6 @@ fn run_corpus(lines: &str) -> (usize, Vec<String>) {
         if got == want {
             continue;
         }
-        // Expressions are compiled by another engine, which words its errors differently.
-        let cut = |v: &serde_json::Value| {
-            v["e"].as_str().and_then(|e| e.split_once("error parsing regexp")).map(|(head, _)| head.to_owned())
-        };
-        if cut(&got).is_some() && cut(&got) == cut(&want) {
-            continue;
-        }
         wrong.push(format!("want {want}\n got {got}"));
     }
     (count, wrong)
@@ -205,15 +198,13 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
         "#\n".repeat(n),
         "\"\\".repeat(n),
     ];
-    // Without optimisation, compiling regular expressions is some ten times slower and frames are several times larger.
-    let (patience_ms, stack_bytes) = if cfg!(debug_assertions) { (20_000, 16 << 20) } else { (1000, 2 << 20) };
     // A small stack, as a worker thread of the server may have left.
     let run = move || {
         for t in &texts {
             let begin = std::time::Instant::now();
             let e = parse_expr(t, &ParseOptions::default());
             assert!(e.is_err(), "{}", &t[..20.min(t.len())]);
-            assert!(begin.elapsed().as_millis() < patience_ms, "{}", &t[..20.min(t.len())]);
+            assert!(begin.elapsed().as_millis() < 1000, "{}", &t[..20.min(t.len())]);
         }
         let deep = format!("{}1{}", "abs(".repeat(127), ")".repeat(127));
         assert!(parse_expr(&deep, &ParseOptions::default()).is_err_and(|e| e.to_string().contains("expected type")));
@@ -226,7 +217,7 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
         let too_long = ParseOptions { query_bytes_max: 10, ..ParseOptions::default() };
         assert!(parse_expr("aaaaaaaaaaa", &too_long).is_err());
     };
-    std::thread::Builder::new().stack_size(stack_bytes).spawn(run).unwrap().join().unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
 }
 
 #[test]

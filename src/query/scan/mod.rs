@@ -21,12 +21,23 @@ pub struct Selected {
     pub probe: Option<Arc<ScanProbe>>,
 }
 
+/// What a series costs here, about: its row, and that the set knows of it. Labels are shared.
+const ROW_BYTES: usize = 64;
+
 /// Looks series up.
 pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Selected, QueryError> {
     if range.min > range.max {
         return Ok(Selected { set: Arc::new(NoSeries), roster: Arc::default(), probe: None });
     }
     let max = env.ctx.limits.query_series_max;
+    let wanted = |m: &Matcher| {
+        if !m.runs_expression() {
+            return m.clone();
+        }
+        let ctx = Arc::clone(&env.ctx);
+        m.while_wanted(move || ctx.check().is_ok())
+    };
+    let matchers: &[Matcher] = &matchers.iter().map(wanted).collect::<Vec<_>>();
     let mut options = SelectOptions { index: env.ctx.hints.index, reads: None };
     let found = match &env.profile {
         None => env.snapshot.select_with(matchers, range, max, &options, None).map(|set| (set, None)),
@@ -60,6 +71,9 @@ pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Se
     if let Some(running) = env.profile.as_ref().and_then(|p| p.active()) {
         running.scanned(probe.clone());
     }
+    // Of a query that was stopped meanwhile nothing that was found counts.
+    env.ctx.check()?;
+    env.ctx.keep_bytes(set.len().saturating_mul(ROW_BYTES))?;
     let rows = (0..set.len()).map(|i| RosterRow { labels: set.labels(i).clone(), drop_name: false }).collect();
     Ok(Selected { set, roster: Arc::new(Roster { rows }), probe })
 }

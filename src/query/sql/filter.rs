@@ -122,14 +122,15 @@ fn present(label: &str, matcher: Matcher, exact: bool) -> Option<(Pushed, bool)>
 }
 
 fn compare_label(label: &str, op: Operator, text: &str, max: usize) -> Option<(Pushed, bool)> {
-    let regex = |op, pattern: String| Matcher::new(op, label, &pattern, max).ok();
+    // SQL's expressions are not anchored.
+    let regex = |accept| Matcher::in_rust(accept, label, &format!("(?s:.*)(?:{text})(?s:.*)"), max).ok();
     match op {
         // No label has an empty value: `= ''` holds for no row.
         Operator::Eq => present(label, Matcher::equal(label, text), true),
         Operator::NotEq => present(label, Matcher::equal(label, text).inverse(), true),
-        // SQL's expressions are not anchored, and their dialect may differ: SQL checks again.
-        Operator::RegexMatch => present(label, regex(MatchOp::Regex, format!(".*(?:{text}).*"))?, false),
-        Operator::RegexNotMatch => present(label, regex(MatchOp::NotRegex, format!(".*(?:{text}).*"))?, false),
+        // Dialects may differ in a corner: SQL checks again.
+        Operator::RegexMatch => present(label, regex(true)?, false),
+        Operator::RegexNotMatch => present(label, regex(false)?, false),
         _ => None,
     }
 }

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use fst::{IntoStreamer, Streamer};
 use quiver_model::{MatchOp, Matcher};
-use regex_automata::dfa::{Automaton, StartKind, dense};
-use regex_automata::util::{primitives::StateID, start, syntax};
-use regex_automata::{Anchored, nfa::thompson};
+use regex_automata::Anchored;
+use regex_automata::dfa::{Automaton, dense};
+use regex_automata::util::{primitives::StateID, start};
 use roaring::RoaringBitmap;
 
 use super::build::FST_VALUES_MIN;
@@ -214,7 +214,7 @@ impl BlockIndex {
 
     /// Walks the FST with the expression's automaton: whole subtrees are skipped.
     fn walk_fst(&self, l: &Label, m: &Matcher, found: &mut dyn FnMut(PostingsRef<'_>)) -> Result<bool, Damaged> {
-        let Some(dfa) = ValueDfa::new(&m.value) else { return Ok(false) };
+        let Some(dfa) = ValueDfa::new(m) else { return Ok(false) };
         let base = l.table + 4 * (l.values + 1) + l.bytes;
         let bytes = self.dictionary.get(base..base + l.fst).ok_or(SHORT)?;
         let map = fst::Map::new(bytes).map_err(|_| Damaged("dictionary does not parse"))?;
@@ -229,32 +229,22 @@ impl BlockIndex {
     }
 }
 
-/// An anchored regular expression as an automaton over bytes.
-struct ValueDfa {
-    dfa: dense::DFA<Vec<u32>>,
+/// A matcher's automaton over bytes, for the dictionary.
+struct ValueDfa<'m> {
+    dfa: &'m dense::DFA<Vec<u32>>,
     start: StateID,
 }
 
-impl ValueDfa {
+impl<'m> ValueDfa<'m> {
     /// `None` where the automaton would be large: then testing value by value is better.
-    fn new(pattern: &str) -> Option<Self> {
-        let config = dense::Config::new()
-            .start_kind(StartKind::Anchored)
-            .match_kind(regex_automata::MatchKind::All)
-            .dfa_size_limit(Some(1 << 20))
-            .determinize_size_limit(Some(4 << 20));
-        let dfa = dense::Builder::new()
-            .configure(config)
-            .syntax(syntax::Config::new().dot_matches_new_line(true).nest_limit(250))
-            .thompson(thompson::Config::new().nfa_size_limit(Some(1 << 20)))
-            .build(&format!("(?:{pattern})\\z"))
-            .ok()?;
+    fn new(matcher: &'m Matcher) -> Option<Self> {
+        let dfa = matcher.automaton()?;
         let start = dfa.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
         Some(Self { dfa, start })
     }
 }
 
-impl fst::Automaton for ValueDfa {
+impl fst::Automaton for ValueDfa<'_> {
     type State = StateID;
 
     fn start(&self) -> StateID {

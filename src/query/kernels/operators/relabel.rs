@@ -6,8 +6,8 @@
 //!                                                     no:  rows are gathered; two samples at one step are an error
 //! ```
 
+use quiver_model::matcher::replace_expression;
 use quiver_model::{Labels, METRIC_NAME};
-use regex_automata::meta::Regex;
 use regex_automata::util::captures::Captures;
 
 use super::group::{LabelNumbers, drop_metadata_labels};
@@ -123,13 +123,20 @@ fn all_different(rows: &[RosterRow]) -> bool {
 
 fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<Vec<RosterRow>, QueryError> {
     let bad = |text: String| Err(QueryError::Execution(text));
+    // Labels may grow at will here: they are charged as they are made.
     let set = |row: &RosterRow, dst: &str, value: &str| {
+        ctx.keep_bytes(row.labels.packed().len() + dst.len() + value.len())?;
         let labels = row.labels.to_builder().set(dst, value).build().unwrap_or_else(|_| row.labels.clone());
-        RosterRow { labels, drop_name: row.drop_name && dst != METRIC_NAME }
+        Ok(RosterRow { labels, drop_name: row.drop_name && dst != METRIC_NAME })
+    };
+    let mut made = 0u32;
+    let mut tick = || {
+        made = made.wrapping_add(1);
+        if made & 255 == 0 { ctx.check() } else { Ok(()) }
     };
     Ok(match spec {
         RelabelSpec::Replace { dst, replacement, src, regex } => {
-            let Ok(re) = anchored(regex, ctx.limits.regex_bytes_max) else {
+            let Ok((re, names)) = replace_expression(regex, ctx.limits.regex_bytes_max) else {
                 return bad(format!("invalid regular expression in label_replace(): {regex}"));
             };
             if dst.is_empty() {
@@ -137,11 +144,17 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
             }
             let mut caps = re.create_captures();
             let one = |row: &RosterRow| {
+                tick()?;
                 let value = row.labels.get(src);
                 re.captures(value, &mut caps);
-                if caps.is_match() { set(row, dst, &expand(replacement, value, &caps)) } else { row.clone() }
+                if !caps.is_match() {
+                    return Ok(row.clone());
+                }
+                // A template may name groups many times: its size is known before it is made.
+                ctx.fits_bytes(expanded_len(replacement, value))?;
+                set(row, dst, &expand(replacement, value, &caps, &names))
             };
-            input.rows.iter().map(one).collect()
+            input.rows.iter().map(one).collect::<Result<_, QueryError>>()?
         }
         RelabelSpec::Join { dst, separator, src } => {
             if let Some(s) = src.iter().find(|s| s.is_empty()) {
@@ -151,10 +164,13 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
                 return bad(format!("invalid destination label name in label_join(): {dst}"));
             }
             let one = |row: &RosterRow| {
+                tick()?;
                 let values: Vec<&str> = src.iter().map(|s| row.labels.get(s)).collect();
+                let between = separator.len().saturating_mul(values.len().saturating_sub(1));
+                ctx.fits_bytes(values.iter().map(|v| v.len()).fold(between, usize::saturating_add))?;
                 set(row, dst, &values.join(separator))
             };
-            input.rows.iter().map(one).collect()
+            input.rows.iter().map(one).collect::<Result<_, QueryError>>()?
         }
         RelabelSpec::DropName => {
             let delayed = ctx.features.delayed_name_removal;
@@ -174,22 +190,14 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
     })
 }
 
-/// An expression that must match a whole value; its dot matches a newline.
-fn anchored(regex: &str, bytes_max: usize) -> Result<Regex, ()> {
-    use regex_syntax::hir::{Hir, Look};
-    let hir = regex_syntax::ParserBuilder::new()
-        .dot_matches_new_line(true)
-        .nest_limit(250)
-        .build()
-        .parse(regex)
-        .map_err(|_| ())?;
-    let hir = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
-    let config = Regex::config().nfa_size_limit(Some(bytes_max)).onepass_size_limit(Some(1 << 20));
-    Regex::builder().configure(config).build_from_hir(&hir).map_err(|_| ())
+/// At most this long a text comes of a template.
+fn expanded_len(template: &str, value: &str) -> usize {
+    let groups = template.bytes().filter(|b| *b == b'$').count();
+    template.len().saturating_add(groups.saturating_mul(value.len()))
 }
 
 /// Go's template: `$1`, `$name`, `${name}`, `$$`; an unknown group is empty, a `$` before anything else stands for itself.
-fn expand(template: &str, value: &str, caps: &Captures) -> String {
+fn expand(template: &str, value: &str, caps: &Captures, names: &[(String, u32)]) -> String {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find('$') {
@@ -216,7 +224,8 @@ fn expand(template: &str, value: &str, caps: &Captures) -> String {
         let span = if name.bytes().all(|b| b.is_ascii_digit()) && (name == "0" || !name.starts_with('0')) {
             name.parse::<usize>().ok().filter(|n| *n < 100_000_000).and_then(|n| caps.get_group(n))
         } else {
-            caps.get_group_by_name(name)
+            // Of several groups of one name the first that matched.
+            names.iter().filter(|(n, _)| n == name).find_map(|(_, i)| caps.get_group(*i as usize))
         };
         out.push_str(span.and_then(|s| value.get(s.start..s.end)).unwrap_or(""));
     }
