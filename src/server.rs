@@ -68,6 +68,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let database = Database::start(
         &config.data_dir,
         OpenOptions {
+            limits: config.limits.clone(),
             features: config.features,
             retention_ms: config.retention_ms,
             retention_rules,

@@ -92,6 +92,9 @@ pub struct ServeArgs {
     /// Bytes of samples the head may hold before it is flushed, such as 512MiB [default: 512MiB]
     #[arg(long, env = "QUIVER_HEAD_BYTES", value_name = "BYTES")]
     pub head_bytes: Option<String>,
+    /// Set a limit of the README's table, such as query_timeout_ms=30000 or query_memory_bytes_max=256MiB; repeatable
+    #[arg(long, env = "QUIVER_LIMIT", value_name = "NAME=VALUE,…", value_delimiter = ',')]
+    pub limit: Vec<String>,
 }
 
 /// The file's keys.
@@ -111,6 +114,7 @@ struct File {
     retention_rules: Option<Vec<FileRule>>,
     durability: Option<String>,
     head_bytes: Option<String>,
+    limit: Option<std::collections::BTreeMap<String, serde_json::Value>>,
 }
 
 /// A rule of the file's `retention-rules`.
@@ -202,6 +206,8 @@ pub struct Config {
     pub sync_interval_ms: Option<u64>,
     /// Head size that starts a flush.
     pub head_bytes: usize,
+    /// Limits.
+    pub limits: Limits,
 }
 
 fn read_file(path: &Path) -> Result<File, ConfigError> {
@@ -232,6 +238,13 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         .ok()
         .and_then(|n| n.checked_mul(factor))
         .ok_or_else(|| format!("{text:?} is not a size like 512MiB"))
+}
+
+/// A limit is a number, or a size such as `256MiB`.
+fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<(), ConfigError> {
+    let failed = |why| ConfigError::Value { key: "limit", why };
+    let n = parse_bytes(value).map_err(|_| failed(format!("{value:?} is not a number or a size like 256MiB")))?;
+    limits.set(name.trim(), n as u64).map_err(failed)
 }
 
 impl Config {
@@ -303,6 +316,18 @@ impl Config {
                 return Err(ConfigError::Value { key: "durability", why });
             }
         };
+        let mut limits = Limits::default();
+        for (name, value) in file.limit.unwrap_or_default() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            set_limit(&mut limits, &name, &text)?;
+        }
+        for pair in &args.limit {
+            let Some((name, value)) = pair.split_once('=') else {
+                let why = format!("{pair:?} is not NAME=VALUE");
+                return Err(ConfigError::Value { key: "limit", why });
+            };
+            set_limit(&mut limits, name, value)?;
+        }
         let head_bytes = args.head_bytes.clone().or(file.head_bytes).unwrap_or_else(|| "512MiB".into());
         Ok(Self {
             data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "quiver-data".into()),
@@ -316,6 +341,7 @@ impl Config {
             retention_bytes,
             sync_interval_ms,
             head_bytes: parse_bytes(&head_bytes).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
+            limits,
         })
     }
 
@@ -339,6 +365,7 @@ impl Config {
         ]
         .into_iter()
         .map(|(n, v)| (n.to_owned(), v))
+        .chain(self.limits.list().into_iter().map(|(n, v)| (format!("limit.{n}"), v.to_string())))
         .collect()
     }
 
@@ -390,6 +417,19 @@ mod tests {
         assert_eq!(Config::load(&args).unwrap_err().to_string(), "retention: \"soon\" is not a duration like 30d");
         let args = ServeArgs { enable_feature: vec!["warp".into()], ..Default::default() };
         assert!(Config::load(&args).unwrap_err().to_string().contains("warp"));
+    }
+
+    #[test]
+    fn limits_by_name() {
+        let limit = |text: &str| {
+            let args = ServeArgs { limit: vec![text.into()], ..Default::default() };
+            Config::load(&args).map(|c| c.limits).map_err(|e| e.to_string())
+        };
+        assert_eq!(limit("query_timeout_ms=1500").unwrap().query_timeout_ms, 1500);
+        assert_eq!(limit("query_memory_bytes_max=2MiB").unwrap().query_memory_bytes_max, 2 << 20);
+        assert_eq!(limit("patience=1").unwrap_err(), "limit: there is no limit \"patience\"");
+        assert_eq!(limit("query_depth_max").unwrap_err(), "limit: \"query_depth_max\" is not NAME=VALUE");
+        assert!(limit("query_depth_max=deep").unwrap_err().contains("not a number"));
     }
 
     #[test]

@@ -88,6 +88,14 @@ pub struct Counters {
     pub queries: Counter,
     /// Queries that failed.
     pub query_errors: Counter,
+    /// Queries refused since they would cost more than a limit.
+    pub queries_limited: Counter,
+    /// Queries out of time.
+    pub queries_timed_out: Counter,
+    /// Queries stopped by somebody, or whose client left.
+    pub queries_canceled: Counter,
+    /// Queries turned away since too many were waiting.
+    pub queries_busy: Counter,
     /// Samples acknowledged.
     pub samples: Counter,
     /// Series and samples left out of otherwise good writes.
@@ -96,6 +104,22 @@ pub struct Counters {
     pub writes_rejected: Counter,
     /// Connections open.
     pub connections: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a query that failed, and why.
+    pub fn query_failed(&self, e: &quiver_query::QueryError) {
+        use quiver_query::QueryError;
+        self.query_errors.add(1);
+        match e {
+            QueryError::CostLimit(_) => self.queries_limited.add(1),
+            QueryError::Execution(text) if text.contains("would load too many") => self.queries_limited.add(1),
+            QueryError::Timeout(_) => self.queries_timed_out.add(1),
+            QueryError::Canceled(_) => self.queries_canceled.add(1),
+            QueryError::Busy(_) => self.queries_busy.add(1),
+            _ => {}
+        }
+    }
 }
 
 /// The state of all protocols.

@@ -27,6 +27,8 @@ pub struct Limits {
     pub query_points_max: i64,
     /// Samples one query may hold at a time.
     pub query_samples_max: u64,
+    /// Samples one query may read from storage in all.
+    pub query_samples_read_max: u64,
     /// Series one selector may match.
     pub query_series_max: usize,
     /// Time one query may take, ms.
@@ -62,6 +64,7 @@ impl Default for Limits {
             query_depth_max: 128,
             query_points_max: 11_000,
             query_samples_max: 50_000_000,
+            query_samples_read_max: 5_000_000_000,
             query_series_max: 2_000_000,
             query_timeout_ms: 120_000,
             query_concurrency_max: 20,
@@ -72,5 +75,72 @@ impl Default for Limits {
             sql_operators_max: 500,
             sql_rows_max: 10_000_000,
         }
+    }
+}
+
+macro_rules! by_name {
+    ($($name:ident: $kind:ty),* $(,)?) => {
+        impl Limits {
+            /// All limits by their names, with their values.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), u64::try_from(self.$name).unwrap_or(u64::MAX))),*]
+            }
+
+            /// Sets a limit by its name.
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+                match name {
+                    $(stringify!($name) => {
+                        self.$name = <$kind>::try_from(value).map_err(|_| format!("{value} is too large for {name}"))?;
+                    })*
+                    _ => return Err(format!("there is no limit {name:?}")),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+by_name! {
+    write_body_bytes_max: usize,
+    write_decoded_bytes_max: usize,
+    labels_max: usize,
+    label_name_bytes_max: usize,
+    label_value_bytes_max: usize,
+    future_ms_max: i64,
+    write_queue_max: usize,
+    active_series_max: usize,
+    query_bytes_max: usize,
+    query_depth_max: usize,
+    query_points_max: i64,
+    query_samples_max: u64,
+    query_samples_read_max: u64,
+    query_series_max: usize,
+    query_timeout_ms: u64,
+    query_concurrency_max: usize,
+    query_queue_max: usize,
+    query_memory_bytes_max: usize,
+    query_memory_total_bytes_max: usize,
+    regex_bytes_max: usize,
+    sql_operators_max: usize,
+    sql_rows_max: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_is_set_by_its_name() {
+        let defaults = Limits::default();
+        let mut limits = defaults.clone();
+        // A debug text names every field: none is missing from the list.
+        let fields = format!("{defaults:?}").matches(": ").count();
+        assert_eq!(limits.list().len(), fields);
+        for (name, value) in defaults.list() {
+            limits.set(name, value + 1).unwrap();
+        }
+        assert!(limits.list().iter().zip(defaults.list()).all(|(new, old)| new.1 == old.1 + 1));
+        assert_eq!(limits.set("query_patience", 1), Err("there is no limit \"query_patience\"".into()));
+        assert!(limits.set("future_ms_max", u64::MAX).is_err());
     }
 }

@@ -97,6 +97,8 @@ const SET_MAX: usize = 100_000;
 const PRODUCT_MAX: usize = 1000;
 /// Memory one expression may take to remember what it has seen, bytes; beyond that it forgets.
 const CACHE_BYTES: usize = 512 << 10;
+/// Memory of one compiled expression, bytes: compiling takes time in proportion.
+const COMPILED_BYTES_MAX: usize = 4 << 20;
 /// Values tested between two questions whether to go on.
 const STOP_EVERY: u32 = 16;
 
@@ -241,6 +243,7 @@ fn anchored(hir: Hir) -> Hir {
 }
 
 fn compile(hir: Hir, captures: bool, bytes_max: usize) -> Result<Regex, MatcherError> {
+    let bytes_max = bytes_max.min(COMPILED_BYTES_MAX);
     let which = if captures { thompson::WhichCaptures::All } else { thompson::WhichCaptures::Implicit };
     let config = Regex::config()
         .nfa_size_limit(Some(bytes_max))

@@ -86,6 +86,8 @@ pub struct QueryContext {
     samples_peak: AtomicI64,
     /// Memory of what lives as long as the query: series, labels.
     kept: OnceLock<Mutex<Kept>>,
+    /// Samples that the selectors planned so far will read, about.
+    samples_planned: AtomicU64,
 }
 
 /// Memory that is reserved in pieces, since it is charged in many small ones.
@@ -115,6 +117,7 @@ impl QueryContext {
             samples_held: AtomicI64::new(0),
             samples_peak: AtomicI64::new(0),
             kept: OnceLock::new(),
+            samples_planned: AtomicU64::new(0),
         }
     }
 
@@ -170,9 +173,27 @@ impl QueryContext {
         self.annotations.lock().clone()
     }
 
-    /// Counts samples decoded from storage.
-    pub fn count_read(&self, samples: u64) {
-        self.samples_read.fetch_add(samples, Ordering::Relaxed);
+    /// Counts samples decoded from storage; fails past `query_samples_read_max`.
+    pub fn count_read(&self, samples: u64) -> Result<(), QueryError> {
+        let read = self.samples_read.fetch_add(samples, Ordering::Relaxed) + samples;
+        if read > self.limits.query_samples_read_max {
+            return Err(QueryError::CostLimit("query would read too many samples in query execution".into()));
+        }
+        Ok(())
+    }
+
+    /// Tells what a selector will read, before it reads. Estimates may be off by what lies at the ends of a range, so only
+    /// twice the limit is certain to be past it.
+    pub fn plan_read(&self, series: u64, samples: u64) -> Result<(), QueryError> {
+        let all = self.samples_planned.fetch_add(samples, Ordering::Relaxed).saturating_add(samples);
+        let max = self.limits.query_samples_read_max;
+        if all > max.saturating_mul(2) {
+            return Err(QueryError::CostLimit(format!(
+                "query would read too many samples in query planning: about {all} ({samples} of {series} series in the \
+                 last selector), the limit is {max}"
+            )));
+        }
+        Ok(())
     }
 
     /// Samples decoded so far.

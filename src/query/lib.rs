@@ -34,7 +34,7 @@ pub mod sql;
 pub use annotation::{Annotation, Annotations, HistogramOperation, MergeDetail};
 pub use answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 pub use context::{Features, QueryContext};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, too_many_points};
 pub use error::QueryError;
 pub use explain::{Explain, ExplainMode};
 pub use hints::{Hints, Rule};

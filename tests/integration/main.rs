@@ -5,6 +5,8 @@
 //! | `survival` | kill -9 under remote write loses nothing acknowledged, keeps nothing twice or in part |
 //! | `disk_full` | a full disk refuses writes, goes on reading, heals |
 //! | `hostile` | bad input of every kind is a clear error and harms nobody else |
+//! | `query_of_death` | limits hold: time, memory, errors, others go on; a stopped query stops in any kernel |
+//! | `scripts` | `tests/promql/*.test`: answers as Prometheus's, from head, blocks and after restarts |
 //! | `api` | the Prometheus API as its clients expect it |
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
 //! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
@@ -18,6 +20,7 @@
 mod http;
 mod matrix;
 mod remote_write;
+mod scripts;
 mod server;
 
 mod api;
@@ -28,6 +31,7 @@ mod export;
 mod hostile;
 mod maintenance;
 mod otlp;
+mod query_of_death;
 mod sql;
 mod survival;
 mod tidy;

@@ -82,9 +82,7 @@ pub async fn range(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Respo
         return Err(ApiError::invalid_param("step", why.into()));
     }
     if (i128::from(end) - i128::from(start)) / i128::from(step) > i128::from(g.services.limits.query_points_max) {
-        return Err(ApiError::bad_data(
-            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
-        ));
+        return Err(ApiError::bad_data(quiver_query::too_many_points(g.services.limits.query_points_max)));
     }
     run(g, headers, p, start, end, step).await
 }
@@ -104,7 +102,7 @@ async fn run(
     let text = request.query.clone();
     g.counters.queries.add(1);
     let answer = g.services.engine.promql(request).await.map_err(|e| {
-        g.counters.query_errors.add(1);
+        g.counters.query_failed(&e);
         ApiError::query(e)
     })?;
     let mut told = Told::of(&answer, &text);

@@ -106,7 +106,7 @@ pub async fn handle(g: &Gateway, request: Request<Body>) -> Result<Response<Body
     let cancel_on_drop = cancel.clone().drop_guard();
     g.counters.queries.add(1);
     let failed = |e| {
-        g.counters.query_errors.add(1);
+        g.counters.query_failed(&e);
         ApiError::query(e)
     };
     let answer = g.services.sql.query(SqlRequest { sql: statement, timeout_ms, cancel }).await.map_err(failed)?;

@@ -244,6 +244,11 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         gauge("quiver_http_connections", "Open HTTP connections.", c.connections.load(Ordering::Relaxed) as f64),
         counter("quiver_queries_total", "PromQL and SQL queries received.", c.queries.get()),
         counter("quiver_query_errors_total", "Queries that ended in an error.", c.query_errors.get()),
+        counter("quiver_queries_limited_total", "Queries past a limit of cost.", c.queries_limited.get()),
+        counter("quiver_queries_timed_out_total", "Queries out of time.", c.queries_timed_out.get()),
+        counter("quiver_queries_canceled_total", "Queries stopped before their end.", c.queries_canceled.get()),
+        counter("quiver_queries_busy_total", "Queries turned away: too many waited.", c.queries_busy.get()),
+        gauge("quiver_query_memory_bytes", "Memory reserved by queries.", g.services.engine.memory().reserved() as f64),
         counter("quiver_samples_written_total", "Samples acknowledged over HTTP.", c.samples.get()),
         counter("quiver_samples_rejected_total", "Series and samples left out of writes.", c.samples_rejected.get()),
         counter("quiver_writes_rejected_total", "Write requests that did not decode.", c.writes_rejected.get()),
@@ -273,6 +278,10 @@ pub fn own_metrics_text(g: &Gateway) -> String {
     for m in own_metrics(g) {
         let kind = if m.counter { "counter" } else { "gauge" };
         let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}\n{0} {2}", m.name, m.help, m.value);
+    }
+    let _ = writeln!(out, "# HELP quiver_limit Limits in force, by name.\n# TYPE quiver_limit gauge");
+    for (name, value) in g.services.limits.list() {
+        let _ = writeln!(out, "quiver_limit{{name=\"{name}\"}} {value}");
     }
     out
 }

@@ -13,7 +13,7 @@ const REPEAT_MAX: u32 = 1000;
 /// Go's bound on the size of a compiled expression, instructions.
 const SIZE_MAX: u64 = (128 << 20) / 40;
 /// Memory of a node, about.
-const NODE_BYTES: usize = 160;
+const NODE_BYTES: usize = 320;
 /// What folding a large set counts as.
 const FOLD_BYTES: usize = 32 << 10;
 /// Longest part of an expression that a message quotes, bytes.

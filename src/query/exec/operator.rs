@@ -87,6 +87,14 @@ impl RunEnv {
         }
         Ok(self.wide.lock().try_grow(grid.len.saturating_mul(24))?)
     }
+
+    /// Charges what a function over the rows of a wide grid needs besides: a row as samples, and a copy of their values.
+    pub fn charge_samples(&self, grid: StepGrid) -> Result<(), QueryError> {
+        if grid.len < WIDE {
+            return Ok(());
+        }
+        Ok(self.wide.lock().try_grow(grid.len.saturating_mul(32))?)
+    }
 }
 
 impl fmt::Debug for RunEnv {

@@ -57,7 +57,7 @@ impl TileOperator for RawScanOp {
         for i in 0..self.set.len() {
             env.ctx.check()?;
             self.set.read(i, self.read, Need::ALL, &mut column)?;
-            env.ctx.count_read(column.len() as u64);
+            env.ctx.count_read(column.len() as u64)?;
             let mut s = AnswerSeries { labels: self.set.labels(i).clone(), ..AnswerSeries::default() };
             let mut hist = column.histograms.iter().peekable();
             for (k, (t, v)) in column.ts.iter().zip(&column.values).enumerate() {
@@ -152,7 +152,9 @@ impl TileOperator for RawRowsOp {
         let roster = roster.unwrap_or_default();
         let mut out = Vec::new();
         for t in &tiles {
+            env.ctx.keep_bytes(t.samples() as usize * 16)?;
             for row in 0..t.rows() {
+                env.ctx.check()?;
                 let s = points(t, row, child.grid(), &roster);
                 if !s.floats.is_empty() || !s.histograms.is_empty() {
                     out.push(s);

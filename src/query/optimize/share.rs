@@ -3,10 +3,13 @@
 //! Equal means equal but for positions; what the one evaluation reports is reported for every place.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use datafusion::logical_expr::LogicalPlan;
+use smallvec::SmallVec;
 
+use crate::exec::tile::StepGrid;
 use crate::plan::node::{PromNode, PromOp};
 use crate::promql::ast::Position;
 
@@ -14,9 +17,14 @@ use crate::promql::ast::Position;
 pub type Translation = Vec<(Position, Position)>;
 
 /// The parts of a plan that occur more than once.
+///
+/// Every node gets a number, equal nodes the same one, from its operation and the numbers of its inputs: so the whole is
+/// linear in the size of the plan, however deep it is.
 #[derive(Debug, Default)]
 pub struct Repeats<'p> {
-    parts: HashMap<&'p PromNode, Part>,
+    numbers: HashMap<*const PromNode, u32>,
+    parts: HashMap<u32, Part>,
+    _plan: PhantomData<&'p LogicalPlan>,
 }
 
 /// One such part.
@@ -28,30 +36,58 @@ pub struct Part {
     pub translations: Arc<Vec<Translation>>,
 }
 
+type Key<'p> = (&'p PromOp, StepGrid, SmallVec<[u32; 2]>);
+
+#[derive(Default)]
+struct Numbering<'p> {
+    numbers: HashMap<*const PromNode, u32>,
+    known: HashMap<Key<'p>, u32>,
+    /// Is there a selector in the node of this number?
+    reads: Vec<bool>,
+}
+
+impl<'p> Numbering<'p> {
+    fn number(&mut self, node: &'p PromNode) -> u32 {
+        let mut inputs = SmallVec::new();
+        let mut reads = matches!(node.op, PromOp::Scan(_));
+        for i in node.inputs.iter().filter_map(PromNode::of) {
+            let n = self.number(i);
+            reads |= self.reads[n as usize];
+            inputs.push(n);
+        }
+        let next = self.reads.len() as u32;
+        let n = *self.known.entry((&node.op, node.grid, inputs)).or_insert(next);
+        if n == next {
+            self.reads.push(reads);
+        }
+        self.numbers.insert(std::ptr::from_ref(node), n);
+        n
+    }
+}
+
 impl<'p> Repeats<'p> {
     /// Looks for them.
-    // A plan's cells of run-time state are no part of its identity.
-    #[allow(clippy::mutable_key_type)]
     pub fn of(plan: &'p LogicalPlan) -> Self {
-        if scans(plan) < 2 {
-            return Self::default();
-        }
-        let mut seen: HashMap<&'p PromNode, Vec<&'p PromNode>> = HashMap::new();
-        visit(plan, &mut seen);
+        let Some(root) = PromNode::of(plan).filter(|_| scans(plan) > 1) else { return Self::default() };
+        let mut n = Numbering::default();
+        n.number(root);
+        let mut seen: HashMap<u32, Vec<&'p PromNode>> = HashMap::new();
+        visit(root, &n, &mut seen);
         let parts = seen
             .into_iter()
             .filter(|(_, all)| all.len() > 1)
-            .map(|(first, all)| {
-                let translations = all.iter().skip(1).map(|other| translation(first, other)).collect();
-                (first, Part { count: all.len(), translations: Arc::new(translations) })
+            .map(|(number, all)| {
+                let translations = all.iter().skip(1).map(|other| translation(all[0], other)).collect();
+                (number, Part { count: all.len(), translations: Arc::new(translations) })
             })
             .collect();
-        Self { parts }
+        Self { numbers: n.numbers, parts, _plan: PhantomData }
     }
 
-    /// The part a node is an occurrence of.
-    pub fn get(&self, node: &PromNode) -> Option<&Part> {
-        self.parts.get(node)
+    /// The part a node is an occurrence of, and its number.
+    pub fn get(&self, node: &PromNode) -> Option<(u32, &Part)> {
+        let number = self.numbers.get(&std::ptr::from_ref(node))?;
+        self.parts.get(number).map(|p| (*number, p))
     }
 
     /// None?
@@ -69,19 +105,19 @@ fn scans(plan: &LogicalPlan) -> usize {
 }
 
 /// Outermost first; what is inside a repeated part is shared with it and not counted again.
-#[allow(clippy::mutable_key_type)]
-fn visit<'p>(plan: &'p LogicalPlan, seen: &mut HashMap<&'p PromNode, Vec<&'p PromNode>>) {
-    let Some(node) = PromNode::of(plan) else { return };
-    if matches!(node.op, PromOp::Scan(_) | PromOp::RawWindow { .. }) || scans(plan) == 0 {
+fn visit<'p>(node: &'p PromNode, n: &Numbering<'p>, seen: &mut HashMap<u32, Vec<&'p PromNode>>) {
+    let Some(number) = n.numbers.get(&std::ptr::from_ref(node)) else { return };
+    let reads = n.reads.get(*number as usize).is_some_and(|r| *r);
+    if matches!(node.op, PromOp::Scan(_) | PromOp::RawWindow { .. }) || !reads {
         return;
     }
-    let all = seen.entry(node).or_default();
+    let all = seen.entry(*number).or_default();
     all.push(node);
     if all.len() > 1 {
         return;
     }
-    for i in &node.inputs {
-        visit(i, seen);
+    for i in node.inputs.iter().filter_map(PromNode::of) {
+        visit(i, n, seen);
     }
 }
 

@@ -57,24 +57,24 @@ fn scalar_valued(node: &PromNode) -> bool {
 struct Builder<'a> {
     env: &'a Arc<RunEnv>,
     repeats: Repeats<'a>,
-    shared: RefCell<HashMap<&'a PromNode, (Arc<SharedOp>, Arc<PromExec>)>>,
+    shared: RefCell<HashMap<u32, (Arc<SharedOp>, Arc<PromExec>)>>,
 }
 
 impl<'a> Builder<'a> {
     fn build(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
         self.env.ctx.check()?;
         self.env.charge_width(node.grid)?;
-        let Some(part) = self.repeats.get(node) else { return self.node(node) };
+        let Some((number, part)) = self.repeats.get(node) else { return self.node(node) };
         // Each occurrence has a node of its own, which knows where in the text it stands.
         let occurrence = |op, inner| {
             PromExec::new("PromShared", op as Arc<dyn TileOperator>, node.grid, vec![inner], node.pos, self.env)
         };
-        if let Some((op, inner)) = self.shared.borrow().get(node) {
+        if let Some((op, inner)) = self.shared.borrow().get(&number) {
             return Ok(occurrence(Arc::clone(op), Arc::clone(inner)));
         }
         let inner = self.node(node)?;
         let op = Arc::new(SharedOp::new(part.count, Arc::clone(&part.translations), &inner));
-        self.shared.borrow_mut().insert(node, (Arc::clone(&op), Arc::clone(&inner)));
+        self.shared.borrow_mut().insert(number, (Arc::clone(&op), Arc::clone(&inner)));
         Ok(occurrence(op, inner))
     }
 
@@ -196,6 +196,9 @@ impl<'a> Builder<'a> {
                 self.fold(node, scan, need, f.keeps_name(), fold)
             }
             None => {
+                if let Some(inner) = node.inputs.first().and_then(PromNode::of) {
+                    self.env.charge_samples(inner.grid)?;
+                }
                 let inputs = self.inputs(node)?;
                 let exec = self.exec(node, SubqueryFoldOp::new(node.grid, *window, fold), inputs);
                 if f.keeps_name() { Ok(exec) } else { self.drop_names(node, exec) }

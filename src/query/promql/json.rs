@@ -7,25 +7,29 @@ use super::number::format_float;
 
 /// The JSON of an expression as it was parsed.
 pub fn to_json(e: &Expr) -> Value {
+    super::with_stack(|| json(e))
+}
+
+fn json(e: &Expr) -> Value {
     match e {
         Expr::Aggregate(a) => json!({
-            "expr": to_json(&a.expr),
+            "expr": json(&a.expr),
             "grouping": a.grouping,
             "op": a.op.as_str(),
-            "param": a.param.as_ref().map(to_json),
+            "param": a.param.as_ref().map(json),
             "type": "aggregation",
             "without": a.without,
         }),
         Expr::Binary(b) => json!({
             "bool": b.return_bool,
-            "lhs": to_json(&b.lhs),
+            "lhs": json(&b.lhs),
             "matching": b.matching.as_ref().map(matching),
             "op": b.op.as_str(),
-            "rhs": to_json(&b.rhs),
+            "rhs": json(&b.rhs),
             "type": "binaryExpr",
         }),
         Expr::Call(c) => json!({
-            "args": c.args.iter().map(to_json).collect::<Vec<_>>(),
+            "args": c.args.iter().map(json).collect::<Vec<_>>(),
             "func": {
                 "argTypes": c.func.arg_types.iter().map(|t| t.as_str()).collect::<Vec<_>>(),
                 "name": c.func.name,
@@ -42,7 +46,7 @@ pub fn to_json(e: &Expr) -> Value {
         }
         Expr::Vector(v) => Value::Object(selector(v, "vectorSelector")),
         Expr::Subquery(s) => json!({
-            "expr": to_json(&s.expr),
+            "expr": json(&s.expr),
             "offset": s.original_offset,
             "offsetExpr": optional_duration(&s.original_offset_expr),
             "range": s.range,
@@ -54,14 +58,14 @@ pub fn to_json(e: &Expr) -> Value {
             "type": "subquery",
         }),
         Expr::Number(n) => json!({ "type": "numberLiteral", "val": format_float(n.value) }),
-        Expr::Paren(p) => json!({ "expr": to_json(&p.expr), "type": "parenExpr" }),
+        Expr::Paren(p) => json!({ "expr": json(&p.expr), "type": "parenExpr" }),
         Expr::String(s) => json!({ "type": "stringLiteral", "val": s.value }),
         Expr::Unary(u) => json!({
-            "expr": to_json(&u.expr),
+            "expr": json(&u.expr),
             "op": if u.minus { "-" } else { "+" },
             "type": "unaryExpr",
         }),
-        Expr::StepInvariant(inner) => to_json(inner),
+        Expr::StepInvariant(inner) => json(inner),
         Expr::Duration(d) => duration(d),
     }
 }
@@ -110,7 +114,7 @@ fn duration(d: &DurationExpr) -> Value {
         Some(Expr::Number(n)) => {
             json!({ "duration": n.duration, "type": "numberLiteral", "val": format_float(n.value) })
         }
-        Some(e) => to_json(e),
+        Some(e) => json(e),
     };
     json!({
         "lhs": side(&d.lhs),

@@ -36,5 +36,13 @@ pub use parser::{ParseOptions, parse_expr, parse_metric_selector};
 pub use preprocess::preprocess;
 pub use printer::pretty;
 
+/// Stack that walking the highest tree may take, without optimisation too.
+const STACK_BYTES: usize = 12 << 20;
+
+/// Runs what walks a tree with enough stack, whoever calls; engines have it, threads of a server need not.
+fn with_stack<R>(f: impl FnOnce() -> R) -> R {
+    stacker::maybe_grow(STACK_BYTES, 2 * STACK_BYTES, f)
+}
+
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ pub const HEIGHT_MAX: usize = 1000;
 pub const OPERANDS_MAX: usize = 50_000;
 
 /// The most regular expressions of one query; alternatives of plain words are none.
-pub const EXPRESSIONS_MAX: usize = 500;
+pub const EXPRESSIONS_MAX: usize = 250;
 
 /// What a parser allows.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,10 +61,17 @@ impl Default for ParseOptions {
 /// Parses and checks a query.
 pub fn parse_expr(query: &str, opts: &ParseOptions) -> Result<Expr, ParseErrors> {
     let mut p = Parser::new(query, opts)?;
-    let mut expr = p.top(Parser::query).map_err(ParseErrors::new)?;
-    check::check(&mut expr, query)?;
-    Ok(expr)
+    let mut parse = || {
+        let mut expr = p.top(Parser::query).map_err(ParseErrors::new)?;
+        check::check(&mut expr, query)?;
+        Ok(expr)
+    };
+    // A short text makes no high tree.
+    if query.len() <= SHORT_BYTES { parse() } else { super::with_stack(parse) }
 }
+
+/// Texts up to this length need no more stack than any thread has.
+const SHORT_BYTES: usize = 64;
 
 /// Parses a selector alone, as in `match[]`: its matchers, that of the name last. It may match everything.
 pub fn parse_metric_selector(query: &str, opts: &ParseOptions) -> Result<Vec<Matcher>, ParseErrors> {
@@ -494,11 +501,16 @@ impl<'a> Parser<'a> {
                 }
                 Kind::String => {
                     let token = self.bump()?;
-                    let name = self.unquoted(&token, strings::unquote)?;
-                    if name.is_empty() {
-                        return self.fail(position(&token), "invalid label name for grouping: \"\"");
+                    let bytes = self.unquoted(&token, strings::unquote_bytes)?;
+                    match String::from_utf8(bytes) {
+                        Ok(name) if !name.is_empty() => labels.push(name),
+                        bad => {
+                            let mut message = String::from("invalid label name for grouping: ");
+                            let bytes = bad.map_or_else(|e| e.into_bytes(), String::into_bytes);
+                            strings::push_quoted_bytes(&mut message, &bytes);
+                            return self.fail(position(&token), message);
+                        }
                     }
-                    labels.push(name);
                 }
                 k if k.is_label_name() => {
                     let token = self.bump()?;

@@ -27,14 +27,16 @@ pub struct EvalRange {
 /// the message for the client.
 pub fn preprocess(expr: Expr, start: i64, end: i64, step: i64) -> Result<Expr, String> {
     let range = EvalRange { start, end, step };
-    let mut expr = fold_context(expr, range);
-    resolve_durations(&mut expr, range)?;
-    let found = mark(&mut expr, range);
-    if found.wrap {
-        expr = Expr::StepInvariant(Box::new(expr));
-    }
-    set_offsets(&mut expr, start);
-    Ok(expr)
+    super::with_stack(|| {
+        let mut expr = fold_context(expr, range);
+        resolve_durations(&mut expr, range)?;
+        let found = mark(&mut expr, range);
+        if found.wrap {
+            expr = Expr::StepInvariant(Box::new(expr));
+        }
+        set_offsets(&mut expr, start);
+        Ok(expr)
+    })
 }
 
 /// Step 1.

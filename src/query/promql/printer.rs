@@ -17,7 +17,7 @@ const LINE_MAX: usize = 100;
 /// The expression on one line; `utf8`: letters of any script and dots need no quotes in names.
 pub fn print(e: &Expr, utf8: bool) -> String {
     let mut p = Printer { out: String::new(), utf8, limit: usize::MAX };
-    p.expr(e);
+    super::with_stack(|| p.expr(e));
     p.out
 }
 
@@ -29,7 +29,7 @@ pub fn pretty(e: &Expr) -> String {
 /// The expression, formatted; `utf8` as for [`print`].
 pub fn pretty_with(e: &Expr, utf8: bool) -> String {
     let mut p = Printer { out: String::new(), utf8, limit: usize::MAX };
-    p.pretty(e, 0);
+    super::with_stack(|| p.pretty(e, 0));
     p.out
 }
 

@@ -134,7 +134,11 @@ fn run_corpus(lines: &str) -> (usize, Vec<String>) {
         count += 1;
         let want: serde_json::Value = serde_json::from_str(line).unwrap();
         let (Some(q), Some(f)) = (want["q"].as_str(), want["f"].as_u64()) else { panic!("{line}") };
-        let got = answer(q, f);
+        let mut got = answer(q, f);
+        // A further file may do without trees.
+        if let (None, None, Some(got)) = (want.get("t"), want.get("pe"), got.as_object_mut()) {
+            got.retain(|k, _| k != "t" && k != "pe");
+        }
         if got == want {
             continue;
         }

@@ -74,8 +74,25 @@ pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Se
     // Of a query that was stopped meanwhile nothing that was found counts.
     env.ctx.check()?;
     env.ctx.keep_bytes(set.len().saturating_mul(ROW_BYTES))?;
+    plan_read(env, set.as_ref())?;
     let rows = (0..set.len()).map(|i| RosterRow { labels: set.labels(i).clone(), drop_name: false }).collect();
     Ok(Selected { set, roster: Arc::new(Roster { rows }), probe })
+}
+
+/// Series whose samples are counted to guess at those of all.
+const LOOK: usize = 32;
+
+/// Tells the query what will be read: guessed at from some series, and where that is much from all.
+fn plan_read(env: &RunEnv, set: &dyn SeriesSet) -> Result<(), QueryError> {
+    let n = set.len();
+    let look = n.min(LOOK);
+    if look == 0 {
+        return Ok(());
+    }
+    let hint = |i: usize| set.samples_hint(i) as u64;
+    let guess = (0..look).map(|i| hint(i * n / look)).sum::<u64>() / look as u64 * n as u64;
+    let samples = if guess > env.ctx.limits.query_samples_read_max { (0..n).map(hint).sum() } else { guess };
+    env.ctx.plan_read(n as u64, samples)
 }
 
 /// A set without series.

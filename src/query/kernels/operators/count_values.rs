@@ -165,6 +165,8 @@ impl CountValues {
                 tile.set(cell, v);
                 next += 1;
             }
+            // Rows were added one by one: what was kept free for more would be held for long.
+            tile.values.shrink_to_fit();
             (tile.rows() > 0).then_some(tile)
         });
         (roster, tiles)

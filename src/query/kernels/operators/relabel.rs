@@ -129,10 +129,14 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
         let labels = row.labels.to_builder().set(dst, value).build().unwrap_or_else(|_| row.labels.clone());
         Ok(RosterRow { labels, drop_name: row.drop_name && dst != METRIC_NAME })
     };
-    let mut made = 0u32;
-    let mut tick = || {
-        made = made.wrapping_add(1);
-        if made & 255 == 0 { ctx.check() } else { Ok(()) }
+    let mut work = 0;
+    let mut tick = |bytes: usize| {
+        work += 64 + bytes;
+        if work > 64 << 10 {
+            work = 0;
+            return ctx.check();
+        }
+        Ok(())
     };
     Ok(match spec {
         RelabelSpec::Replace { dst, replacement, src, regex } => {
@@ -144,14 +148,16 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
             }
             let mut caps = re.create_captures();
             let one = |row: &RosterRow| {
-                tick()?;
                 let value = row.labels.get(src);
+                tick(value.len())?;
                 re.captures(value, &mut caps);
                 if !caps.is_match() {
                     return Ok(row.clone());
                 }
                 // A template may name groups many times: its size is known before it is made.
-                ctx.fits_bytes(expanded_len(replacement, value))?;
+                let len = expanded_len(replacement, value);
+                ctx.fits_bytes(len)?;
+                tick(len)?;
                 set(row, dst, &expand(replacement, value, &caps, &names))
             };
             input.rows.iter().map(one).collect::<Result<_, QueryError>>()?
@@ -164,10 +170,11 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
                 return bad(format!("invalid destination label name in label_join(): {dst}"));
             }
             let one = |row: &RosterRow| {
-                tick()?;
                 let values: Vec<&str> = src.iter().map(|s| row.labels.get(s)).collect();
                 let between = separator.len().saturating_mul(values.len().saturating_sub(1));
-                ctx.fits_bytes(values.iter().map(|v| v.len()).fold(between, usize::saturating_add))?;
+                let len = values.iter().map(|v| v.len()).fold(between, usize::saturating_add);
+                ctx.fits_bytes(len)?;
+                tick(len + 16 * values.len())?;
                 set(row, dst, &values.join(separator))
             };
             input.rows.iter().map(one).collect::<Result<_, QueryError>>()?
