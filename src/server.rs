@@ -75,7 +75,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             retention_bytes: config.retention_bytes,
             sync_interval_ms: config.sync_interval_ms,
             head_bytes: config.head_bytes,
-            ..OpenOptions::default()
         },
     )
     .await?;

@@ -240,7 +240,7 @@ fn limits_are_set_shown_and_named_in_errors() {
     refused("known{i=~\"1.?\"}[1m]", 200, "success");
     refused("count_over_time(vector(1)[2000s:1s])", 422, "query processing would load too many samples into memory");
     refused("sum(sum_over_time(known{job=\"j1\"}[1m]))", 200, "success");
-    let read = vec!["sum(sum_over_time(known{job=\"j1\"}[1m]))"; 1].join("+");
+    let read = "sum(sum_over_time(known{job=\"j1\"}[1m]))";
     refused(
         &format!("{read} + sum(sum_over_time(known{{job=\"j2\"}}[50s]))"),
         422,
