@@ -168,6 +168,16 @@ impl QueryContext {
         }
     }
 
+    /// Does work and keeps what it reports apart.
+    pub fn apart<T>(&self, work: impl FnOnce() -> T) -> (T, Annotations) {
+        let take = || std::mem::take(&mut *self.annotations.lock());
+        let before = take();
+        let done = work();
+        let notes = take();
+        self.annotate(before);
+        (done, notes)
+    }
+
     /// All annotations so far.
     pub fn annotations(&self) -> Annotations {
         self.annotations.lock().clone()

@@ -7,6 +7,10 @@
 //! | `index=force` | every matcher is looked up |
 //! | `index=off` | the labels of every series are tested |
 //! | `no-share` | parts that occur more than once are evaluated as often |
+//! | `no-narrow` | series of a binary operation that have no partner are read all the same |
+//! | `no-subset` | a selector that picks some of the series of another is read for itself |
+//! | `no-together` | aggregations of one input take its rows one after the other |
+//! | `no-propagate` | what one side of a binary operation selects does not go into the selector of the other |
 //! | `no-in-place-names` | dropping metric names moves rows through an operator of its own, even where none has to move |
 //!
 //! Over HTTP they are values of the parameter `hint`, which may be repeated.
@@ -20,17 +24,30 @@ pub enum Rule {
     Share,
     /// Names are dropped in the roster where no series moves by it.
     InPlaceNames,
+    /// Series that nobody can have use for, since they have no partner in a binary operation, are not read.
+    Narrow,
+    /// What one side of a binary operation selects becomes a matcher of the other.
+    Propagate,
+    /// A selector that picks some of the series of another, under the same function, shares their rows.
+    Subset,
+    /// Aggregations of one input are made while it is read once.
+    Together,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Rule; 2] = [Rule::Share, Rule::InPlaceNames];
+    pub const ALL: [Rule; 6] =
+        [Rule::Share, Rule::InPlaceNames, Rule::Narrow, Rule::Propagate, Rule::Subset, Rule::Together];
 
     /// The rule's name; the hint that switches it off has `no-` before it.
     pub fn name(self) -> &'static str {
         match self {
             Rule::Share => "share",
             Rule::InPlaceNames => "in-place-names",
+            Rule::Narrow => "narrow",
+            Rule::Propagate => "propagate",
+            Rule::Subset => "subset",
+            Rule::Together => "together",
         }
     }
 
@@ -112,10 +129,11 @@ mod tests {
 
     #[test]
     fn hints_are_read_and_written() {
-        let all = ["parallelism=3", "index=off", "no-share", "no-in-place-names"];
-        let h = Hints::parse(all).unwrap();
+        let off: Vec<String> = Rule::ALL.iter().map(|r| format!("no-{}", r.name())).collect();
+        let all: Vec<&str> = ["parallelism=3", "index=off"].into_iter().chain(off.iter().map(String::as_str)).collect();
+        let h = Hints::parse(all.iter().copied()).unwrap();
         assert_eq!((h.parallelism, h.index), (Some(3), IndexUse::Off));
-        assert!(!h.allows(Rule::Share) && !h.allows(Rule::InPlaceNames));
+        assert!(Rule::ALL.iter().all(|r| !h.allows(*r)));
         assert_eq!(h.texts(), all);
         assert_eq!(Hints::parse(["index=off", "index=auto"]).unwrap(), Hints::default(), "the last one counts");
         for text in Hints::known().split(", ").map(|h| h.replace("=N", "=2")) {

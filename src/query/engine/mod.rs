@@ -13,6 +13,8 @@ mod active;
 mod memory;
 pub(crate) mod result;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;

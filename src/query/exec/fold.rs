@@ -8,13 +8,14 @@
 //! in the order of series all the same.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quiver_core::{Need, SeriesSet, TimeRange};
 use quiver_model::{Histogram, Labels, ResetHint, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
 use crate::error::QueryError;
+use crate::exec::link::{Kept, Link, Role};
 use crate::exec::operator::{PromExec, RunEnv, StepCounts, TileOperator, TileSink};
 use crate::exec::parallel;
 use crate::exec::tile::{Roster, StepGrid, Tile};
@@ -51,6 +52,8 @@ pub trait FoldSpec: fmt::Debug + Send + Sync {
     fn make(&self, env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError>;
     /// For EXPLAIN.
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+    /// Is there nothing to report of a series that has floats only? Then it need not be read where its row is not used.
+    fn is_silent_on_floats(&self, labels: &Labels) -> bool;
 }
 
 /// A selector with the function over it.
@@ -63,6 +66,10 @@ pub struct FoldOp {
     spec: Arc<dyn FoldSpec>,
     /// First time that counts; the samples before it only tell about counter resets.
     stats_only: Option<i64>,
+    /// Series that are not read, since nobody makes use of their rows.
+    left_out: OnceLock<Vec<bool>>,
+    /// Another scan, which has a part of these series or which these are a part of.
+    link: OnceLock<(Arc<Link>, Role)>,
 }
 
 impl fmt::Debug for FoldOp {
@@ -81,13 +88,43 @@ impl FoldOp {
         roster: Arc<Roster>,
         spec: Arc<dyn FoldSpec>,
     ) -> Self {
-        Self { set, range, need, grid, roster, spec, stats_only: None }
+        Self {
+            set,
+            range,
+            need,
+            grid,
+            roster,
+            spec,
+            stats_only: None,
+            left_out: OnceLock::new(),
+            link: OnceLock::new(),
+        }
     }
 
     /// Histograms are taken without buckets, by functions that look at their count and sum only.
     pub fn with_stats_only(mut self, on: bool, min: i64) -> Self {
         self.stats_only = on.then_some(min);
         self
+    }
+
+    /// Links two scans of one function over one grid, where `part` selects some of the series of `whole` and nothing is
+    /// ever reported of those. A scan has one link at most.
+    pub fn link(part: &FoldOp, whole: &FoldOp) {
+        if part.link.get().is_some() || whole.link.get().is_some() {
+            return;
+        }
+        let Some(link) = Link::new(part.set.as_ref(), whole.set.as_ref(), part.grid.len) else { return };
+        if !(0..part.set.len()).all(|i| part.is_silent(i)) {
+            return;
+        }
+        let link = Arc::new(link);
+        let _ = part.link.set((Arc::clone(&link), Role::Part));
+        let _ = whole.link.set((link, Role::Whole));
+    }
+
+    /// Does a series hold floats only, and is nothing to report of it?
+    fn is_silent(&self, series: usize) -> bool {
+        !self.set.kinds(series).histograms && self.spec.is_silent_on_floats(self.set.labels(series))
     }
 
     /// Chunks of series it is cut into.
@@ -116,6 +153,7 @@ impl FoldOp {
         env: &RunEnv,
         fold: &mut dyn SeriesFold,
         column: &mut SampleColumn,
+        known: Option<(&Link, &Kept)>,
         c: usize,
     ) -> Result<Tile, QueryError> {
         let width = self.grid.len;
@@ -126,9 +164,20 @@ impl FoldOp {
         let mut looked = 0;
         let mut read = 0;
         let mut steps = StepCounts::new(if env.stats.per_step() { width } else { 0 }, env.stats.reads());
+        let left_out = self.left_out.get();
         for i in series {
+            if left_out.is_some_and(|l| l[i]) {
+                continue;
+            }
             if i & 15 == 0 || width > 64 {
                 env.ctx.check()?;
+            }
+            if let Some(there) = known.and_then(|(link, kept)| link.copy(kept, i, &mut tile, row)) {
+                if there {
+                    tile.sids[row] = i as u32;
+                    row += 1;
+                }
+                continue;
             }
             let range = match self.stats_only {
                 Some(min) if !self.set.kinds(i).histograms => TimeRange { min, ..self.range },
@@ -228,7 +277,25 @@ fn row_present(tile: &Tile, row: usize) -> bool {
 impl TileOperator for FoldOp {
     fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(" ")?;
-        self.spec.describe(f)
+        self.spec.describe(f)?;
+        if let Some(l) = self.left_out.get() {
+            write!(f, " left_out={}", l.iter().filter(|l| **l).count())?;
+        }
+        match self.link.get() {
+            Some((_, Role::Part)) => f.write_str(" part of another scan"),
+            Some((_, Role::Whole)) => f.write_str(" shares a part"),
+            None => Ok(()),
+        }
+    }
+
+    fn leave_out(&self, _inputs: &[Arc<PromExec>], unused: &[bool]) -> usize {
+        if unused.len() != self.set.len() {
+            return 0;
+        }
+        let left_out: Vec<bool> = unused.iter().enumerate().map(|(i, u)| *u && self.is_silent(i)).collect();
+        let n = left_out.iter().filter(|l| **l).count();
+        // An operator has one parent; whoever shares it asks for all rows.
+        if n > 0 && self.left_out.set(left_out).is_ok() { n } else { 0 }
     }
 
     fn roster(&self) -> Option<&Arc<Roster>> {
@@ -239,6 +306,10 @@ impl TileOperator for FoldOp {
         Some(self)
     }
 
+    fn silent_rows(&self, _inputs: &[Arc<PromExec>]) -> Option<Vec<bool>> {
+        Some((0..self.set.len()).map(|i| self.is_silent(i)).collect())
+    }
+
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
         let mut args = Vec::with_capacity(inputs.len());
         for i in inputs {
@@ -247,8 +318,31 @@ impl TileOperator for FoldOp {
         let args = Arc::new(args);
         // Made once here, so that a bad argument is an error even where no series is.
         let first = parking_lot::Mutex::new(Some(self.spec.make(env, &args)?));
-        sink.begin(&self.roster)?;
         env.stats.touch(self.set.len() as u64);
+        let link = self.link.get();
+        let kept = link.and_then(|(link, role)| link.take(*role));
+        if let (Some((_, Role::Part)), Some(kept)) = (link, &kept)
+            && kept.is_whole()
+        {
+            return Link::replay(kept, &self.roster, env, sink);
+        }
+        let known = match (link, &kept) {
+            (Some((link, Role::Whole)), Some(kept)) => Some((&**link, &**kept)),
+            _ => None,
+        };
+        // What the other one has taken already it does not need again.
+        let mut keep = match link {
+            Some((link, role)) if kept.is_none() => {
+                let folded = |i: usize| self.left_out.get().is_none_or(|l| !l[i]);
+                Ok(link.keep(*role, env, self.grid.len, folded, sink))
+            }
+            _ => Err(sink),
+        };
+        let sink: &mut dyn TileSink = match &mut keep {
+            Ok(keep) => keep,
+            Err(sink) => &mut **sink,
+        };
+        sink.begin(&self.roster)?;
         struct Worker<'a> {
             fold: Option<Box<dyn SeriesFold>>,
             column: SampleColumn,
@@ -269,11 +363,15 @@ impl TileOperator for FoldOp {
                 Worker { fold, column: SampleColumn::default(), env }
             },
             |w, c| match &mut w.fold {
-                Some(f) => self.chunk(env, f.as_mut(), &mut w.column, c),
+                Some(f) => self.chunk(env, f.as_mut(), &mut w.column, known, c),
                 None => Err(QueryError::Internal("no fold".into())),
             },
             |tile| if tile.rows() == 0 { Ok(()) } else { sink.push(tile) },
-        )
+        )?;
+        if let Ok(keep) = keep {
+            keep.leave();
+        }
+        Ok(())
     }
 }
 

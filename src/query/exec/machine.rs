@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::error::QueryError;
 use crate::exec::operator::{PromExec, RunEnv, TileOperator, TileSink};
 use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::hints::Rule;
 
 /// A running operator with one input.
 pub trait Machine: Send {
@@ -24,6 +25,44 @@ pub trait Machine: Send {
     /// Bytes it holds, about.
     fn bytes(&self) -> usize {
         0
+    }
+
+    /// The row of its own that each input row goes to, where labels alone decide.
+    fn destinations(&self) -> Option<Destinations<'_>> {
+        None
+    }
+}
+
+/// See [`Machine::destinations`].
+pub struct Destinations<'a> {
+    /// By input row.
+    pub rows: &'a [u32],
+    /// Input rows of one destination are made one, whatever they are, and without a word where all are silent. Else that
+    /// two of them have samples at one step is an error.
+    pub merges: bool,
+}
+
+impl Destinations<'_> {
+    /// Input rows of each destination.
+    fn sources(&self, rows: usize) -> Vec<u32> {
+        let mut n = vec![0; rows];
+        for d in self.rows {
+            if let Some(n) = n.get_mut(*d as usize) {
+                *n += 1;
+            }
+        }
+        n
+    }
+
+    /// Which destinations have silent sources only, by which sources are silent.
+    fn silent(&self, rows: usize, inputs: &[bool]) -> Vec<bool> {
+        let mut silent: Vec<bool> = self.sources(rows).into_iter().map(|n| n == 1 || self.merges).collect();
+        for (d, is_silent) in self.rows.iter().zip(inputs) {
+            if let Some(s) = silent.get_mut(*d as usize) {
+                *s &= *is_silent;
+            }
+        }
+        silent
     }
 }
 
@@ -38,6 +77,8 @@ pub struct MachineOp {
     make: Box<Make>,
     ready: Mutex<Option<Box<dyn Machine>>>,
     roster: Option<Arc<Roster>>,
+    /// Each row comes of the row of that number, and of floats nothing is reported.
+    row_by_row: bool,
 }
 
 impl fmt::Debug for MachineOp {
@@ -64,19 +105,20 @@ impl MachineOp {
                 (ready, roster) = (Some(machine), out);
             }
         }
-        Ok(Self { what, make: Box::new(make), ready: Mutex::new(ready), roster })
+        Ok(Self { what, make: Box::new(make), ready: Mutex::new(ready), roster, row_by_row: false })
     }
 
-    /// An operator that leaves series as they are.
+    /// An operator that leaves series as they are; `silent`: it has nothing to report of floats.
     pub fn same_series(
         what: String,
+        silent: bool,
         inputs: &[Arc<PromExec>],
         make: impl Fn(&RunEnv, Vec<Vec<f64>>) -> Result<Box<dyn Machine>, QueryError> + Send + Sync + 'static,
     ) -> Self {
         let roster = inputs.first().and_then(|i| i.roster().cloned());
         let make =
             move |env: &RunEnv, r: &Arc<Roster>, args: Vec<Vec<f64>>| Ok((make(env, args)?, Some(Arc::clone(r))));
-        Self { what, make: Box::new(make), ready: Mutex::new(None), roster }
+        Self { what, make: Box::new(make), ready: Mutex::new(None), roster, row_by_row: silent }
     }
 }
 
@@ -87,6 +129,30 @@ impl TileOperator for MachineOp {
 
     fn roster(&self) -> Option<&Arc<Roster>> {
         self.roster.as_ref()
+    }
+
+    fn leave_out(&self, inputs: &[Arc<PromExec>], unused: &[bool]) -> usize {
+        let Some(vector) = inputs.first() else { return 0 };
+        if self.row_by_row {
+            return vector.leave_out(unused);
+        }
+        let ready = self.ready.lock();
+        let Some(d) = ready.as_ref().and_then(|m| m.destinations()) else { return 0 };
+        let Some(silent) = vector.silent_rows() else { return 0 };
+        // What stands together with something that has to be read is read.
+        let silent = d.silent(unused.len(), &silent);
+        let of = |d: &u32| unused.get(*d as usize) == Some(&true) && silent[*d as usize];
+        vector.leave_out(&d.rows.iter().map(of).collect::<Vec<bool>>())
+    }
+
+    fn silent_rows(&self, inputs: &[Arc<PromExec>]) -> Option<Vec<bool>> {
+        let rows = inputs.first()?.silent_rows()?;
+        if self.row_by_row {
+            return Some(rows);
+        }
+        let ready = self.ready.lock();
+        let d = ready.as_ref()?.destinations()?;
+        Some(d.silent(self.roster.as_ref()?.rows.len(), &rows))
     }
 
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
@@ -170,6 +236,14 @@ pub trait JoinMachine: Send {
 
     /// The rest.
     fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError>;
+
+    /// Which rows of the left and the right side cannot change the answer, by their labels alone (`true`).
+    fn unused(&self) -> [Vec<bool>; 2];
+
+    /// The same, if of these of its own rows nobody makes use; of the left side only, in whose order they are.
+    fn unused_left(&self, _unused: &[bool]) -> Option<Vec<bool>> {
+        None
+    }
 }
 
 type MakeJoin = dyn Fn(&RunEnv, &Arc<Roster>, &Arc<Roster>) -> Result<(Box<dyn JoinMachine>, Arc<Roster>), QueryError>
@@ -202,10 +276,16 @@ impl JoinOp {
         + 'static,
     ) -> Result<Self, QueryError> {
         let (mut ready, mut roster) = (None, None);
-        if let [l, r] = inputs
-            && let (Some(l), Some(r)) = (l.roster(), r.roster())
+        if let [l_in, r_in] = inputs
+            && let (Some(l), Some(r)) = (l_in.roster(), r_in.roster())
         {
             let (machine, out) = make(env, l, r)?;
+            // Who counts samples as Prometheus does wants those, too, that have no partner.
+            if env.ctx.hints.allows(Rule::Narrow) && !env.stats.per_step() {
+                let [unused_left, unused_right] = machine.unused();
+                l_in.leave_out(&unused_left);
+                r_in.leave_out(&unused_right);
+            }
             (ready, roster) = (Some(machine), Some(out));
         }
         Ok(Self { what, make: Box::new(make), ready: Mutex::new(ready), roster })
@@ -219,6 +299,14 @@ impl TileOperator for JoinOp {
 
     fn roster(&self) -> Option<&Arc<Roster>> {
         self.roster.as_ref()
+    }
+
+    fn leave_out(&self, inputs: &[Arc<PromExec>], unused: &[bool]) -> usize {
+        let unused = self.ready.lock().as_ref().and_then(|m| m.unused_left(unused));
+        match (inputs.first(), unused) {
+            (Some(left), Some(u)) => left.leave_out(&u),
+            _ => 0,
+        }
     }
 
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
@@ -257,10 +345,18 @@ fn drive(
     env: &RunEnv,
     sink: &mut dyn TileSink,
 ) -> Result<(), QueryError> {
-    let (first, second) = if machine.left_first() { (left, right) } else { (right, left) };
-    first.run(env, &mut Each(|t| machine.build(t, env)))?;
-    sink.begin(roster)?;
-    second.run(env, &mut Each(|t| machine.probe(t, env, sink)))?;
+    if machine.left_first() {
+        left.run(env, &mut Each(|t| machine.build(t, env)))?;
+        sink.begin(roster)?;
+        right.run(env, &mut Each(|t| machine.probe(t, env, sink)))?;
+    } else {
+        // Of equal annotations that of the last place counts, and Prometheus comes to the right side last.
+        let (built, notes) = env.ctx.apart(|| right.run(env, &mut Each(|t| machine.build(t, env))));
+        built?;
+        sink.begin(roster)?;
+        left.run(env, &mut Each(|t| machine.probe(t, env, sink)))?;
+        env.ctx.annotate(notes);
+    }
     machine.finish(env, sink)
 }
 

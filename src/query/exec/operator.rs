@@ -268,6 +268,17 @@ pub trait TileOperator: fmt::Debug + Send + Sync {
         Err(QueryError::Internal("not a range vector".into()))
     }
 
+    /// Told, before it is run, of which of its rows nobody makes use (`true`). It may leave them out, where nothing is to
+    /// be reported of them either, and tells its inputs so. Returns how many series are not read for it.
+    fn leave_out(&self, _inputs: &[Arc<PromExec>], _unused: &[bool]) -> usize {
+        0
+    }
+
+    /// Which of its rows hold floats only, and have nothing to report (`true`); none where that is not known beforehand.
+    fn silent_rows(&self, _inputs: &[Arc<PromExec>]) -> Option<Vec<bool>> {
+        None
+    }
+
     /// For a scan that folds: access to it by a parent that can take its rows where they are made.
     fn as_fold(&self) -> Option<&crate::exec::fold::FoldOp> {
         None
@@ -360,6 +371,16 @@ impl PromExec {
     /// Its series, where they are known before any sample is read.
     pub fn roster(&self) -> Option<&Arc<Roster>> {
         self.op.roster()
+    }
+
+    /// Tells the operator of which of its rows nobody makes use; see [`TileOperator::leave_out`].
+    pub fn leave_out(&self, unused: &[bool]) -> usize {
+        if unused.contains(&true) { self.op.leave_out(&self.inputs, unused) } else { 0 }
+    }
+
+    /// Which of its rows are silent; see [`TileOperator::silent_rows`].
+    pub fn silent_rows(&self) -> Option<Vec<bool>> {
+        self.op.silent_rows(&self.inputs)
     }
 
     /// Evaluates into a sink.

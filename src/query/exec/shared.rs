@@ -13,11 +13,10 @@ use crate::exec::tile::{Roster, Tile};
 use crate::exec::transform::only;
 use crate::optimize::share::Translation;
 
-/// See the module.
-pub struct SharedOp {
+/// A part of a query that occurs more than once.
+pub struct Shared {
     consumers: usize,
     translations: Arc<Vec<Translation>>,
-    roster: Option<Arc<Roster>>,
     state: Mutex<Option<Kept>>,
 }
 
@@ -27,40 +26,52 @@ struct Kept {
     left: usize,
     samples: u64,
     stats: StepStats,
+    /// What was reported, of the places in the first occurrence.
+    notes: Annotations,
     _memory: MemoryReservation,
+}
+
+impl Shared {
+    /// A part with as many occurrences; `translations` are of each but the first.
+    pub fn new(consumers: usize, translations: Arc<Vec<Translation>>) -> Self {
+        Self { consumers, translations, state: Mutex::new(None) }
+    }
+}
+
+/// One of its occurrences.
+pub struct SharedOp {
+    shared: Arc<Shared>,
+    occurrence: usize,
+    roster: Option<Arc<Roster>>,
 }
 
 impl fmt::Debug for SharedOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Shared({} consumers)", self.consumers)
+        write!(f, "Shared({} consumers)", self.shared.consumers)
     }
 }
 
 impl SharedOp {
-    /// An operator that hands on its input to a number of parents.
-    pub fn new(consumers: usize, translations: Arc<Vec<Translation>>, input: &PromExec) -> Self {
-        let roster = input.roster().cloned();
-        Self { consumers, translations, roster, state: Mutex::new(None) }
+    /// Hands on its input, as occurrence number `occurrence` of the part.
+    pub fn new(shared: Arc<Shared>, occurrence: usize, input: &PromExec) -> Self {
+        Self { shared, occurrence, roster: input.roster().cloned() }
     }
+}
 
-    fn repeat_annotations(&self, env: &RunEnv, before: &Annotations) {
-        let known: Vec<&Annotation> = before.iter().collect();
-        let now = env.ctx.annotations();
-        let mut more = Annotations::new();
-        for a in now.iter().filter(|a| !known.contains(a)) {
-            for t in self.translations.iter() {
-                if let Some((_, to)) = t.iter().find(|(from, _)| *from == a.pos) {
-                    more.add(Annotation { pos: *to, ..a.clone() });
-                }
-            }
-        }
-        env.ctx.annotate(more);
+/// What is reported of the places in the first occurrence of a part, for another occurrence.
+pub fn translated(notes: &Annotations, translations: &[Translation], occurrence: usize) -> Annotations {
+    let to = occurrence.checked_sub(1).and_then(|k| translations.get(k));
+    let mut out = Annotations::new();
+    for a in notes.iter() {
+        let place = to.and_then(|t| t.iter().find(|(from, _)| *from == a.pos)).map_or(a.pos, |(_, to)| *to);
+        out.add(Annotation { pos: place, ..a.clone() });
     }
+    out
 }
 
 impl TileOperator for SharedOp {
     fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " consumers={}", self.consumers)
+        write!(f, " consumers={}", self.shared.consumers)
     }
 
     fn roster(&self) -> Option<&Arc<Roster>> {
@@ -68,9 +79,11 @@ impl TileOperator for SharedOp {
     }
 
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
-        let mut state = self.state.lock();
+        let Shared { consumers, translations, state } = &*self.shared;
+        let mut state = state.lock();
         if let Some(kept) = state.as_mut() {
             env.stats.absorb(&kept.stats);
+            env.ctx.annotate(translated(&kept.notes, translations, self.occurrence));
             kept.left = kept.left.saturating_sub(1);
             if kept.left > 0 {
                 sink.begin(&kept.roster)?;
@@ -89,21 +102,22 @@ impl TileOperator for SharedOp {
             }
             return Ok(());
         }
-        let before = env.ctx.annotations();
         let memory = MemoryConsumer::new("shared part").register(&env.memory);
         let mut keep = Keep { env, sink, roster: None, tiles: Vec::new(), samples: 0, memory };
         let input = only(inputs)?;
         let scope = env.scoped(input.grid(), env.stats.per_step());
-        input.run(&scope, &mut keep)?;
+        let (done, notes) = env.ctx.apart(|| input.run(&scope, &mut keep));
+        done?;
         env.stats.absorb(&scope.stats);
+        env.ctx.annotate(translated(&notes, translations, self.occurrence));
         let Keep { roster, tiles, samples, memory, .. } = keep;
-        self.repeat_annotations(env, &before);
         *state = Some(Kept {
             roster: roster.unwrap_or_default(),
             tiles,
-            left: self.consumers.saturating_sub(1),
+            left: consumers.saturating_sub(1),
             samples,
             stats: scope.stats,
+            notes,
             _memory: memory,
         });
         Ok(())

@@ -38,6 +38,10 @@ impl FoldSpec for InstantSpec {
         write!(f, "instant lookback={}ms offset={}ms", s.lookback_ms, s.offset_ms)?;
         if self.smoothed { f.write_str(" smoothed") } else { Ok(()) }
     }
+
+    fn is_silent_on_floats(&self, _labels: &Labels) -> bool {
+        !self.smoothed
+    }
 }
 
 struct InstantFold {
@@ -151,6 +155,13 @@ pub struct WindowSpec {
     pub spec: RangeSpec,
 }
 
+impl WindowSpec {
+    fn names<'l>(&self, labels: &'l Labels) -> SeriesNames<'l> {
+        let kind = if self.spec.type_and_unit_labels { labels.get("__type__") } else { "" };
+        SeriesNames { metric: labels.metric_name(), kind }
+    }
+}
+
 impl FoldSpec for WindowSpec {
     fn make(&self, env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError> {
         self.spec.check()?;
@@ -167,6 +178,10 @@ impl FoldSpec for WindowSpec {
         let s = &self.spec;
         write!(f, "{} range={}ms offset={}ms", s.func.name(), s.range_ms, s.offset_ms)
     }
+
+    fn is_silent_on_floats(&self, labels: &Labels) -> bool {
+        self.spec.is_silent_on_floats(&self.names(labels))
+    }
 }
 
 struct WindowFold {
@@ -179,8 +194,7 @@ struct WindowFold {
 
 impl SeriesFold for WindowFold {
     fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
-        let kind = if self.spec.spec.type_and_unit_labels { labels.get("__type__") } else { "" };
-        let names = SeriesNames { metric: labels.metric_name(), kind };
+        let names = self.spec.names(labels);
         let (none, one, two);
         let params: &[&[f64]] = match self.args.as_slice() {
             [] => {

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use quiver_model::{Histogram, Labels};
 
+use crate::kernels::operators::bits;
+
 /// The steps a plan or subplan is evaluated at: `start, start + step, …`, `len` of them. Times in ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StepGrid {
@@ -127,6 +129,15 @@ impl Tile {
         self.values.resize(cells, 0.0);
         self.present.resize(cells.div_ceil(64), 0);
         self.sids.len() - 1
+    }
+
+    /// Sets an absent row to the floats of a row of another tile, as wide as this one.
+    pub fn copy_floats(&mut self, row: usize, from: &Tile, from_row: usize) {
+        let (to, at, width) = (row * self.width, from_row * from.width, self.width.min(from.width));
+        self.values[to..to + width].copy_from_slice(&from.values[at..at + width]);
+        for w in 0..bits::words(width) {
+            bits::or_at(&mut self.present, to + (w << 6), bits::row_word(&from.present, at, width, w));
+        }
     }
 
     /// Keeps the first `rows` rows.

@@ -153,6 +153,14 @@ impl TileOperator for BroadcastOp {
         self.roster.as_ref()
     }
 
+    fn leave_out(&self, inputs: &[Arc<PromExec>], unused: &[bool]) -> usize {
+        only(inputs).map_or(0, |i| i.leave_out(unused))
+    }
+
+    fn silent_rows(&self, inputs: &[Arc<PromExec>]) -> Option<Vec<bool>> {
+        only(inputs).ok()?.silent_rows()
+    }
+
     fn run(&self, env: &RunEnv, inputs: &[Arc<PromExec>], sink: &mut dyn TileSink) -> Result<(), QueryError> {
         let child = only(inputs)?;
         let width = self.grid.len;

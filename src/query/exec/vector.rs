@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::QueryError;
-use crate::exec::machine::{JoinMachine, Machine, Made};
+use crate::exec::machine::{Destinations, JoinMachine, Machine, Made};
 use crate::exec::operator::{RunEnv, TileSink};
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use quiver_model::Labels;
@@ -46,6 +46,10 @@ pub fn aggregate(spec: &AggregateSpec, input: &Arc<Roster>, grid: StepGrid, env:
         fn bytes(&self) -> usize {
             self.0.cells() * 24
         }
+
+        fn destinations(&self) -> Option<Destinations<'_>> {
+            Some(Destinations { rows: self.0.groups(), merges: true })
+        }
     }
     let _ = env;
     let (op, roster) = Aggregate::new(spec, input, grid)?;
@@ -70,6 +74,10 @@ impl Machine for Relabelling {
 
     fn finish(self: Box<Self>, _env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
         push_all(self.op.finish()?, out)
+    }
+
+    fn destinations(&self) -> Option<Destinations<'_>> {
+        Some(Destinations { rows: self.op.mapping(), merges: false })
     }
 }
 
@@ -116,6 +124,14 @@ pub fn set(
         fn finish(self: Box<Self>, _env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
             push_all(self.0.finish()?, out)
         }
+
+        fn unused(&self) -> [Vec<bool>; 2] {
+            self.0.unused()
+        }
+
+        fn unused_left(&self, unused: &[bool]) -> Option<Vec<bool>> {
+            self.0.keeps_left_rows().then(|| unused.to_vec())
+        }
     }
     let (op, roster) = SetOp::new(op, matching, left, right, grid)?;
     Ok((Box::new(M(op)), Arc::new(roster)))
@@ -145,6 +161,10 @@ pub fn binary(
 
         fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
             push_all(self.0.finish(&env.ctx)?, out)
+        }
+
+        fn unused(&self) -> [Vec<bool>; 2] {
+            self.0.unused()
         }
     }
     let _ = env;

@@ -3,7 +3,6 @@
 //! Equal means equal but for positions; what the one evaluation reports is reported for every place.
 
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use datafusion::logical_expr::LogicalPlan;
@@ -23,17 +22,38 @@ pub type Translation = Vec<(Position, Position)>;
 #[derive(Debug, Default)]
 pub struct Repeats<'p> {
     numbers: HashMap<*const PromNode, u32>,
-    parts: HashMap<u32, Part>,
-    _plan: PhantomData<&'p LogicalPlan>,
+    parts: HashMap<u32, Part<'p>>,
 }
 
 /// One such part.
-#[derive(Debug, Default)]
-pub struct Part {
+#[derive(Debug)]
+pub struct Part<'p> {
     /// Occurrences.
     pub count: usize,
+    /// The occurrences, in the order of the query.
+    pub occurrences: Vec<&'p PromNode>,
     /// For each occurrence but the first.
     pub translations: Arc<Vec<Translation>>,
+    /// The node above each occurrence; none above the whole plan.
+    pub parents: Vec<&'p PromNode>,
+}
+
+impl<'p> Part<'p> {
+    /// The number of an occurrence.
+    pub fn occurrence(&self, node: &PromNode) -> usize {
+        self.occurrences.iter().position(|o| std::ptr::eq(*o, node)).unwrap_or(0)
+    }
+
+    /// The first occurrence, which is the one that is evaluated: what is reported names places in it.
+    pub fn first(&self) -> Option<&'p PromNode> {
+        self.occurrences.first().copied()
+    }
+
+    /// Is every occurrence the input of an aggregation with one accumulator for each group and step?
+    pub fn is_aggregated(&self) -> bool {
+        let dense = |p: &&PromNode| matches!(&p.op, PromOp::Aggregate { op, .. } if op.is_dense());
+        self.parents.len() == self.count && self.parents.iter().all(dense)
+    }
 }
 
 type Key<'p> = (&'p PromOp, StepGrid, SmallVec<[u32; 2]>);
@@ -71,21 +91,23 @@ impl<'p> Repeats<'p> {
         let Some(root) = PromNode::of(plan).filter(|_| scans(plan) > 1) else { return Self::default() };
         let mut n = Numbering::default();
         n.number(root);
-        let mut seen: HashMap<u32, Vec<&'p PromNode>> = HashMap::new();
-        visit(root, &n, &mut seen);
+        let mut seen: HashMap<u32, Vec<Occurrence<'p>>> = HashMap::new();
+        visit(root, None, &n, &mut seen);
         let parts = seen
             .into_iter()
             .filter(|(_, all)| all.len() > 1)
             .map(|(number, all)| {
-                let translations = all.iter().skip(1).map(|other| translation(all[0], other)).collect();
-                (number, Part { count: all.len(), translations: Arc::new(translations) })
+                let translations = all.iter().skip(1).map(|other| translation(all[0].node, other.node)).collect();
+                let occurrences = all.iter().map(|o| o.node).collect();
+                let parents = all.iter().filter_map(|o| o.parent).collect();
+                (number, Part { count: all.len(), occurrences, translations: Arc::new(translations), parents })
             })
             .collect();
-        Self { numbers: n.numbers, parts, _plan: PhantomData }
+        Self { numbers: n.numbers, parts }
     }
 
     /// The part a node is an occurrence of, and its number.
-    pub fn get(&self, node: &PromNode) -> Option<(u32, &Part)> {
+    pub fn get(&self, node: &PromNode) -> Option<(u32, &Part<'p>)> {
         let number = self.numbers.get(&std::ptr::from_ref(node))?;
         self.parts.get(number).map(|p| (*number, p))
     }
@@ -104,20 +126,30 @@ fn scans(plan: &LogicalPlan) -> usize {
     }
 }
 
+struct Occurrence<'p> {
+    node: &'p PromNode,
+    parent: Option<&'p PromNode>,
+}
+
 /// Outermost first; what is inside a repeated part is shared with it and not counted again.
-fn visit<'p>(node: &'p PromNode, n: &Numbering<'p>, seen: &mut HashMap<u32, Vec<&'p PromNode>>) {
+fn visit<'p>(
+    node: &'p PromNode,
+    parent: Option<&'p PromNode>,
+    n: &Numbering<'p>,
+    seen: &mut HashMap<u32, Vec<Occurrence<'p>>>,
+) {
     let Some(number) = n.numbers.get(&std::ptr::from_ref(node)) else { return };
     let reads = n.reads.get(*number as usize).is_some_and(|r| *r);
     if matches!(node.op, PromOp::Scan(_) | PromOp::RawWindow { .. }) || !reads {
         return;
     }
     let all = seen.entry(*number).or_default();
-    all.push(node);
+    all.push(Occurrence { node, parent });
     if all.len() > 1 {
         return;
     }
     for i in node.inputs.iter().filter_map(PromNode::of) {
-        visit(i, n, seen);
+        visit(i, Some(node), n, seen);
     }
 }
 

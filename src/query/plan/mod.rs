@@ -15,6 +15,7 @@
 pub mod lower;
 pub mod node;
 pub mod physical;
+mod propagate;
 
 pub use lower::{Lowered, lower_query};
 pub use node::{PromNode, PromOp};

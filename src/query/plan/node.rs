@@ -52,6 +52,14 @@ pub struct ScanSpec {
     pub skip_values: bool,
 }
 
+impl ScanSpec {
+    /// Does it take the same of a series as another?
+    pub fn reads_like(&self, other: &ScanSpec) -> bool {
+        let key = |s: &ScanSpec| (s.min, s.max, s.skip_buckets, s.skip_values);
+        key(self) == key(other)
+    }
+}
+
 /// Times kept beside values, for `timestamp()` and `start_timestamp()`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Record {

@@ -1,11 +1,13 @@
 //! Logical nodes to physical operators. Series are looked up here, so that what is above a selector can size itself.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::logical_expr::LogicalPlan;
 use quiver_core::{Need, TimeRange};
+use quiver_model::Matcher;
 
 use crate::error::QueryError;
 use crate::exec::arith::{ScalarArith, ScalarArithMachine};
@@ -14,21 +16,23 @@ use crate::exec::info::InfoOp;
 use crate::exec::machine::{JoinOp, MachineOp, Made};
 use crate::exec::operator::{PromExec, RunEnv, TileOperator};
 use crate::exec::raw::{RawRowsOp, RawScanOp};
-use crate::exec::shared::SharedOp;
+use crate::exec::shared::{Shared, SharedOp};
 use crate::exec::specs::{InstantSpec, WindowSpec};
 use crate::exec::tile::Roster;
+use crate::exec::together::{Together, TogetherOp};
 use crate::exec::{histogram, transform, vector};
 use crate::hints::Rule;
 use crate::kernels::elementwise::{self, CellFn, ScalarFn};
 use crate::kernels::instant::InstantSelector;
 use crate::kernels::operators::matching::changes_metric;
 use crate::kernels::operators::{
-    AggregateSpec, BinarySpec, CountValuesSpec, QuantileSpec, RelabelSpec, SelectSpec, SortSpec,
+    AggregateSpec, BinarySpec, CountValuesSpec, QuantileSpec, RelabelSpec, SelectSpec, Side, SortSpec,
 };
 use crate::kernels::range::{Extend, RangeFn, RangeSpec};
 use crate::optimize::share::Repeats;
 use crate::plan::node::{PromNode, PromOp, Record, ScanSpec, Sides, Sort, Window};
-use crate::promql::ast::AggregateOp;
+use crate::plan::propagate;
+use crate::promql::ast::{AggregateOp, BinaryOp, VectorMatching};
 use crate::scan;
 
 /// Builds the operators of a plan.
@@ -38,7 +42,15 @@ pub fn build(plan: &LogicalPlan, env: &Arc<RunEnv>) -> Result<Arc<PromExec>, Que
     };
     let share = env.ctx.hints.allows(Rule::Share);
     let repeats = if share { Repeats::of(plan) } else { Repeats::default() };
-    Builder { env, repeats, shared: RefCell::default() }.build(node)
+    Builder {
+        env,
+        repeats,
+        shared: RefCell::default(),
+        propagated: RefCell::default(),
+        folds: RefCell::default(),
+        together: RefCell::default(),
+    }
+    .whole(node)
 }
 
 /// Is it the negative of a scalar?
@@ -54,28 +66,112 @@ fn scalar_valued(node: &PromNode) -> bool {
     }
 }
 
+/// What a node aggregates, if it is one of the aggregations with one accumulator for each group and step.
+fn aggregate_spec(node: &PromNode) -> Option<AggregateSpec> {
+    match &node.op {
+        PromOp::Aggregate { op, grouping, without, .. } if op.is_dense() => Some(AggregateSpec {
+            op: *op,
+            grouping: grouping.clone(),
+            without: *without,
+            expr_pos: node.arg_position(0),
+        }),
+        _ => None,
+    }
+}
+
 struct Builder<'a> {
     env: &'a Arc<RunEnv>,
     repeats: Repeats<'a>,
-    shared: RefCell<HashMap<u32, (Arc<SharedOp>, Arc<PromExec>)>>,
+    shared: RefCell<HashMap<u32, (Arc<Shared>, Arc<PromExec>)>>,
+    /// Matchers that selectors get besides their own.
+    propagated: RefCell<HashMap<*const PromNode, Vec<Matcher>>>,
+    /// Scans, and all their matchers.
+    folds: RefCell<Vec<(&'a PromNode, Vec<Matcher>, Arc<FoldOp>)>>,
+    /// Inputs of several aggregations, by their number.
+    together: RefCell<HashMap<u32, (Arc<Together>, Arc<PromExec>, usize)>>,
 }
 
+/// Scans that are compared with each other.
+const LINKS_MAX: usize = 64;
+
 impl<'a> Builder<'a> {
+    fn whole(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
+        let exec = self.build(node)?;
+        // Who counts samples as Prometheus does wants those, too, that were read for another.
+        if self.env.ctx.hints.allows(Rule::Subset) && !self.env.stats.per_step() {
+            self.link();
+        }
+        Ok(exec)
+    }
+
+    /// Links scans of which one selects some of the series of the other.
+    fn link(&self) {
+        let folds = self.folds.borrow();
+        if folds.len() > LINKS_MAX {
+            return;
+        }
+        for (a, matchers, part) in folds.iter() {
+            let selects_more = |b: &'a PromNode, fewer: &[Matcher]| {
+                a.op == b.op
+                    && a.grid == b.grid
+                    && fewer.len() < matchers.len()
+                    && fewer.iter().all(|m| matchers.contains(m))
+                    && matches!((self.scan_of(a), self.scan_of(b)), (Some(a), Some(b)) if a.reads_like(b))
+            };
+            if a.inputs.len() == 1
+                && let Some((_, _, whole)) = folds.iter().find(|(b, fewer, _)| selects_more(b, fewer))
+            {
+                FoldOp::link(part, whole);
+            }
+        }
+    }
+
+    /// An aggregation of an input that others aggregate, too.
+    fn together(&self, node: &'a PromNode) -> Result<Option<Arc<PromExec>>, QueryError> {
+        let Some(input) = node.inputs.first().and_then(PromNode::of) else { return Ok(None) };
+        let Some((number, part)) = self.repeats.get(input) else { return Ok(None) };
+        if !self.env.ctx.hints.allows(Rule::Together) || !part.is_aggregated() {
+            return Ok(None);
+        }
+        let known = self.together.borrow().get(&number).map(|(t, i, n)| (Arc::clone(t), Arc::clone(i), *n));
+        let (together, exec, nth) = match known {
+            Some(known) => known,
+            None => {
+                let exec = self.node(part.first().unwrap_or(input))?;
+                let specs = part.parents.iter().filter_map(|p| aggregate_spec(p)).collect();
+                let together = Together::new(specs, input.grid, Arc::clone(&part.translations));
+                (Arc::new(together), exec, 0)
+            }
+        };
+        self.together.borrow_mut().insert(number, (Arc::clone(&together), Arc::clone(&exec), nth + 1));
+        let Some(roster) = exec.roster() else {
+            // Series that are known only later: the rows are kept for each of them.
+            return Ok(None);
+        };
+        let which = part.parents.iter().position(|p| std::ptr::eq(*p, node));
+        let Some(which) = which else { return Ok(None) };
+        let op = TogetherOp::new(together, which, roster)?;
+        Ok(Some(self.exec(node, op, vec![exec])))
+    }
+
     fn build(&self, node: &'a PromNode) -> Result<Arc<PromExec>, QueryError> {
         self.env.ctx.check()?;
         self.env.charge_width(node.grid)?;
         let Some((number, part)) = self.repeats.get(node) else { return self.node(node) };
         // Each occurrence has a node of its own, which knows where in the text it stands.
-        let occurrence = |op, inner| {
-            PromExec::new("PromShared", op as Arc<dyn TileOperator>, node.grid, vec![inner], node.pos, self.env)
+        let occurrence = |shared: &Arc<Shared>, inner: &Arc<PromExec>| {
+            let op = SharedOp::new(Arc::clone(shared), part.occurrence(node), inner);
+            PromExec::new("PromShared", Arc::new(op), node.grid, vec![Arc::clone(inner)], node.pos, self.env)
         };
-        if let Some((op, inner)) = self.shared.borrow().get(&number) {
-            return Ok(occurrence(Arc::clone(op), Arc::clone(inner)));
+        if let Some((shared, inner)) = self.shared.borrow().get(&number) {
+            return Ok(occurrence(shared, inner));
         }
-        let inner = self.node(node)?;
-        let op = Arc::new(SharedOp::new(part.count, Arc::clone(&part.translations), &inner));
-        self.shared.borrow_mut().insert(number, (Arc::clone(&op), Arc::clone(&inner)));
-        Ok(occurrence(op, inner))
+        // The other side of a join may be built first.
+        let inner = self.node(part.first().unwrap_or(node))?;
+        let shared = Arc::new(Shared::new(part.count, Arc::clone(&part.translations)));
+        let exec = occurrence(&shared, &inner);
+        self.shared.borrow_mut().insert(number, (shared, inner));
+        Ok(exec)
     }
 
     fn plan(&self, plan: &'a LogicalPlan) -> Result<Arc<PromExec>, QueryError> {
@@ -94,6 +190,36 @@ impl<'a> Builder<'a> {
             Some(p) => self.plan(p),
             None => Err(QueryError::Internal(format!("{} lacks input {i}", node.op.name()))),
         }
+    }
+
+    /// The inputs of a join. Where one side is a plain selector it looks for partners of the other side only.
+    fn sides(
+        &self,
+        node: &'a PromNode,
+        op: BinaryOp,
+        matching: &VectorMatching,
+    ) -> Result<Vec<Arc<PromExec>>, QueryError> {
+        let [Some(left), Some(right)] = [0, 1].map(|i| node.inputs.get(i).and_then(PromNode::of)) else {
+            return Err(QueryError::Internal("a join has two inputs".into()));
+        };
+        // Who counts samples as Prometheus does wants those, too, that have no partner.
+        let allowed = self.env.ctx.hints.allows(Rule::Propagate) && !self.env.stats.per_step();
+        let side = if allowed { propagate::target(op, matching, left, right) } else { None };
+        let Some(side) = side else { return self.inputs(node) };
+        let (source, target) = if side == Side::Left { (right, left) } else { (left, right) };
+        let from = self.build(source)?;
+        if let (Some(roster), Some(selector)) = (from.roster(), propagate::selector(target))
+            && let Some(scan) = self.scan_of(selector)
+            && self.repeats.get(selector).is_none()
+            && self.repeats.get(target).is_none()
+        {
+            let more = propagate::matchers(op, matching, roster, &scan.matchers, self.env.ctx.limits.regex_bytes_max);
+            if !more.is_empty() {
+                self.propagated.borrow_mut().insert(std::ptr::from_ref(selector), more);
+            }
+        }
+        let to = self.build(target)?;
+        Ok(if side == Side::Left { vec![to, from] } else { vec![from, to] })
     }
 
     fn exec(&self, node: &'a PromNode, op: impl TileOperator + 'static, inputs: Vec<Arc<PromExec>>) -> Arc<PromExec> {
@@ -116,7 +242,12 @@ impl<'a> Builder<'a> {
         spec: Arc<dyn FoldSpec>,
     ) -> Result<Arc<PromExec>, QueryError> {
         let range = TimeRange { min: scan.min, max: scan.max };
-        let selected = scan::select(self.env, &scan.matchers, range)?;
+        let more = self.propagated.borrow_mut().remove(&std::ptr::from_ref(node));
+        let matchers = match more {
+            Some(more) => Cow::Owned(scan.matchers.iter().cloned().chain(more).collect()),
+            None => Cow::Borrowed(&scan.matchers),
+        };
+        let selected = scan::select(self.env, &matchers, range)?;
         let scalars = node.inputs[1..].iter().map(|i| self.plan(i)).collect::<Result<_, _>>()?;
         let renamed = if keep_name {
             Some(Arc::clone(&selected.roster))
@@ -133,7 +264,9 @@ impl<'a> Builder<'a> {
         let range = TimeRange { min: range.min.saturating_sub(before), ..range };
         let op = FoldOp::new(selected.set, range, need, node.grid, roster, spec)
             .with_stats_only(scan.skip_buckets, scan.min);
-        let fold = self.exec(node, op, scalars);
+        let op = Arc::new(op);
+        self.folds.borrow_mut().push((node, matchers.into_owned(), Arc::clone(&op)));
+        let fold = PromExec::new(node.op.name(), op, node.grid, scalars, node.pos, self.env);
         fold.meter().scanned(selected.probe);
         if moves { self.drop_names(node, fold) } else { Ok(fold) }
     }
@@ -233,7 +366,7 @@ impl<'a> Builder<'a> {
                     return Err(QueryError::Internal(format!("{func} is not a function of samples")));
                 };
                 let inputs = self.inputs(node)?;
-                let op = MachineOp::same_series(node.op.details(), &inputs, move |_, args| {
+                let op = MachineOp::same_series(node.op.details(), true, &inputs, move |_, args| {
                     Ok(vector::cells(Some(f), grid, args))
                 });
                 let map = self.exec(node, op, inputs);
@@ -241,8 +374,9 @@ impl<'a> Builder<'a> {
             }
             PromOp::Negate => {
                 let inputs = self.inputs(node)?;
-                let op =
-                    MachineOp::same_series(String::new(), &inputs, move |_, args| Ok(vector::cells(None, grid, args)));
+                let op = MachineOp::same_series(String::new(), true, &inputs, move |_, args| {
+                    Ok(vector::cells(None, grid, args))
+                });
                 let map = self.exec(node, op, inputs);
                 if scalar_valued(node) { Ok(map) } else { self.drop_names(node, map) }
             }
@@ -289,24 +423,12 @@ impl<'a> Builder<'a> {
                 let spec = RelabelSpec::Join { dst: dst.clone(), separator: separator.clone(), src: src.clone() };
                 self.relabel(node, spec, self.input(node, 0)?)
             }
-            PromOp::Aggregate { op, grouping, without, .. }
-                if matches!(
-                    op,
-                    AggregateOp::Sum
-                        | AggregateOp::Avg
-                        | AggregateOp::Count
-                        | AggregateOp::Group
-                        | AggregateOp::Min
-                        | AggregateOp::Max
-                        | AggregateOp::Stddev
-                        | AggregateOp::Stdvar
-                ) =>
-            {
-                let spec = AggregateSpec {
-                    op: *op,
-                    grouping: grouping.clone(),
-                    without: *without,
-                    expr_pos: node.arg_position(0),
+            PromOp::Aggregate { op, .. } if op.is_dense() => {
+                if let Some(exec) = self.together(node)? {
+                    return Ok(exec);
+                }
+                let Some(spec) = aggregate_spec(node) else {
+                    return Err(QueryError::Internal(format!("{} is not a dense aggregation", op.as_str())));
                 };
                 self.machine(node, move |env, r, _| vector::aggregate(&spec, r, grid, env))
             }
@@ -314,7 +436,7 @@ impl<'a> Builder<'a> {
                 let (op, pos) = (*op, node.pos);
                 let delayed = self.env.ctx.features.delayed_name_removal;
                 let matching = matching.0.clone();
-                let inputs = self.inputs(node)?;
+                let inputs = self.sides(node, op, &matching)?;
                 let what = node.op.details();
                 let join = if op.is_set() {
                     JoinOp::new(what, self.env, &inputs, move |_, l, r| vector::set(op, &matching, l, r, grid))?
@@ -333,7 +455,8 @@ impl<'a> Builder<'a> {
                     inputs.swap(0, 1);
                 }
                 let spec = ScalarArith { op, return_bool, swapped, pos: node.pos };
-                let machine = MachineOp::same_series(node.op.details(), &inputs, move |_, args| {
+                let silent = !op.is_trim();
+                let machine = MachineOp::same_series(node.op.details(), silent, &inputs, move |_, args| {
                     Ok(Box::new(ScalarArithMachine::new(spec, vector::parameter(args)?)))
                 });
                 let exec = self.exec(node, machine, inputs);

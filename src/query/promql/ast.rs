@@ -139,6 +139,11 @@ impl BinaryOp {
         matches!(self, BinaryOp::Eql | BinaryOp::Neq | BinaryOp::Lte | BinaryOp::Lss | BinaryOp::Gte | BinaryOp::Gtr)
     }
 
+    /// `</`, `>/`
+    pub fn is_trim(self) -> bool {
+        matches!(self, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+    }
+
     /// `and`, `or`, `unless`
     pub fn is_set(self) -> bool {
         matches!(self, BinaryOp::And | BinaryOp::Or | BinaryOp::Unless)
@@ -166,6 +171,12 @@ pub enum AggregateOp {
 }
 
 impl AggregateOp {
+    /// Does it keep one accumulator for each group and step? The others look at samples of a step together.
+    pub fn is_dense(self) -> bool {
+        use AggregateOp::*;
+        matches!(self, Sum | Avg | Count | Group | Min | Max | Stddev | Stdvar)
+    }
+
     /// As written in a query.
     pub fn as_str(self) -> &'static str {
         match self {

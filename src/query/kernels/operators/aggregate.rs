@@ -67,8 +67,7 @@ pub struct Aggregate {
 impl Aggregate {
     /// The operator and its output roster.
     pub fn new(spec: &AggregateSpec, input: &Arc<Roster>, grid: StepGrid) -> Result<(Self, Roster), QueryError> {
-        use AggregateOp::*;
-        if !matches!(spec.op, Sum | Avg | Count | Group | Min | Max | Stddev | Stdvar) {
+        if !spec.op.is_dense() {
             return Err(QueryError::Internal(format!("{} is not a dense aggregation", spec.op.as_str())));
         }
         let grouping = Arc::new(Grouping::new(input, &spec.grouping, spec.without));
@@ -103,6 +102,11 @@ impl Aggregate {
     /// An empty partial of the same aggregation, for another partition.
     pub fn fork(&self) -> Self {
         Self::empty(self.op, self.pos, self.grouping.clone(), self.roster.clone(), self.width)
+    }
+
+    /// The group of each input series, which is its output series.
+    pub fn groups(&self) -> &[u32] {
+        &self.grouping.ids
     }
 
     /// Accumulator cells it holds.

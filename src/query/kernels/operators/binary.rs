@@ -280,10 +280,19 @@ impl VectorBinary {
         &self.ids
     }
 
-    /// May series without a partner be left unread? Not with fills; and the one side must be whole where the many side
-    /// is, for its duplicates are errors.
-    pub fn may_narrow_many_side(&self) -> bool {
-        self.fill_one.is_none() && !self.one_may_clash()
+    /// Which series of the left and the right side cannot change the answer, by their labels alone (`true`): those without
+    /// a partner, where nothing is filled in. But series of the one side that have a double are read, for if both have a
+    /// sample at a step that is an error; and as it is one only where the many side has any sample, that one is read whole.
+    pub fn unused(&self) -> [Vec<bool>; 2] {
+        let many = if self.fill_one.is_none() && !self.one_may_clash() {
+            let side = if self.one_side == Side::Left { Side::Right } else { Side::Left };
+            self.ids.matched(side).into_iter().map(|m| !m).collect()
+        } else {
+            Vec::new()
+        };
+        let one_ids = if self.one_side == Side::Left { &self.ids.left } else { &self.ids.right };
+        let one = one_ids.iter().map(|id| !self.needed[*id as usize]).collect();
+        if self.one_side == Side::Left { [one, many] } else { [many, one] }
     }
 
     fn one_may_clash(&self) -> bool {

@@ -81,6 +81,21 @@ impl SetOp {
         &self.ids
     }
 
+    /// Are its rows those of the left side, each or not?
+    pub fn keeps_left_rows(&self) -> bool {
+        self.op != BinaryOp::Or
+    }
+
+    /// Which series of the left and the right side cannot change the answer, since they have no partner (`true`).
+    pub fn unused(&self) -> [Vec<bool>; 2] {
+        let lonely = |side| self.ids.matched(side).into_iter().map(|m| !m).collect();
+        match self.op {
+            BinaryOp::And => [lonely(Side::Left), lonely(Side::Right)],
+            BinaryOp::Unless => [Vec::new(), lonely(Side::Right)],
+            _ => [Vec::new(), Vec::new()],
+        }
+    }
+
     /// Takes a tile of the build side.
     pub fn build(&mut self, tile: &Tile, ctx: &QueryContext) -> Result<(), QueryError> {
         for (row, sid) in tile.sids.iter().enumerate() {

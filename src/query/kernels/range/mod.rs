@@ -179,6 +179,15 @@ impl RangeSpec {
         }
     }
 
+    /// Is there nothing to report and no error of a series that has floats only, whatever they are?
+    pub fn is_silent_on_floats(&self, names: &SeriesNames<'_>) -> bool {
+        use RangeFn::{DoubleExponentialSmoothing, Increase, Integral, Quantile, Rate};
+        let by_parameter = matches!(self.func, Quantile | Integral | DoubleExponentialSmoothing);
+        let by_start = self.use_start_timestamps && (self.func.uses_start_timestamps() || self.extend != Extend::No);
+        let by_name = matches!(self.func, Rate | Increase) && !is_counter(self, names);
+        !(by_parameter || by_start || by_name)
+    }
+
     /// Does the function go with the selector's modifiers? To be called even where no series is selected.
     pub fn check(&self) -> Result<(), QueryError> {
         use RangeFn::{Changes, Delta, Increase, Rate, Resets};
@@ -274,15 +283,24 @@ pub fn fold(
     Ok(samples)
 }
 
-fn note_non_counter(spec: &RangeSpec, names: &SeriesNames<'_>, ann: &mut Annotations) {
+/// May it be a counter, by what its labels say? What says nothing may.
+fn is_counter(spec: &RangeSpec, names: &SeriesNames<'_>) -> bool {
     if names.metric.is_empty() {
+        return true;
+    }
+    match spec.type_and_unit_labels {
+        true => names.kind == "counter" || names.kind == "histogram",
+        false => ["_total", "_sum", "_count", "_bucket"].iter().any(|s| names.metric.ends_with(s)),
+    }
+}
+
+fn note_non_counter(spec: &RangeSpec, names: &SeriesNames<'_>, ann: &mut Annotations) {
+    if is_counter(spec, names) {
         return;
     }
     if spec.type_and_unit_labels {
-        if names.kind != "counter" && names.kind != "histogram" {
-            ann.possible_non_counter_label_info(names.metric, names.kind, spec.pos[0]);
-        }
-    } else if !["_total", "_sum", "_count", "_bucket"].iter().any(|s| names.metric.ends_with(s)) {
+        ann.possible_non_counter_label_info(names.metric, names.kind, spec.pos[0]);
+    } else {
         ann.possible_non_counter_info(names.metric, spec.pos[0]);
     }
 }
