@@ -205,10 +205,11 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
     // A small stack, as a worker thread of the server may have left.
     let run = move || {
         for t in &texts {
-            let begin = std::time::Instant::now();
-            let e = parse_expr(t, &ParseOptions::default());
-            assert!(e.is_err(), "{}", &t[..20.min(t.len())]);
-            assert!(begin.elapsed().as_millis() < 1000, "{}", &t[..20.min(t.len())]);
+            assert!(
+                takes_less_than(1000, || parse_expr(t, &ParseOptions::default()).is_err()),
+                "{}",
+                &t[..20.min(t.len())]
+            );
         }
         let deep = format!("{}1{}", "abs(".repeat(127), ")".repeat(127));
         assert!(parse_expr(&deep, &ParseOptions::default()).is_err_and(|e| e.to_string().contains("expected type")));
@@ -224,6 +225,15 @@ fn hostile_texts_are_refused_in_little_time_and_stack() {
     std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
 }
 
+/// Is it done, and in less than some milliseconds? A machine that does other things too may need several attempts.
+fn takes_less_than(ms: u128, work: impl Fn() -> bool) -> bool {
+    (0..5).any(|_| {
+        let begin = std::time::Instant::now();
+        assert!(work());
+        begin.elapsed().as_millis() < ms
+    })
+}
+
 #[test]
 fn a_long_text_takes_linear_time() {
     let matchers = (0..40_000).map(|i| format!("label_{i}=\"value\"")).collect::<Vec<_>>().join(",");
@@ -234,14 +244,9 @@ fn a_long_text_takes_linear_time() {
         format!("a + on({labels}) group_left({labels}x) b"),
         format!("label_join(x, {}\"a\")", "\"b\", ".repeat(40_000)),
     ] {
-        let begin = std::time::Instant::now();
-        let e = parse_expr(&text, &ParseOptions::default()).err();
-        let took = begin.elapsed();
-        assert!(e.is_none_or(|e| e.to_string().contains("GROUP")));
-        assert!(took.as_millis() < 2000, "{took:?}");
-        if std::env::var("PROMQL_TIMES").is_ok() {
-            println!("{} bytes: {took:?}", text.len());
-        }
+        let parsed =
+            || parse_expr(&text, &ParseOptions::default()).err().is_none_or(|e| e.to_string().contains("GROUP"));
+        assert!(takes_less_than(2000, parsed), "{}", &text[..20]);
     }
 }
 
