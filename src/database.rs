@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quiver_core::{Ingest, Maintain, OpenError, RetentionRule, Source, Store, StoreOptions, WriteError, WriteReceipt};
-use quiver_model::{Limits, WriteBatch};
+use quiver_core::{
+    Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, WriteError, WriteReceipt,
+};
+use quiver_model::{Limits, LiveLimits, WriteBatch};
 use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest};
 use quiver_query::{Answer, Engine, EngineOptions, Features, PromqlRequest, QueryError};
 
@@ -74,7 +76,7 @@ pub struct Database {
     store: Arc<Store>,
     engine: Arc<Engine>,
     sql: Arc<SqlEngine>,
-    limits: Limits,
+    limits: LiveLimits,
 }
 
 impl Database {
@@ -101,13 +103,15 @@ impl Database {
         let folder = folder.as_ref().to_owned();
         let opened = tokio::task::spawn_blocking(move || Store::open_dir(folder, store_options)).await;
         let store = opened.map_err(|e| DatabaseError::Engine(e.to_string()))??;
+        let limits = store.limits();
         let engine_options =
             EngineOptions { limits: options.limits.clone(), features: options.features, ..EngineOptions::default() };
         let source: Arc<dyn Source> = Arc::clone(&store) as _;
         let failed = |e: &dyn std::fmt::Display| DatabaseError::Engine(e.to_string());
-        let engine = Arc::new(Engine::new(Arc::clone(&source), engine_options).map_err(|e| failed(&e))?);
-        let sql = SqlEngine::new(source, Arc::clone(&engine), options.limits.clone()).map_err(|e| failed(&e))?;
-        Ok(Self { store, engine, sql: Arc::new(sql), limits: options.limits })
+        let engine =
+            Arc::new(Engine::sharing(Arc::clone(&source), engine_options, limits.clone()).map_err(|e| failed(&e))?);
+        let sql = SqlEngine::new(source, Arc::clone(&engine), limits.clone()).map_err(|e| failed(&e))?;
+        Ok(Self { store, engine, sql: Arc::new(sql), limits })
     }
 
     /// Writes a batch: whole or not at all, on disk when it returns.
@@ -162,8 +166,13 @@ impl Database {
         Arc::clone(&self.sql)
     }
 
-    /// Limits in force.
-    pub fn limits(&self) -> &Limits {
+    /// Limits in force; [`LiveLimits::set`] replaces them for everything that comes after.
+    pub fn limits(&self) -> &LiveLimits {
         &self.limits
+    }
+
+    /// Keeps data for another time or size from now on.
+    pub fn set_retention(&self, retention: Retention) {
+        self.store.set_retention(retention);
     }
 }

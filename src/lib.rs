@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod reload;
 pub mod server;
 
 pub use database::{Database, DatabaseError, OpenOptions};

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Listen};
 use crate::database::{Database, DatabaseError, OpenOptions};
+use crate::reload::{Origin, Reload, retention_of, retention_text};
 
 /// How often own metrics are recorded.
 const SELF_METRICS_INTERVAL: Duration = Duration::from_secs(15);
@@ -53,8 +54,8 @@ async fn bind(listen: Listen, flag: &'static str) -> Result<Option<TcpListener>,
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+/// Serves until SIGTERM or SIGINT; SIGHUP reads the configuration of `origin` again.
+pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     // From the first moment on: a signal during the start ends it in order too.
     let mut signals = Signals::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -64,21 +65,22 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if http.is_none() && grpc.is_none() {
         return Err(ServeError::NoPort);
     }
-    let retention_rules = config.retention_rules.iter().map(|r| r.parse()).collect::<Result<Vec<_>, _>>()?;
+    let retention = retention_of(&config)?;
     let database = Database::start(
         &config.data_dir,
         OpenOptions {
             limits: config.limits.clone(),
             features: config.features,
-            retention_ms: config.retention_ms,
-            retention_rules,
-            retention_bytes: config.retention_bytes,
+            retention_ms: retention.keep_ms,
+            retention_rules: retention.rules,
+            retention_bytes: retention.bytes_max,
             sync_interval_ms: config.sync_interval_ms,
             head_bytes: config.head_bytes,
         },
     )
     .await?;
-    let retention = config.retention_ms.map_or_else(|| "off".to_owned(), |ms| format!("{}s", ms / 1000));
+    let reload = Reload::new(origin, config.clone(), database.clone(), Arc::clone(&clock));
+    let by_request = Arc::clone(&reload);
     let gateway = Gateway::new(Services {
         ingest: database.ingest(),
         source: database.source(),
@@ -93,10 +95,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_ms,
             durability: config.durability().to_owned(),
-            retention,
+            retention: retention_text(&config),
             flags: config.flags(),
         },
+        reload: Some(Arc::new(move || by_request.run())),
     });
+    reload.tell(&gateway);
     announce(&config, http.as_ref(), grpc.as_ref());
 
     let shutdown = CancellationToken::new();
@@ -116,10 +120,14 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         };
         tasks.push(tokio::spawn(record_self(Arc::clone(&gateway), address, shutdown.clone())));
     }
-    signals.next().await;
+    while let Signal::Reload = signals.next().await {
+        let reload = Arc::clone(&reload);
+        // It says itself how it went.
+        let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+    }
     tracing::info!("stopping: requests under way are finished first");
     let second = tokio::spawn(async move {
-        signals.next().await;
+        while let Signal::Reload = signals.next().await {}
         // Asked twice: what was acknowledged is on disk already.
         std::process::exit(130);
     });
@@ -158,22 +166,35 @@ fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListen
     let _ = write!(out, "{first}{text}{first}").and_then(|()| out.flush());
 }
 
-/// SIGTERM and SIGINT, taken over from the moment this is made.
-struct Signals(Vec<tokio::signal::unix::Signal>);
+/// What a signal asks for.
+enum Signal {
+    Stop,
+    Reload,
+}
+
+/// SIGTERM, SIGINT and SIGHUP, taken over from the moment this is made.
+struct Signals(Vec<(bool, tokio::signal::unix::Signal)>);
 
 impl Signals {
     fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
+        let kinds = [(false, SignalKind::terminate()), (false, SignalKind::interrupt()), (true, SignalKind::hangup())];
         // Where one cannot be taken over, it ends the process as it always did.
-        Self([SignalKind::terminate(), SignalKind::interrupt()].into_iter().filter_map(|k| signal(k).ok()).collect())
+        Self(kinds.into_iter().filter_map(|(reloads, k)| Some((reloads, signal(k).ok()?))).collect())
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Signal {
         std::future::poll_fn(|cx| {
-            let is_there = self.0.iter_mut().any(|s| s.poll_recv(cx).is_ready());
-            if is_there { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            // An end goes before a reload.
+            let mut found = std::task::Poll::Pending;
+            for (reloads, signal) in &mut self.0 {
+                if found.is_pending() && signal.poll_recv(cx).is_ready() {
+                    found = std::task::Poll::Ready(if *reloads { Signal::Reload } else { Signal::Stop });
+                }
+            }
+            found
         })
-        .await;
+        .await
     }
 }
 

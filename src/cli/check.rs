@@ -13,10 +13,14 @@ use super::shown_bytes;
 pub struct CheckArgs {
     /// A data folder that no server has open, a backup, a block (….block) or a log segment (….log)
     path: PathBuf,
-    /// Move blocks that are damaged, and files that nothing names, to quarantine/ in the data folder; nothing is deleted
+    /// Keep what is whole of damaged blocks; move these, and files that nothing names, to quarantine/ in the data folder;
+    /// nothing is deleted
     #[arg(long)]
     repair: bool,
 }
+
+/// Ranges listed one by one.
+const LOST_SHOWN: usize = 1000;
 
 /// Runs the command. Damage is an error, so that it ends with exit code 1.
 pub async fn run(args: CheckArgs) -> Result<(), String> {
@@ -36,6 +40,25 @@ pub async fn run(args: CheckArgs) -> Result<(), String> {
         let kind = if f.is_damage { "damage" } else { "note" };
         let place = f.offset.map_or_else(String::new, |at| format!(" at byte {at}"));
         text.push_str(&format!("{kind}: {}{place}: {}\n", f.file, f.what));
+    }
+    for (file, s) in &report.salvaged {
+        match &s.meta {
+            Some(meta) => text.push_str(&format!("saved: {} samples of {file}\n", meta.samples)),
+            None => text.push_str(&format!("saved: nothing of {file}\n")),
+        }
+        for l in s.lost.iter().take(LOST_SHOWN) {
+            let series = l.series.as_ref().map_or_else(|| "all series".to_owned(), ToString::to_string);
+            let (from, to) = (super::shown_time(l.min_ts), super::shown_time(l.max_ts));
+            text.push_str(&format!("lost: {} samples of {series} from {from} to {to}\n", l.samples));
+        }
+        if s.lost.len() > LOST_SHOWN {
+            text.push_str(&format!("lost: {} samples in all, in {} ranges\n", s.samples_lost(), s.lost.len()));
+        }
+        for (is_lost, what) in [(s.exemplars_lost, "exemplars"), (s.metadata_lost, "metadata")] {
+            if is_lost {
+                text.push_str(&format!("lost: {what} of {file}\n"));
+            }
+        }
     }
     for path in &report.set_aside {
         text.push_str(&format!("set aside: {path}\n"));

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ServeArgs};
+use crate::reload::{Origin, SetLog};
 
 /// A time series database: metrics in by remote write and OTLP, PromQL and SQL out, Parquet away.
 #[derive(Parser, Debug)]
@@ -60,17 +61,28 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().thread_stack_size(STACK_BYTES).enable_all().build()
 }
 
-fn log_to_stderr() {
+/// Logs what a filter lets through; gives what changes the filter.
+fn log_to_stderr(filter: &str) -> SetLog {
     use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("QUIVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let parse = |text: &str| EnvFilter::try_new(text).map_err(|e| e.to_string());
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parse(filter).unwrap_or_else(|_| EnvFilter::new("info")))
         // A log that cannot be written (its disk is full) must not fail requests.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let _ =
-        if std::io::stderr().is_terminal() { builder.with_target(false).try_init() } else { builder.json().try_init() };
+    // Two types of builder, and of handle.
+    if std::io::stderr().is_terminal() {
+        let builder = builder.with_target(false).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        Box::new(move |text| handle.reload(parse(text)?).map_err(|e| e.to_string()))
+    } else {
+        let builder = builder.json().with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        Box::new(move |text| handle.reload(parse(text)?).map_err(|e| e.to_string()))
+    }
 }
 
 /// A time, ms, as people read it.
@@ -110,13 +122,11 @@ pub fn run() -> ExitCode {
             print(&String::from_utf8_lossy(&script));
             ExitCode::SUCCESS
         }
-        Command::Serve(args) => {
-            log_to_stderr();
-            run_async(async move {
-                let config = Config::load(&args).map_err(|e| e.to_string())?;
-                crate::server::serve(config).await.map_err(|e| e.to_string())
-            })
-        }
+        Command::Serve(args) => run_async(async move {
+            let config = Config::load(&args).map_err(|e| e.to_string())?;
+            let set_log = log_to_stderr(&config.log);
+            crate::server::serve(config, Origin { args, set_log }).await.map_err(|e| e.to_string())
+        }),
         Command::Query(args) => run_async(query::run(args)),
         Command::Explain(args) => run_async(explain::run(args)),
         Command::Sql(args) => run_async(sql::run(args)),

@@ -92,6 +92,9 @@ pub struct ServeArgs {
     /// Bytes of samples the head may hold before it is flushed, such as 512MiB [default: 512MiB]
     #[arg(long, env = "QUIVER_HEAD_BYTES", value_name = "BYTES")]
     pub head_bytes: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or a list like info,quiver_core=debug [default: info]
+    #[arg(long, env = "QUIVER_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
     /// Set a limit of the README's table, such as query_timeout_ms=30000 or query_memory_bytes_max=256MiB; repeatable
     #[arg(long, env = "QUIVER_LIMIT", value_name = "NAME=VALUE,…", value_delimiter = ',')]
     pub limit: Vec<String>,
@@ -114,6 +117,7 @@ struct File {
     retention_rules: Option<Vec<FileRule>>,
     durability: Option<String>,
     head_bytes: Option<String>,
+    log: Option<String>,
     limit: Option<std::collections::BTreeMap<String, serde_json::Value>>,
 }
 
@@ -206,6 +210,8 @@ pub struct Config {
     pub sync_interval_ms: Option<u64>,
     /// Head size that starts a flush.
     pub head_bytes: usize,
+    /// What is logged.
+    pub log: String,
     /// Limits.
     pub limits: Limits,
 }
@@ -328,6 +334,10 @@ impl Config {
             };
             set_limit(&mut limits, name, value)?;
         }
+        let log = args.log.clone().or(file.log).filter(|f| !f.is_empty()).unwrap_or_else(|| "info".into());
+        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&log) {
+            return Err(ConfigError::Value { key: "log", why: format!("{log:?}: {e}") });
+        }
         let head_bytes = args.head_bytes.clone().or(file.head_bytes).unwrap_or_else(|| "512MiB".into());
         Ok(Self {
             data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "quiver-data".into()),
@@ -341,6 +351,7 @@ impl Config {
             retention_bytes,
             sync_interval_ms,
             head_bytes: parse_bytes(&head_bytes).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
+            log,
             limits,
         })
     }
@@ -362,6 +373,7 @@ impl Config {
             ("retention-size", self.retention_bytes.map_or("off".into(), |n| n.to_string())),
             ("durability", self.durability().to_owned()),
             ("head-bytes", self.head_bytes.to_string()),
+            ("log", self.log.clone()),
         ]
         .into_iter()
         .map(|(n, v)| (n.to_owned(), v))

@@ -244,7 +244,7 @@ impl Backup {
         if let Some(head) = offline.head().filter(|h| !h.is_empty()) {
             let id = manifest.id_next.max(1);
             let path = format!("{BLOCK_DIR}/{id:016}.head");
-            let meta = write_head(&self.disk, head, &path, &Default::default(), &|_, _| ())?;
+            let meta = write_head(&self.disk, head, &path, &Default::default(), &|_, _| true)?;
             let mut entry = entry(id, 0, &path, &meta, now_ms, Vec::new());
             note_crc(&*self.disk, &mut entry)?;
             let crc32c = crc_of(&entry).unwrap_or(0);

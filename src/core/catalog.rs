@@ -68,7 +68,8 @@ pub(crate) fn block_path(id: u64) -> String {
     format!("{BLOCK_DIR}/{id:016}.block")
 }
 
-fn block_id(path: &str) -> Option<u64> {
+/// The number of a block's path, or of its name.
+pub(crate) fn block_id(path: &str) -> Option<u64> {
     let name = path.rsplit('/').next()?;
     name.split('.').next()?.parse().ok()
 }

@@ -5,12 +5,18 @@
 //!            └─▶ tombstones         └─▶ every log segment (every frame)
 //! ```
 //!
-//! A repair moves blocks that are damaged, and files that nothing names, to `quarantine/`; it deletes nothing. Log segments
-//! stay: a replay reads around damage, and the server sets the segment aside once it is not needed any more.
+//! A repair keeps what is whole of a damaged block in a block of its own, moves the damaged one, and files that nothing
+//! names, to `quarantine/`, and says what is lost; it deletes nothing. Log segments stay: a replay reads around damage, and
+//! the server sets the segment aside once it is not needed any more.
+//!
+//! Invariants
+//! 1. At every moment the damaged file is under its name or in the quarantine, and what is whole of it is in the block that
+//!    the manifest names: a repair that was interrupted is done by the next one.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use quiver_persistence::disk::{file_crc, link_or_copy};
 use quiver_persistence::log::{Damage, SegmentId, read_segment};
 use quiver_persistence::manifest::{self, MANIFEST_FILE};
 use quiver_persistence::{
@@ -20,9 +26,10 @@ use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
 
 use crate::backup::{BackupError, lock_if_possible};
-use crate::catalog::QUARANTINE_DIR;
-use crate::flush::crc_of;
+use crate::catalog::{QUARANTINE_DIR, block_id, block_path};
+use crate::flush::{crc_of, entry, note_crc};
 use crate::record::Record;
+use crate::salvage::{LostRange, Salvaged, salvage};
 use crate::store::{BLOCK_DIR, LOG_DIR};
 use crate::tombstones::Deletion;
 
@@ -56,6 +63,8 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// Files moved to quarantine.
     pub set_aside: Vec<String>,
+    /// By damaged block, what was saved of it and what is lost.
+    pub salvaged: Vec<(String, Salvaged)>,
 }
 
 impl CheckReport {
@@ -169,45 +178,112 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
         }
     }
     if repair {
-        set_aside(&*disk, &store, &bad, &strays, &mut report)?;
+        set_aside(&disk, &store, &bad, &strays, &mut report)?;
     }
     Ok(report)
 }
 
-/// Moves damaged blocks and strays to the quarantine. The files go first: a manifest that names a block which is not there
-/// fails queries by name, a file that it does not name would be swept away.
+/// Replaces damaged blocks by what is whole of them, and moves them and strays to the quarantine.
 fn set_aside(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     store: &ManifestStore,
     bad: &[&ManifestEntry],
     strays: &[String],
     report: &mut CheckReport,
 ) -> Result<(), BackupError> {
     store.repair()?;
-    let paths = bad.iter().map(|e| &e.file).chain(strays);
-    for path in paths {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        if !disk.exists(path)? {
-            continue;
+    for old in bad {
+        // A second name first: from here on no sweep can take the file away.
+        let aside = if disk.exists(&old.file)? { Some(keep_aside(&**disk, &old.file)?) } else { None };
+        let (saved, new) = save(disk, store, old)?;
+        store.edit(|m| {
+            m.replace_keeping_deletions(old.id, new);
+        })?;
+        if let Some(aside) = aside {
+            disk.remove(&old.file)?;
+            disk.sync_dir(BLOCK_DIR)?;
+            report.set_aside.push(aside);
         }
-        disk.create_dir(QUARANTINE_DIR)?;
-        let mut to = format!("{QUARANTINE_DIR}/{name}");
-        let mut number = 1;
-        while disk.exists(&to)? {
-            number += 1;
-            to = format!("{QUARANTINE_DIR}/{name}.{number}");
-        }
+        report.salvaged.push((old.file.clone(), saved));
+    }
+    for path in strays.iter().filter(|p| disk.exists(p).unwrap_or(true)) {
+        let to = free_name(&**disk, path)?;
         disk.rename(path, &to)?;
         disk.sync_dir(QUARANTINE_DIR)?;
         disk.sync_dir(BLOCK_DIR)?;
         report.set_aside.push(to);
     }
-    if !bad.is_empty() {
-        let ids: Vec<u64> = bad.iter().map(|e| e.id).collect();
-        store.edit(|m| m.replace(&ids, Vec::new()))?;
-    }
     store.accept()?;
     Ok(())
+}
+
+/// A name in the quarantine that no file has.
+fn free_name(disk: &dyn Disk, path: &str) -> Result<String, BackupError> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    disk.create_dir(QUARANTINE_DIR)?;
+    let mut to = format!("{QUARANTINE_DIR}/{name}");
+    let mut number = 1;
+    while disk.exists(&to)? {
+        number += 1;
+        to = format!("{QUARANTINE_DIR}/{name}.{number}");
+    }
+    Ok(to)
+}
+
+/// Gives a block a second name in the quarantine, unless an interrupted repair did so.
+fn keep_aside(disk: &dyn Disk, path: &str) -> Result<String, BackupError> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let mine = file_crc(disk, path);
+    if disk.exists(QUARANTINE_DIR)? {
+        for there in disk.list(QUARANTINE_DIR)?.iter().filter(|n| n.starts_with(name)) {
+            let there = format!("{QUARANTINE_DIR}/{there}");
+            if mine.is_ok() && file_crc(disk, &there) == mine {
+                return Ok(there);
+            }
+        }
+    }
+    let to = free_name(disk, path)?;
+    link_or_copy(disk, path, &to)?;
+    disk.sync_dir(QUARANTINE_DIR)?;
+    Ok(to)
+}
+
+/// Writes what is whole of a block that is what its entry says, under a number of its own.
+fn save(
+    disk: &Arc<dyn Disk>,
+    store: &ManifestStore,
+    old: &ManifestEntry,
+) -> Result<(Salvaged, Option<ManifestEntry>), BackupError> {
+    let all = || LostRange { series: None, min_ts: old.min_ts, max_ts: old.max_ts, samples: old.samples };
+    let nothing = || Salvaged { lost: vec![all()], exemplars_lost: true, metadata_lost: true, meta: None };
+    let Ok(block) = Block::open(&**disk, &old.file) else { return Ok((nothing(), None)) };
+    if described(&block) != said(old) {
+        return Ok((nothing(), None));
+    }
+    let highest = disk.list(BLOCK_DIR)?.iter().filter_map(|name| block_id(name)).max().unwrap_or(0);
+    let id = store.current().id_next.max(highest + 1);
+    let path = block_path(id);
+    let saved = match salvage(disk, &block, &path) {
+        Ok(saved) => saved,
+        Err(StorageError::Corrupt { .. }) => return Ok((nothing(), None)),
+        Err(StorageError::Disk(e)) => return Err(e.into()),
+        Err(e) => return Err(BackupError::Io(e.to_string())),
+    };
+    let Some(meta) = saved.meta else { return Ok((saved, None)) };
+    let mut new = entry(id, old.level, &path, &meta, old.created_ms, old.sources.clone());
+    note_crc(&**disk, &mut new).map_err(|e| BackupError::Io(e.to_string()))?;
+    Ok((saved, Some(new)))
+}
+
+type Facts = (i64, i64, u64, u64, u64);
+
+fn described(block: &Block) -> Facts {
+    let meta = block.meta();
+    (meta.min_time, meta.max_time, u64::from(meta.series), meta.samples, meta.bytes)
+}
+
+fn said(e: &ManifestEntry) -> Facts {
+    (e.min_ts, e.max_ts, e.series, e.samples, e.bytes)
 }
 
 fn check_tombstone(t: &Tombstone, entries: &[ManifestEntry], report: &mut CheckReport) {
@@ -231,8 +307,7 @@ fn check_block(disk: &dyn Disk, file: &str, entry: Option<&ManifestEntry>, repor
     let before = report.findings.len();
     block.verify_all(&mut |e| report.storage(file, e));
     let Some(entry) = entry.filter(|_| report.findings.len() == before) else { return };
-    let said = (entry.min_ts, entry.max_ts, entry.series, entry.samples, entry.bytes);
-    let found = (meta.min_time, meta.max_time, u64::from(meta.series), meta.samples, meta.bytes);
+    let (said, found) = (said(entry), described(&block));
     if said != found {
         let what = format!(
             "another block than the manifest describes: {found:?} (times, series, samples, bytes) for {said:?}"
@@ -240,7 +315,7 @@ fn check_block(disk: &dyn Disk, file: &str, entry: Option<&ManifestEntry>, repor
         report.damage(file, None, what);
     }
     if let Some(want) = crc_of(entry) {
-        match quiver_persistence::disk::file_crc(disk, file) {
+        match file_crc(disk, file) {
             Ok((_, crc)) if crc == want => {}
             Ok((_, crc)) => report.damage(file, None, format!("its CRC is {crc:08x}, the manifest says {want:08x}")),
             Err(e) => report.damage(file, None, e),

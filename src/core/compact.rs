@@ -77,6 +77,23 @@ impl Inner {
         Ok(())
     }
 
+    /// Has something that was deleted been in a block for too long?
+    pub(crate) fn clean_is_due(&self) -> bool {
+        let Some(after_ms) = self.options.clean_after_ms else { return false };
+        let manifest = self.manifest.current();
+        if manifest.tombstones.is_empty() {
+            return false;
+        }
+        let now_ms = self.options.clock.now_ms();
+        let unmergeable = self.unmergeable.lock();
+        let view = self.view.load();
+        let sound =
+            |id: u64| !unmergeable.contains(&id) && view.blocks.iter().any(|b| b.entry.id == id && b.block().is_ok());
+        // Either way: a clock that was set back must not make it wait for years.
+        let is_old = |created_ms: i64| now_ms.saturating_sub(created_ms).unsigned_abs() >= after_ms.unsigned_abs();
+        manifest.tombstones.iter().any(|t| is_old(t.created_ms) && t.blocks.iter().any(|id| sound(*id)))
+    }
+
     /// Writes every block anew of which something is deleted. One that cannot be read is left alone, and named at the end.
     pub(crate) fn clean_now(&self) -> Result<(), ReadError> {
         let mut failed = None;

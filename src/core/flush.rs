@@ -49,8 +49,10 @@ impl Inner {
         let view = self.view.load();
         let Some(head) = view.heads.first().filter(|h| !h.is_empty()) else { return false };
         let first = head.first_write_ms.load(Ordering::Relaxed);
-        let age = self.options.clock.now_ms().saturating_sub(first);
-        (first > 0 && age >= self.options.flush_interval_ms) || head.bytes() >= self.options.head_bytes_max
+        // Either way: a clock that was set back must not keep the head from being flushed.
+        let age = self.options.clock.now_ms().saturating_sub(first).unsigned_abs();
+        (first > 0 && age >= self.options.flush_interval_ms.unsigned_abs())
+            || head.bytes() >= self.options.head_bytes_max
     }
 
     /// Flushes what is in the head now.
@@ -90,7 +92,11 @@ impl Inner {
             self.disk.create_dir(BLOCK_DIR).map_err(io)?;
         }
         let background = &self.background;
-        let progress = |done, total| background.progress(TaskKind::Flush, done, total);
+        let progress = |done, total| {
+            background.progress(TaskKind::Flush, done, total);
+            // What is in the head is in the log, too.
+            !background.is_stopping()
+        };
         let meta = write_head(&self.disk, &frozen.head, &path, &self.counters, &progress)?;
         let mut entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
         note_crc(&*self.disk, &mut entry)?;
@@ -188,13 +194,14 @@ pub(crate) fn io(e: quiver_persistence::DiskError) -> ReadError {
     ReadError::Io { file: e.path.clone(), what: e.to_string() }
 }
 
-/// Writes a frozen head to `path`: sealed chunks as they are, open columns sealed, late samples merged in.
+/// Writes a frozen head to `path`: sealed chunks as they are, open columns sealed, late samples merged in. It ends early
+/// where `progress` says so.
 pub(crate) fn write_head(
     disk: &Arc<dyn Disk>,
     head: &Arc<Head>,
     path: &str,
     counters: &Counters,
-    progress: &dyn Fn(u64, u64),
+    progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<BlockMeta, ReadError> {
     let mut writer = BlockWriter::create(Arc::clone(disk), path)?;
     let mut pieces = Pieces::default();
@@ -202,7 +209,9 @@ pub(crate) fn write_head(
     let list = head.select(&[], TimeRange::ALL, u32::MAX, false, IndexUse::Auto, None).0;
     let total = list.len() as u64;
     for (done, s) in (0u64..).zip(list) {
-        progress(done, total);
+        if !progress(done, total) {
+            return Err(ReadError::Io { file: path.to_owned(), what: "the store is shutting down".into() });
+        }
         head.collect(s.id, TimeRange::ALL, &mut pieces);
         let chunks = if pieces.late.is_empty() && pieces.late_sealed.is_empty() {
             let mut chunks: Vec<Chunk> = pieces.sealed.drain(..).collect();

@@ -42,9 +42,11 @@ mod record;
 mod replay;
 pub mod report;
 mod retain;
+pub mod salvage;
 mod set;
 mod snapshot;
 mod snapshots;
+mod steps;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -55,7 +57,7 @@ mod wire;
 
 pub use background::{TaskKind, TaskState, TaskStatus};
 pub use offline::OfflineStore;
-pub use options::{OpenError, RetentionRule, StoreOptions};
+pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 

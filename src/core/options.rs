@@ -16,6 +16,24 @@ pub struct RetentionRule {
     pub keep_ms: Option<i64>,
 }
 
+/// What is kept how long.
+#[derive(Clone, Debug, Default)]
+pub struct Retention {
+    /// Blocks all of whose samples are older than this are dropped, ms; `None`: never.
+    pub keep_ms: Option<i64>,
+    /// Series that are kept for another time than that; the first rule that accepts a series decides.
+    pub rules: Vec<RetentionRule>,
+    /// The oldest blocks are dropped while blocks and log take more bytes than these; `None`: never.
+    pub bytes_max: Option<u64>,
+}
+
+impl Retention {
+    pub(crate) fn of(options: &StoreOptions) -> Self {
+        let StoreOptions { retention_ms, retention_rules, retention_bytes_max, .. } = options;
+        Self { keep_ms: *retention_ms, rules: retention_rules.clone(), bytes_max: *retention_bytes_max }
+    }
+}
+
 /// How a store is set up.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -41,6 +59,8 @@ pub struct StoreOptions {
     pub compact_bytes_max: u64,
     /// Decoded chunks of blocks kept for the next query, bytes.
     pub cache_bytes_max: usize,
+    /// Blocks are written anew without what was deleted of them so long ago, ms; `None`: only on demand or by a merge.
+    pub clean_after_ms: Option<i64>,
     /// Flushes, merges and drops blocks by itself. Off: only on demand.
     pub background: bool,
     /// Threads that replay the log; 0: as many as there are processors.
@@ -63,6 +83,7 @@ impl Default for StoreOptions {
             ladder_ms: vec![2 * HOUR_MS, 12 * HOUR_MS, 72 * HOUR_MS],
             compact_bytes_max: 8 << 30,
             cache_bytes_max: 128 << 20,
+            clean_after_ms: Some(10 * 60_000),
             background: true,
             replay_threads: 0,
         }

@@ -9,7 +9,8 @@
 //! The first rule whose selector accepts a series decides, for longer or shorter than the time of all others.
 //!
 //! Invariants
-//! 1. A clock that runs ahead drops nothing, see [`cutoff`].
+//! 1. A clock that runs ahead drops nothing, see [`cutoff`]; one that jumps ahead drops nothing for a day, whatever the
+//!    samples that are written meanwhile say, see [`steps`](crate::steps).
 //! 2. A block that cannot be read is dropped by its age and size alone, never written anew.
 
 use std::sync::Arc;
@@ -22,18 +23,19 @@ use crate::background::TaskKind;
 use crate::catalog::StoredBlock;
 use crate::flush::manifest_error;
 use crate::ladder::{Rung, cutoff, oversize};
-use crate::options::RetentionRule;
+use crate::options::{Retention, RetentionRule};
+use crate::steps::last_published;
 use crate::store::Inner;
 use crate::{ReadError, TimeRange};
 
 /// Which series of a block are kept from when on.
-pub(crate) struct Expired<'a> {
-    rules: &'a [RetentionRule],
+pub(crate) struct Expired {
+    retention: Arc<Retention>,
     /// By rule, then all other series: the rows, and before when their samples go.
     classes: Vec<(RoaringBitmap, Option<i64>)>,
 }
 
-impl Expired<'_> {
+impl Expired {
     /// Before when samples of a row go.
     pub(crate) fn cutoff_of_row(&self, row: u32) -> Option<i64> {
         self.classes.iter().find(|(rows, _)| rows.contains(row)).and_then(|(_, cutoff)| *cutoff)
@@ -42,12 +44,20 @@ impl Expired<'_> {
     /// The same by labels.
     pub(crate) fn cutoff_of(&self, labels: LabelsRef<'_>) -> Option<i64> {
         let accepts = |r: &RetentionRule| r.matchers.iter().all(|m: &Matcher| m.matches_labels(labels));
-        let at = self.rules.iter().position(accepts).unwrap_or(self.rules.len());
+        let rules = &self.retention.rules;
+        let at = rules.iter().position(accepts).unwrap_or(rules.len());
         self.classes.get(at).and_then(|(_, cutoff)| *cutoff)
     }
 }
 
 impl Inner {
+    /// Looks whether the clock has jumped; asked once a second.
+    pub(crate) fn is_clock_trusted(&self) -> bool {
+        let published = || last_published(self.manifest.current().entries.iter().map(|e| e.created_ms).collect());
+        let clock = &self.options.clock;
+        self.steps.is_trusted(clock.now_ms(), clock.elapsed_ms(), published)
+    }
+
     fn newest_ts(&self) -> Option<i64> {
         let view = self.view.load();
         let heads = view.heads.iter().filter_map(|h| h.time_bounds());
@@ -55,12 +65,16 @@ impl Inner {
     }
 
     fn cutoff(&self, keep_ms: Option<i64>) -> Option<i64> {
-        cutoff(keep_ms?, self.options.clock.now_ms(), self.newest_ts(), self.options.limits.future_ms_max)
+        if !self.is_clock_trusted() {
+            return None;
+        }
+        cutoff(keep_ms?, self.options.clock.now_ms(), self.newest_ts(), self.limits.get().future_ms_max)
     }
 
     /// The longest that anything is kept; `None`: for ever.
     fn longest_ms(&self) -> Option<i64> {
-        self.options.retention_rules.iter().try_fold(self.options.retention_ms?, |a, r| Some(a.max(r.keep_ms?)))
+        let retention = self.retention.load();
+        retention.rules.iter().try_fold(retention.keep_ms?, |a, r| Some(a.max(r.keep_ms?)))
     }
 
     /// Blocks to drop whole.
@@ -71,7 +85,7 @@ impl Inner {
             Some(cutoff) => view.blocks.iter().filter(|b| b.entry.max_ts < cutoff).map(|b| b.entry.id).collect(),
             None => Vec::new(),
         };
-        if let Some(bytes_max) = self.options.retention_bytes_max {
+        if let Some(bytes_max) = self.retention.load().bytes_max {
             let rest: Vec<Rung> = rungs.into_iter().filter(|r| !ids.contains(&r.id)).collect();
             ids.extend(oversize(&rest, self.log.bytes(), bytes_max));
         }
@@ -79,8 +93,9 @@ impl Inner {
     }
 
     /// The series of a block by how long they are kept; `None` where there are no rules.
-    pub(crate) fn expired_rows(&self, stored: &StoredBlock) -> Result<Option<Expired<'_>>, ReadError> {
-        let rules = &self.options.retention_rules;
+    pub(crate) fn expired_rows(&self, stored: &StoredBlock) -> Result<Option<Expired>, ReadError> {
+        let retention = self.retention.load_full();
+        let rules = &retention.rules;
         if rules.is_empty() {
             return Ok(None);
         }
@@ -92,13 +107,13 @@ impl Inner {
             rest -= &rows;
             classes.push((rows, self.cutoff(rule.keep_ms)));
         }
-        classes.push((rest, self.cutoff(self.options.retention_ms)));
-        Ok(Some(Expired { rules, classes }))
+        classes.push((rest, self.cutoff(retention.keep_ms)));
+        Ok(Some(Expired { retention, classes }))
     }
 
     /// Blocks to be written anew without the series that are wholly past their own time.
     fn past_rules(&self) -> Vec<u64> {
-        if self.options.retention_rules.is_empty() {
+        if self.retention.load().rules.is_empty() {
             return Vec::new();
         }
         let unmergeable = self.unmergeable.lock().clone();
@@ -118,8 +133,8 @@ impl Inner {
     /// The shortest that any series of a block is kept; `None`: for ever (or it cannot be read).
     fn shortest_of(&self, stored: &StoredBlock) -> Option<i64> {
         let expired = self.expired_rows(stored).ok().flatten()?;
-        let rules = self.options.retention_rules.iter().map(|r| r.keep_ms);
-        let keeps = rules.chain([self.options.retention_ms]);
+        let retention = Arc::clone(&expired.retention);
+        let keeps = retention.rules.iter().map(|r| r.keep_ms).chain([retention.keep_ms]);
         expired.classes.iter().zip(keeps).filter(|((rows, _), _)| !rows.is_empty()).filter_map(|(_, keep)| keep).min()
     }
 

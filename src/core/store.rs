@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use quiver_cache::{WorkingSet, WorkingSetFigures};
-use quiver_model::{Matcher, WriteBatch};
+use quiver_model::{LiveLimits, Matcher, WriteBatch};
+use quiver_persistence::disk::open_with_faults;
 use quiver_persistence::log::LogHealth;
 use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
 use tokio::sync::oneshot;
@@ -31,10 +32,11 @@ use crate::flush::Frozen;
 use crate::head::{Counters, Head};
 use crate::ingest::{Answer, Entry, Pool, check};
 use crate::interner::Interner;
-use crate::options::{OpenError, StoreOptions};
+use crate::options::{OpenError, Retention, StoreOptions};
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::snapshot::{StoreSnapshot, View};
 use crate::snapshots::{self, SnapshotRequest};
+use crate::steps::Steps;
 use crate::{
     BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, SnapshotFile, Source, StoreStats, Tasks, TimeRange,
     WriteError, WriteReceipt,
@@ -50,6 +52,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: StoreOptions,
+    /// Limits in force.
+    pub(crate) limits: LiveLimits,
+    /// What is kept how long, in force.
+    pub(crate) retention: ArcSwap<Retention>,
+    /// Jumps of the clock.
+    pub(crate) steps: Steps,
     pub(crate) manifest: ManifestStore,
     pub(crate) log: Log<Entry>,
     pub(crate) view: ArcSwap<View>,
@@ -102,8 +110,8 @@ impl Store {
     /// Opens the data folder at `path`, which is made if it is missing. See [`Store::open`].
     pub fn open_dir(path: impl AsRef<Path>, options: StoreOptions) -> Result<Arc<Store>, OpenError> {
         let path = path.as_ref();
-        let disk = RealDisk::create(path)?;
-        Self::open(Arc::new(disk), options).map_err(|e| match e {
+        let disk = open_with_faults(Arc::new(RealDisk::create(path)?)).map_err(OpenError::Damaged)?;
+        Self::open(disk, options).map_err(|e| match e {
             OpenError::InUse { .. } => OpenError::InUse { folder: path.display().to_string() },
             e => e,
         })
@@ -135,6 +143,9 @@ impl Store {
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
         let inner = Arc::new(Inner {
             disk,
+            limits: options.limits.clone().into(),
+            retention: ArcSwap::from_pointee(Retention::of(&options)),
+            steps: Steps::default(),
             options,
             manifest,
             log,
@@ -221,6 +232,17 @@ impl Store {
         self.inner.pool.batch()
     }
 
+    /// The limits that it looks at, to be shared with the layers above and to be replaced.
+    pub fn limits(&self) -> LiveLimits {
+        self.inner.limits.clone()
+    }
+
+    /// Keeps data for another time or size from now on.
+    pub fn set_retention(&self, retention: Retention) {
+        self.inner.retention.store(Arc::new(retention));
+        self.inner.shortest_kept.lock().clear();
+    }
+
     /// What the log's replay found at the start.
     pub fn replay_report(&self) -> ReplayReport {
         self.inner.replayed.lock().clone()
@@ -287,7 +309,8 @@ impl Inner {
 
     fn begin_write(&self, batch: WriteBatch) -> Result<Answer, WriteError> {
         let now_ms = self.options.clock.now_ms();
-        check(&batch, &self.options.limits, now_ms)?;
+        let limits = self.limits.get();
+        check(&batch, &limits, now_ms)?;
         let head = {
             let _gate = self.gate.read();
             let view = self.view.load();
@@ -297,7 +320,7 @@ impl Inner {
         if head.bytes() / 2 >= self.options.head_bytes_max {
             return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
         }
-        let series_max = self.options.limits.active_series_max;
+        let series_max = limits.active_series_max;
         let (entry, answer) = Entry::new(head, &self.interner, batch, series_max, now_ms, &self.counters, &self.pool)?;
         self.log.submit(entry.shard(), entry)?;
         Ok(answer)
@@ -325,11 +348,15 @@ impl Inner {
         if self.progress.phase() != Phase::Ready {
             return;
         }
+        // Whether anything is kept for a time or not: a jump that nobody saw would be believed later.
+        self.is_clock_trusted();
         if self.flush_is_due() {
             self.schedule(TaskKind::Flush);
         }
         if let Some(kind) = self.compact_is_due() {
             self.schedule(kind);
+        } else if self.clean_is_due() {
+            self.schedule(TaskKind::Clean);
         }
     }
 
@@ -507,5 +534,10 @@ impl Store {
 
     pub(crate) fn flush_is_due(&self) -> bool {
         self.inner.flush_is_due()
+    }
+
+    /// What the background does once a second.
+    pub(crate) fn tick_for_test(&self) {
+        self.inner.tick();
     }
 }

@@ -199,7 +199,7 @@ fn without(range: TimeRange, holes: &[TimeRange]) -> Live {
 /// What a merge leaves out of one input.
 pub(crate) struct LeftOut<'a> {
     pub(crate) deletions: Option<(&'a Deletions, &'a Rows)>,
-    pub(crate) expired: Option<Expired<'a>>,
+    pub(crate) expired: Option<Expired>,
 }
 
 /// What a merge of blocks leaves out.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quiver_core::{Ingest, Maintain, Source};
-use quiver_model::{Clock, Limits};
+use quiver_model::{Clock, LiveLimits};
 use quiver_query::sql::SqlEngine;
 use quiver_query::{Engine, Features};
 
@@ -37,7 +37,7 @@ pub struct Services {
     /// Answers SQL.
     pub sql: Arc<SqlEngine>,
     /// Limits in force.
-    pub limits: Limits,
+    pub limits: LiveLimits,
     /// PromQL features in force.
     pub features: Features,
     /// The clock.
@@ -46,6 +46,8 @@ pub struct Services {
     pub admin_api: bool,
     /// Facts for the status pages.
     pub about: About,
+    /// Reads the configuration again, where that can be asked for over HTTP.
+    pub reload: Option<Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
 }
 
 /// Facts for the status pages.
@@ -57,6 +59,19 @@ pub struct About {
     pub started_ms: i64,
     /// Durability of a write: `commit`, or `interval` with its length.
     pub durability: String,
+    /// Retention as text.
+    pub retention: String,
+    /// Flags in force, by name.
+    pub flags: Vec<(String, String)>,
+}
+
+/// The configuration as it is now, and how the last attempt to read it again went.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// When it was read last with success, ms.
+    pub read_ms: i64,
+    /// Why the last attempt failed, if it did.
+    pub error: Option<String>,
     /// Retention as text.
     pub retention: String,
     /// Flags in force, by name.
@@ -104,6 +119,8 @@ pub struct Counters {
     pub writes_rejected: Counter,
     /// Connections open.
     pub connections: AtomicU64,
+    /// Reloads of the configuration that failed.
+    pub reload_failures: Counter,
 }
 
 impl Counters {
@@ -128,12 +145,25 @@ pub struct Gateway {
     pub services: Services,
     /// Figures.
     pub counters: Counters,
+    /// How the configuration is.
+    pub settings: Mutex<Settings>,
     buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Gateway {
     /// A gateway over services.
     pub fn new(services: Services) -> Arc<Self> {
-        Arc::new(Self { services, counters: Counters::default(), buffers: Mutex::new(Vec::new()) })
+        let settings = Settings {
+            read_ms: services.about.started_ms,
+            error: None,
+            retention: services.about.retention.clone(),
+            flags: services.about.flags.clone(),
+        };
+        Arc::new(Self {
+            services,
+            counters: Counters::default(),
+            settings: Mutex::new(settings),
+            buffers: Mutex::new(Vec::new()),
+        })
     }
 }

@@ -32,7 +32,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use column::SampleColumn;
 pub use histogram::{Histogram, ResetHint, Span};
 pub use labels::{Labels, LabelsBuilder, LabelsError, LabelsRef, METRIC_NAME};
-pub use limits::Limits;
+pub use limits::{Limits, LiveLimits};
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use metric::{Exemplar, Metadata, MetricKind};
 pub use read::{Need, SeriesKinds, TimeRange};

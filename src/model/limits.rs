@@ -1,4 +1,8 @@
 //! Every limit, in one place, with its default. Each has a line in the README's table of limits.
+//!
+//! [`LiveLimits`] is the one set that all layers of a process look at, and that a reload of the configuration replaces.
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Bounds on what one request, one query and the whole process may cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,9 +129,47 @@ by_name! {
     sql_rows_max: usize,
 }
 
+impl Limits {
+    /// Those that are looked at once, at the start: queues and pools that are made of a size.
+    pub const FIXED: [&'static str; 3] = ["write_queue_max", "query_concurrency_max", "query_memory_total_bytes_max"];
+}
+
+/// Limits in force, shared: what one holder sets, all see. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LiveLimits(Arc<RwLock<Arc<Limits>>>);
+
+impl LiveLimits {
+    /// The limits of this moment; a request looks once.
+    pub fn get(&self) -> Arc<Limits> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces them.
+    pub fn set(&self, limits: Limits) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+    }
+}
+
+impl From<Limits> for LiveLimits {
+    fn from(limits: Limits) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(limits))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_holder_sets_all_see() {
+        let limits = LiveLimits::from(Limits { labels_max: 3, ..Limits::default() });
+        let other = limits.clone();
+        let before = other.get();
+        limits.set(Limits::default());
+        assert_eq!((before.labels_max, other.get().labels_max), (3, Limits::default().labels_max));
+        let names: Vec<_> = before.list().into_iter().map(|(n, _)| n).collect();
+        assert!(Limits::FIXED.iter().all(|n| names.contains(n)));
+    }
 
     #[test]
     fn every_limit_is_set_by_its_name() {

@@ -16,6 +16,8 @@
 pub mod disk;
 pub mod log;
 pub mod manifest;
+#[doc(hidden)]
+pub mod testing;
 
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use quiver_model::{MatchOp, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::disk::{FaultAction, FaultRule};
+use quiver_persistence::testing::{Row, sized};
 use quiver_persistence::{DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
 
 use super::store::{block_on, open, options, write};
 use crate::testing::histogram;
 use crate::{Health, Ingest, Maintain, Need, Source, Store, TimeRange, WriteError};
 
-const SERIES: usize = 5;
+pub(super) const SERIES: usize = 5;
 
 /// Batch `k`: five series at one time of its own (the odd ones late), one of them a histogram.
-fn batch(k: i64) -> WriteBatch {
+pub(super) fn batch(k: i64) -> WriteBatch {
     let t = if k % 2 == 0 { 10_000 + k } else { 5_000 - k };
     let mut b = WriteBatch::default();
     for i in 0..SERIES {
@@ -30,7 +31,7 @@ fn batch(k: i64) -> WriteBatch {
 }
 
 /// How many series have a sample of which batch; panics at a sample of none.
-fn found(store: &Store) -> BTreeMap<i64, usize> {
+pub(super) fn found(store: &Store) -> BTreeMap<i64, usize> {
     let all = [Matcher::new(MatchOp::Regex, "__name__", ".+", 1 << 20).unwrap()];
     let set = store.snapshot().select(&all, TimeRange::ALL, 100).unwrap();
     let mut out = BTreeMap::new();
@@ -84,10 +85,14 @@ fn power_loss_at_every_operation_loses_nothing_acknowledged() {
     assert_eq!(run(&whole, &script, u64::MAX).unwrap().len(), 7);
     let ops = whole.ops();
     assert!(ops > 10);
+    let row = Row::begin("3", "power loss at every operation of the store");
+    let seeds = sized(6, 2_000);
+    let mut acked = 0;
     for n in 0..ops {
         let disk = MemoryDisk::new();
         let acknowledged = run(&disk, &script, n).unwrap_or_default();
-        for seed in 0..4 {
+        acked += acknowledged.len() as u64 * SERIES as u64;
+        for seed in 0..seeds {
             let after = disk.crash(seed * (n + 1));
             let store = open(&after);
             let there = found(&store);
@@ -105,6 +110,7 @@ fn power_loss_at_every_operation_loses_nothing_acknowledged() {
             assert_eq!(found(&open(&after)), want, "{n} of {ops}, seed {seed}");
         }
     }
+    row.passed(format_args!("{} states", ops * seeds), acked);
 }
 
 #[test]

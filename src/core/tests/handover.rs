@@ -173,12 +173,16 @@ fn retention_drops_whole_blocks_and_no_wrong_clock_makes_it_drop_more() {
         write(&store, &scrape(t)).unwrap();
         block_on(store.flush()).unwrap();
     }
+    store.retain_for_test().unwrap();
+    assert_eq!(times(&*store)[0], [995_000]);
+    write(&store, &scrape(999_000)).unwrap();
+    block_on(store.flush()).unwrap();
     clock.set(i64::MAX);
     store.retain_for_test().unwrap();
-    assert_eq!(times(&*store)[0], [995_000]);
+    assert_eq!(times(&*store)[0], [995_000, 999_000]);
     clock.set(0);
     store.retain_for_test().unwrap();
-    assert_eq!(times(&*store)[0], [995_000]);
+    assert_eq!(times(&*store)[0], [995_000, 999_000]);
 }
 
 #[test]

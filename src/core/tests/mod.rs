@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod crash;
 mod deletes;
+mod faults;
 mod handover;
 mod head;
 mod oracle;

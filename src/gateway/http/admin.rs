@@ -9,6 +9,7 @@
 //! DELETE tsdb/snapshots/NAME                      204
 //! POST tsdb/flush, tsdb/compact                   204, when it is done
 //! POST tasks/pause, tasks/resume                  204
+//! POST /-/reload                                  200, or 500 and the old configuration stays
 //! ```
 
 use std::collections::hash_map::RandomState;
@@ -54,6 +55,20 @@ pub async fn verb(g: &Gateway, headers: &HeaderMap, p: &Params, verb: &str) -> R
         }
     }
     Ok(no_content())
+}
+
+/// `/-/reload`: reads the configuration again; what is wrong with it is the answer, and nothing changes then.
+pub async fn reload(g: &Arc<Gateway>) -> Result<Response<Body>, ApiError> {
+    check(g)?;
+    let Some(reload) = g.services.reload.clone() else {
+        return Err(ApiError::new(ErrorType::Unavailable, "there is no configuration to read again"));
+    };
+    let done = tokio::task::spawn_blocking(move || reload()).await;
+    match done {
+        Ok(Ok(())) => Ok(Response::new(Body::empty())),
+        Ok(Err(e)) => Err(ApiError::new(ErrorType::Internal, format!("failed to reload config: {e}"))),
+        Err(_) => Err(ApiError::new(ErrorType::Internal, "the reload panicked")),
+    }
 }
 
 async fn delete_series(g: &Gateway, p: &Params) -> Result<(), ApiError> {

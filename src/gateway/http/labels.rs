@@ -109,7 +109,7 @@ pub fn series(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<B
     }
     let (limit, range, selectors) = (p.limit()?, time_range(p)?, selectors(g, p)?);
     let snapshot = g.services.source.snapshot();
-    let max = g.services.limits.query_series_max;
+    let max = g.services.limits.get().query_series_max;
     let mut warnings = Vec::new();
     let mut list: Vec<Labels> = Vec::new();
     if let [one] = selectors.as_slice() {

@@ -68,6 +68,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/metrics", post(otlp))
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
+        .route("/-/reload", post(reload).put(reload))
         .route("/metrics", get(own_metrics))
         .route("/version", get(version))
         .route("/", get(index))
@@ -249,6 +250,10 @@ async fn admin_tasks(State(g): Shared, Path(verb): Path<String>) -> Response<Bod
 
 async fn healthy() -> &'static str {
     "Quiver is Healthy.\n"
+}
+
+async fn reload(State(g): Shared) -> Response<Body> {
+    admin::reload(&g).await.unwrap_or_else(|e| e.response())
 }
 
 async fn ready(State(g): Shared) -> Response<Body> {

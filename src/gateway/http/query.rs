@@ -26,7 +26,7 @@ fn options(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<(QueryOptions
             if ms <= 0 {
                 return Err(ApiError::invalid_param("timeout", "timeout must be positive".into()));
             }
-            Some((ms as u64).min(g.services.limits.query_timeout_ms))
+            Some((ms as u64).min(g.services.limits.get().query_timeout_ms))
         }
     };
     let lookback_ms = match p.get("lookback_delta") {
@@ -81,8 +81,8 @@ pub async fn range(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Respo
         let why = "zero or negative query resolution step widths are not accepted. Try a positive integer";
         return Err(ApiError::invalid_param("step", why.into()));
     }
-    if (i128::from(end) - i128::from(start)) / i128::from(step) > i128::from(g.services.limits.query_points_max) {
-        return Err(ApiError::bad_data(quiver_query::too_many_points(g.services.limits.query_points_max)));
+    if (i128::from(end) - i128::from(start)) / i128::from(step) > i128::from(g.services.limits.get().query_points_max) {
+        return Err(ApiError::bad_data(quiver_query::too_many_points(g.services.limits.get().query_points_max)));
     }
     run(g, headers, p, start, end, step).await
 }

@@ -85,8 +85,9 @@ pub async fn handle(g: &Gateway, request: Request<Body>) -> Result<Response<Body
         && (content_type.starts_with("text/plain") || content_type.starts_with("application/sql"));
     let (p, statement) = if bare {
         let (parts, body) = request.into_parts();
-        let bytes =
-            read_body(body, g.services.limits.query_bytes_max).await.map_err(|e| ApiError::bad_data(e.to_string()))?;
+        let bytes = read_body(body, g.services.limits.get().query_bytes_max)
+            .await
+            .map_err(|e| ApiError::bad_data(e.to_string()))?;
         let text = String::from_utf8(bytes).map_err(|_| ApiError::bad_data("the statement is not UTF-8"))?;
         (Params::read(Request::from_parts(parts, Body::empty())).await?, text)
     } else {

@@ -40,7 +40,7 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
         "runtimeinfo" => runtime_info(g, j, &health),
         "flags" => {
             j.raw("{");
-            for (i, (n, v)) in g.services.about.flags.iter().enumerate() {
+            for (i, (n, v)) in g.settings.lock().flags.iter().enumerate() {
                 if i > 0 {
                     j.raw(",");
                 }
@@ -150,10 +150,17 @@ fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
     };
     j.raw(r#"{"startTime":"#).string(&rfc3339(about.started_ms));
     j.raw(r#","serverTime":"#).string(&rfc3339(g.services.clock.now_ms()));
-    j.raw(r#","CWD":"","hostname":"","reloadConfigSuccess":true,"lastConfigTime":"#).string(&rfc3339(about.started_ms));
-    j.raw(r#","corruptionCount":0,"goroutineCount":0,"GOMAXPROCS":"#);
+    let settings = g.settings.lock().clone();
+    j.raw(r#","CWD":"","hostname":"","reloadConfigSuccess":"#).raw(if settings.error.is_none() {
+        "true"
+    } else {
+        "false"
+    });
+    j.raw(r#","lastConfigTime":"#).string(&rfc3339(settings.read_ms));
+    j.raw(r#","corruptionCount":"#).int(g.services.maintain.stats(0).damaged_blocks.len() as i64);
+    j.raw(r#","goroutineCount":0,"GOMAXPROCS":"#);
     j.int(std::thread::available_parallelism().map_or(1, |n| n.get()) as i64);
-    j.raw(r#","GOMEMLIMIT":0,"GOGC":"","GODEBUG":"","storageRetention":"#).string(&about.retention);
+    j.raw(r#","GOMEMLIMIT":0,"GOGC":"","GODEBUG":"","storageRetention":"#).string(&settings.retention);
     j.raw(r#","durability":"#).string(&about.durability).raw(r#","readOnly":"#).string(read_only).raw("}");
 }
 
@@ -238,6 +245,10 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let counter = |name, help, value: u64| OwnMetric { name, help, counter: true, value: value as f64 };
     let gauge = |name, help, value: f64| OwnMetric { name, help, counter: false, value };
     let failures = g.services.maintain.tasks().list.iter().map(|t| t.failures).sum();
+    let (reloaded, read_ms) = {
+        let settings = g.settings.lock();
+        (f64::from(u8::from(settings.error.is_none())), settings.read_ms)
+    };
     let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
     vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
@@ -266,6 +277,9 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_blocks_dropped_total", "Blocks dropped by the retention.", s.blocks_dropped),
         gauge("quiver_blocks_damaged", "Blocks known to be damaged.", s.damaged_blocks.len() as f64),
         counter("quiver_task_failures_total", "Background tasks that failed.", failures),
+        gauge("quiver_config_last_reload_successful", "1 where the configuration in force is the file's.", reloaded),
+        gauge("quiver_config_last_reload_success_timestamp_seconds", "When it was last read.", read_ms as f64 / 1000.0),
+        counter("quiver_config_reload_failures_total", "Reloads that failed.", c.reload_failures.get()),
         gauge("quiver_writable", "1 while writes are taken.", writable),
         gauge("quiver_uptime_seconds", "Seconds since the start.", (now - g.services.about.started_ms) as f64 / 1000.0),
         gauge("quiver_build_info", "Constant 1.", 1.0),
@@ -280,7 +294,7 @@ pub fn own_metrics_text(g: &Gateway) -> String {
         let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}\n{0} {2}", m.name, m.help, m.value);
     }
     let _ = writeln!(out, "# HELP quiver_limit Limits in force, by name.\n# TYPE quiver_limit gauge");
-    for (name, value) in g.services.limits.list() {
+    for (name, value) in g.services.limits.get().list() {
         let _ = writeln!(out, "quiver_limit{{name=\"{name}\"}} {value}");
     }
     out

@@ -22,7 +22,7 @@ pub async fn export(
     gateway: &Gateway,
     request: &ExportMetricsServiceRequest,
 ) -> Result<ExportMetricsServiceResponse, WriteError> {
-    let converted = convert::convert(request, &gateway.services.limits, gateway.services.clock.now_ms());
+    let converted = convert::convert(request, &gateway.services.limits.get(), gateway.services.clock.now_ms());
     if !converted.batch.is_empty() {
         let receipt = gateway.services.ingest.write(converted.batch).await?;
         gateway.counters.samples.add(receipt.floats + receipt.histograms);

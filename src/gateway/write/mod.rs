@@ -39,7 +39,7 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         Ok(e) => e,
         Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
     };
-    let limits = &gateway.services.limits;
+    let limits = &*gateway.services.limits.get();
     let body = match read_body(request.into_body(), limits.write_body_bytes_max).await {
         Ok(b) => b,
         Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),

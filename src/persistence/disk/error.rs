@@ -38,6 +38,24 @@ pub enum DiskOp {
     Map,
 }
 
+impl DiskOp {
+    /// Does it change what is on the disk, or make it durable?
+    pub fn changes(self) -> bool {
+        matches!(
+            self,
+            DiskOp::Create
+                | DiskOp::Write
+                | DiskOp::Sync
+                | DiskOp::SyncDir
+                | DiskOp::Rename
+                | DiskOp::Link
+                | DiskOp::Remove
+                | DiskOp::Truncate
+                | DiskOp::CreateDir
+        )
+    }
+}
+
 impl fmt::Display for DiskOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,13 +1,15 @@
 //! A disk that fails where it is told to.
 //!
 //! Rules are scripted (this operation, on paths that contain this, from the n-th on, so many times) or drawn from a seed.
-//! A failed sync does what a kernel does: the bytes count as written and never reach the medium.
+//! A failed sync does what a kernel does: the bytes count as written and never reach the medium. A rule may also end the
+//! process on the spot, as `kill -9` does; [`injected`](super::injected) reads rules from a text.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::injected::Control;
 use super::memory::Seeded;
 use super::{Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, Mapped};
 
@@ -22,13 +24,17 @@ pub enum FaultAction {
     Slow(Duration),
     /// It waits until the gate is open, then goes on.
     Wait(Gate),
+    /// The process ends on the spot, before the operation.
+    Kill,
+    /// A write does half of its bytes, another operation all of it; then the process ends on the spot.
+    KillAfter,
 }
 
 /// When what happens.
 #[derive(Clone, Debug)]
 pub struct FaultRule {
-    /// Which operation.
-    pub op: DiskOp,
+    /// Which operation; `None`: any that changes something.
+    pub op: Option<DiskOp>,
     /// Only on paths that contain this.
     pub path_part: String,
     /// How many matching operations pass first.
@@ -42,7 +48,16 @@ pub struct FaultRule {
 impl FaultRule {
     /// Always, on every path.
     pub fn new(op: DiskOp, action: FaultAction) -> Self {
-        Self { op, path_part: String::new(), skip: 0, count: u64::MAX, action }
+        Self { op: Some(op), path_part: String::new(), skip: 0, count: u64::MAX, action }
+    }
+
+    /// At every operation that changes something, on every path.
+    pub fn changing(action: FaultAction) -> Self {
+        Self { op: None, path_part: String::new(), skip: 0, count: u64::MAX, action }
+    }
+
+    fn matches(&self, op: DiskOp, path: &str) -> bool {
+        self.op.map_or_else(|| op.changes(), |own| own == op) && path.contains(&self.path_part)
     }
 
     /// Only on paths that contain `part`.
@@ -113,6 +128,8 @@ impl Gate {
 #[derive(Debug, Default)]
 struct Script {
     rules: Vec<FaultRule>,
+    /// Where the rules come from, if from outside.
+    control: Option<Control>,
     seeded: Option<(Seeded, u64)>,
     hits: u64,
 }
@@ -128,6 +145,13 @@ impl FaultyDisk {
     /// Without faults so far.
     pub fn new(inner: Arc<dyn Disk>) -> Self {
         Self { inner, script: Arc::default() }
+    }
+
+    /// With the rules of a file, which is looked at before every operation.
+    pub(super) fn controlled(inner: Arc<dyn Disk>, control: Control) -> Self {
+        let disk = Self::new(inner);
+        disk.script.lock().control = Some(control);
+        disk
     }
 
     /// Adds a rule. The first one that matches decides.
@@ -152,11 +176,21 @@ impl FaultyDisk {
         self.script.lock().hits
     }
 
+    /// Replaces all rules.
+    pub fn set(&self, rules: Vec<FaultRule>) {
+        self.script.lock().rules = rules;
+    }
+
     fn decide(&self, op: DiskOp, path: &str) -> Option<FaultAction> {
         let mut script = self.script.lock();
+        if let Some(control) = &mut script.control
+            && let Some(rules) = control.changed()
+        {
+            script.rules = rules;
+        }
         let script = &mut *script;
         for rule in &mut script.rules {
-            if rule.op != op || !path.contains(&rule.path_part) {
+            if !rule.matches(op, path) {
                 continue;
             }
             if rule.skip > 0 {
@@ -170,19 +204,7 @@ impl FaultyDisk {
             script.hits += 1;
             return Some(rule.action.clone());
         }
-        let changes = matches!(
-            op,
-            DiskOp::Create
-                | DiskOp::Write
-                | DiskOp::Sync
-                | DiskOp::SyncDir
-                | DiskOp::Rename
-                | DiskOp::Link
-                | DiskOp::Remove
-                | DiskOp::Truncate
-                | DiskOp::CreateDir
-        );
-        if changes
+        if op.changes()
             && let Some((rng, one_in)) = &mut script.seeded
             && rng.below(*one_in) == 0
         {
@@ -196,30 +218,42 @@ impl FaultyDisk {
         None
     }
 
-    /// Applies waits; returns the error to give, and whether half of a write comes first.
-    fn strike(&self, op: DiskOp, path: &str) -> Option<(DiskError, bool)> {
-        let (kind, is_half) = match self.decide(op, path)? {
-            FaultAction::Fail(kind) => (kind, false),
-            FaultAction::Half(kind) => (kind, true),
+    /// Applies waits and ends; what else is to happen.
+    fn strike(&self, op: DiskOp, path: &str) -> Option<Strike> {
+        let error = |kind: DiskErrorKind| {
+            let text = match kind {
+                DiskErrorKind::Full => "no space left on device (injected)",
+                DiskErrorKind::Media => "input/output error (injected)",
+                _ => "failed (injected)",
+            };
+            DiskError::new(op, path, kind, text)
+        };
+        match self.decide(op, path)? {
+            FaultAction::Fail(kind) => Some(Strike::Fail(error(kind))),
+            FaultAction::Half(kind) => Some(Strike::Half(error(kind))),
             FaultAction::Slow(time) => {
                 std::thread::sleep(time);
-                return None;
+                None
             }
             FaultAction::Wait(gate) => {
                 gate.pass();
-                return None;
+                None
             }
-        };
-        let text = match kind {
-            DiskErrorKind::Full => "no space left on device (injected)",
-            DiskErrorKind::Media => "input/output error (injected)",
-            _ => "failed (injected)",
-        };
-        Some((DiskError::new(op, path, kind, text), is_half))
+            FaultAction::Kill => kill(),
+            FaultAction::KillAfter => Some(Strike::KillAfter),
+        }
     }
 
-    fn pass(&self, op: DiskOp, path: &str) -> Result<(), DiskError> {
-        self.strike(op, path).map_or(Ok(()), |(e, _)| Err(e))
+    /// An operation with its fault.
+    fn pass<T>(&self, op: DiskOp, path: &str, go: impl FnOnce() -> Result<T, DiskError>) -> Result<T, DiskError> {
+        match self.strike(op, path) {
+            None => go(),
+            Some(Strike::Fail(e) | Strike::Half(e)) => Err(e),
+            Some(Strike::KillAfter) => {
+                let _ = go();
+                kill()
+            }
+        }
     }
 
     fn wrap(&self, path: &str, inner: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
@@ -227,86 +261,85 @@ impl FaultyDisk {
     }
 }
 
+/// What is to happen to an operation.
+enum Strike {
+    Fail(DiskError),
+    Half(DiskError),
+    KillAfter,
+}
+
+/// Ends the process as `kill -9` does: no destructor, no flush, no exit handler.
+fn kill() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}
+
 impl Disk for FaultyDisk {
     fn create(&self, path: &str) -> Result<Box<dyn DiskFile>, DiskError> {
-        self.pass(DiskOp::Create, path)?;
-        Ok(self.wrap(path, self.inner.create(path)?))
+        self.pass(DiskOp::Create, path, || Ok(self.wrap(path, self.inner.create(path)?)))
     }
 
     fn open_append(&self, path: &str) -> Result<Box<dyn DiskFile>, DiskError> {
-        self.pass(DiskOp::Open, path)?;
-        Ok(self.wrap(path, self.inner.open_append(path)?))
+        self.pass(DiskOp::Open, path, || Ok(self.wrap(path, self.inner.open_append(path)?)))
     }
 
     fn open_read(&self, path: &str) -> Result<Arc<dyn DiskRead>, DiskError> {
-        self.pass(DiskOp::Open, path)?;
-        let inner = self.inner.open_read(path)?;
+        let inner = self.pass(DiskOp::Open, path, || self.inner.open_read(path))?;
         Ok(Arc::new(FaultyRead { disk: self.clone(), inner, path: path.to_owned() }))
     }
 
     fn map(&self, path: &str) -> Result<Mapped, DiskError> {
-        self.pass(DiskOp::Map, path)?;
-        self.inner.map(path)
+        self.pass(DiskOp::Map, path, || self.inner.map(path))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::Rename, from)?;
-        self.inner.rename(from, to)
+        self.pass(DiskOp::Rename, from, || self.inner.rename(from, to))
     }
 
     fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::Link, from)?;
-        self.inner.link(from, to)
+        self.pass(DiskOp::Link, from, || self.inner.link(from, to))
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::SyncDir, dir)?;
-        self.inner.sync_dir(dir)
+        self.pass(DiskOp::SyncDir, dir, || self.inner.sync_dir(dir))
     }
 
     fn remove(&self, path: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::Remove, path)?;
-        self.inner.remove(path)
+        self.pass(DiskOp::Remove, path, || self.inner.remove(path))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<String>, DiskError> {
-        self.pass(DiskOp::List, dir)?;
-        self.inner.list(dir)
+        self.pass(DiskOp::List, dir, || self.inner.list(dir))
     }
 
     fn list_dirs(&self, dir: &str) -> Result<Vec<String>, DiskError> {
-        self.pass(DiskOp::List, dir)?;
-        self.inner.list_dirs(dir)
+        self.pass(DiskOp::List, dir, || self.inner.list_dirs(dir))
     }
 
     fn len(&self, path: &str) -> Result<u64, DiskError> {
-        self.pass(DiskOp::Stat, path)?;
-        self.inner.len(path)
+        self.pass(DiskOp::Stat, path, || self.inner.len(path))
     }
 
     fn exists(&self, path: &str) -> Result<bool, DiskError> {
-        self.pass(DiskOp::Stat, path)?;
-        self.inner.exists(path)
+        self.pass(DiskOp::Stat, path, || self.inner.exists(path))
     }
 
     fn create_dir(&self, dir: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::CreateDir, dir)?;
-        self.inner.create_dir(dir)
+        self.pass(DiskOp::CreateDir, dir, || self.inner.create_dir(dir))
     }
 
     fn remove_dir(&self, dir: &str) -> Result<(), DiskError> {
-        self.pass(DiskOp::Remove, dir)?;
-        self.inner.remove_dir(dir)
+        self.pass(DiskOp::Remove, dir, || self.inner.remove_dir(dir))
     }
 
     fn truncate(&self, path: &str, len: u64) -> Result<(), DiskError> {
-        self.pass(DiskOp::Truncate, path)?;
-        self.inner.truncate(path, len)
+        self.pass(DiskOp::Truncate, path, || self.inner.truncate(path, len))
     }
 
     fn lock(&self, dir: &str) -> Result<DiskLock, DiskError> {
-        self.pass(DiskOp::Lock, dir)?;
-        self.inner.lock(dir)
+        self.pass(DiskOp::Lock, dir, || self.inner.lock(dir))
     }
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
@@ -327,13 +360,17 @@ struct FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
         match self.disk.strike(DiskOp::Write, &self.path) {
             None => self.inner.write_all(bytes),
-            Some((e, is_half)) => {
-                if is_half {
-                    self.inner.write_all(bytes.get(..bytes.len() / 2).unwrap_or_default())?;
-                }
+            Some(Strike::Fail(e)) => Err(e),
+            Some(Strike::Half(e)) => {
+                self.inner.write_all(half)?;
                 Err(e)
+            }
+            Some(Strike::KillAfter) => {
+                let _ = self.inner.write_all(half);
+                kill()
             }
         }
     }
@@ -341,16 +378,19 @@ impl DiskFile for FaultyFile {
     fn sync_data(&mut self) -> Result<(), DiskError> {
         match self.disk.strike(DiskOp::Sync, &self.path) {
             None => self.inner.sync_data(),
-            Some((e, _)) => {
+            Some(Strike::Fail(e) | Strike::Half(e)) => {
                 self.inner.lose_unsynced();
                 Err(e)
+            }
+            Some(Strike::KillAfter) => {
+                let _ = self.inner.sync_data();
+                kill()
             }
         }
     }
 
     fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
-        self.disk.pass(DiskOp::Truncate, &self.path)?;
-        self.inner.truncate(len)
+        self.disk.pass(DiskOp::Truncate, &self.path, || self.inner.truncate(len))
     }
 
     fn len(&self) -> Result<u64, DiskError> {
@@ -371,8 +411,7 @@ struct FaultyRead {
 
 impl DiskRead for FaultyRead {
     fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, DiskError> {
-        self.disk.pass(DiskOp::Read, &self.path)?;
-        self.inner.read_at(offset, len)
+        self.disk.pass(DiskOp::Read, &self.path, || self.inner.read_at(offset, len))
     }
 
     fn len(&self) -> Result<u64, DiskError> {

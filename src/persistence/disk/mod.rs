@@ -3,7 +3,7 @@
 //! ```text
 //! Disk ─┬─ RealDisk     a folder of the machine (std::fs, flock, mmap)
 //!       ├─ MemoryDisk   durable and pending bytes apart; `crash` keeps any part of what was not synced
-//!       └─ FaultyDisk   wraps another: full disk, failing syncs, slow or stopped operations
+//!       └─ FaultyDisk   wraps another: full disk, failing syncs, slow or stopped operations, an end of the process
 //! ```
 //!
 //! Paths are relative to the root of the disk, with `/` between names; `..`, absolute paths and empty names are refused,
@@ -17,6 +17,7 @@
 mod copy;
 mod error;
 mod faulty;
+mod injected;
 mod memory;
 mod real;
 #[cfg(test)]
@@ -32,7 +33,10 @@ use bytes::Bytes;
 pub use copy::{copy_file, file_crc, link_or_copy, read_pieces};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
 pub use faulty::{FaultAction, FaultRule, FaultyDisk, Gate};
+pub use injected::{FAULTS_VARIABLE, open_with_faults, parse_rules};
 pub use memory::MemoryDisk;
+#[cfg(test)]
+pub(crate) use memory::Seeded;
 pub use real::RealDisk;
 
 /// Files under one root folder.

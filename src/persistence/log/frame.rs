@@ -88,7 +88,7 @@ impl FrameHeader {
 pub(super) struct FrameName {
     pub(super) segment: SegmentId,
     pub(super) sequence: u32,
-    /// Frames before it in the same batch.
+    /// Frames before it that the same sync makes durable.
     pub(super) place: usize,
     pub(super) kind: u8,
 }

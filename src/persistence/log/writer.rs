@@ -21,6 +21,9 @@ use super::{LogEntry, LogError, LogPosition, SegmentOnDisk, Shared};
 /// A buffer that grew beyond this is not kept for the next batch.
 const KEPT_BUFFER_BYTES: usize = 16 << 20;
 
+/// With an interval, so many frames are synced before it is over.
+const GROUP_FRAMES_MAX: usize = 32 << 10;
+
 pub(super) struct Writer<E: LogEntry> {
     shared: Arc<Shared>,
     shard: u32,
@@ -40,6 +43,8 @@ struct Open<S> {
     /// End of the last good frame.
     end: u64,
     frames: u32,
+    /// Those of them that no sync has covered yet.
+    frames_unsynced: usize,
     is_name_durable: bool,
     /// When the oldest write not yet synced was done.
     unsynced_since: Option<Instant>,
@@ -149,7 +154,8 @@ impl<E: LogEntry> Writer<E> {
                 self.buffer.truncate(start);
                 return (ends, Some(Stop::TooLarge(bytes)));
             }
-            let name = FrameName { segment: open.id, sequence, place: ends.len(), kind };
+            let place = open.frames_unsynced + ends.len();
+            let name = FrameName { segment: open.id, sequence, place, kind };
             seal_frame(&mut self.buffer, start, name);
             ends.push(self.buffer.len());
         }
@@ -168,12 +174,15 @@ impl<E: LogEntry> Writer<E> {
         }
         open.end += self.buffer.len() as u64;
         open.frames += u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        open.frames_unsynced += ends.len();
         open.unsynced_since.get_or_insert_with(Instant::now);
         let (id, bytes) = (open.id, open.end);
         if let Some(on_disk) = self.shared.segments.lock().get_mut(&id) {
             on_disk.bytes = bytes;
         }
-        if self.interval.is_none() {
+        // A frame's place among those that share its sync has to fit its field.
+        let is_group_full = open.frames_unsynced >= GROUP_FRAMES_MAX;
+        if self.interval.is_none() || is_group_full {
             self.sync_open();
         }
         // A sync that failed here, or in another shard meanwhile.
@@ -223,6 +232,7 @@ impl<E: LogEntry> Writer<E> {
             open.is_name_durable = done.is_ok();
         }
         open.unsynced_since = None;
+        open.frames_unsynced = 0;
         if let Err(e) = done {
             self.shared.poison(&e);
         }
@@ -254,6 +264,7 @@ impl<E: LogEntry> Writer<E> {
                     state: E::SegmentState::default(),
                     end,
                     frames: 0,
+                    frames_unsynced: 0,
                     is_name_durable: false,
                     unsynced_since: None,
                 });

@@ -153,6 +153,14 @@ impl Manifest {
         }
     }
 
+    /// Puts a file in the place of another that is damaged, or none; what is deleted of the old one is deleted of the new one.
+    pub fn replace_keeping_deletions(&mut self, old: u64, new: Option<ManifestEntry>) {
+        if let Some(new) = &new {
+            self.carry(&[old], new.id, &[]);
+        }
+        self.replace(&[old], new.into_iter().collect());
+    }
+
     /// Adds a tombstone; its number is given here.
     pub fn bury(&mut self, mut tombstone: Tombstone) {
         self.tombstone_next = self.tombstone_next.max(1);

@@ -25,7 +25,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
 use quiver_core::{Snapshot, Source};
-use quiver_model::Limits;
+use quiver_model::{Limits, LiveLimits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,7 @@ const PARSED_BYTES_MAX: usize = 16 << 10;
 /// How an engine is set up.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Limits.
+    /// Limits at the start.
     pub limits: Limits,
     /// Features.
     pub features: Features,
@@ -86,6 +86,7 @@ pub struct Engine {
 struct Inner {
     source: Arc<dyn Source>,
     options: EngineOptions,
+    limits: LiveLimits,
     threads: usize,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -130,11 +131,17 @@ pub struct Planned {
 impl Engine {
     /// How queries are parsed here.
     pub fn parse_options(&self) -> promql::ParseOptions {
-        promql::ParseOptions::new(&self.inner.options.limits, self.inner.options.features)
+        promql::ParseOptions::new(&self.inner.limits.get(), self.inner.options.features)
     }
 
     /// An engine.
     pub fn new(source: Arc<dyn Source>, options: EngineOptions) -> std::io::Result<Self> {
+        let limits = LiveLimits::from(options.limits.clone());
+        Self::sharing(source, options, limits)
+    }
+
+    /// An engine that looks at shared limits, whatever its options say of them.
+    pub fn sharing(source: Arc<dyn Source>, options: EngineOptions, limits: LiveLimits) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if options.threads == 0 { cores } else { options.threads };
         // Nothing runs on its own thread but blocking work.
@@ -148,6 +155,7 @@ impl Engine {
         Ok(Self {
             inner: Arc::new(Inner {
                 source,
+                limits,
                 threads,
                 turns: Arc::new(Semaphore::new(options.limits.query_concurrency_max.max(1))),
                 waiting: AtomicUsize::new(0),
@@ -183,7 +191,7 @@ impl Engine {
     /// Answers a query. (In a box, as all futures that other crates poll: what is inside is compiled here, and once.)
     pub fn promql(&self, request: PromqlRequest) -> BoxFuture<'_, Result<Answer, QueryError>> {
         Box::pin(async move {
-            check_request(&request, &self.inner.options.limits)?;
+            check_request(&request, &self.inner.limits.get())?;
             let (text, options) = (request.query.clone(), request.options.clone());
             self.admitted(&text, &options, move |engine, ctx, queued| engine.answer(&request, ctx, queued)).await
         })
@@ -192,7 +200,7 @@ impl Engine {
     /// The logical and the physical plan of a query as text.
     pub fn explain(&self, request: PromqlRequest) -> BoxFuture<'_, Result<String, QueryError>> {
         Box::pin(async move {
-            check_request(&request, &self.inner.options.limits)?;
+            check_request(&request, &self.inner.limits.get())?;
             let (text, options) = (request.query.clone(), request.options.clone());
             self.admitted(&text, &options, move |engine, ctx, _| engine.explain_text(&request, ctx)).await
         })
@@ -207,7 +215,7 @@ impl Engine {
         work: impl FnOnce(&Engine, &Arc<QueryContext>, Duration) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let inner = &self.inner;
-        let limits = &inner.options.limits;
+        let limits = inner.limits.get();
         let now = Instant::now();
         let timeout = options.timeout_ms.unwrap_or(limits.query_timeout_ms).min(limits.query_timeout_ms);
         let deadline = now + Duration::from_millis(timeout);
@@ -260,7 +268,7 @@ impl Engine {
         if let Some(on) = options.use_start_timestamps {
             features.use_start_timestamps = on;
         }
-        let mut ctx = QueryContext::new(text, o.limits.clone(), features);
+        let mut ctx = QueryContext::new(text, Limits::clone(&self.inner.limits.get()), features);
         ctx.lookback_ms = options.lookback_ms.filter(|l| *l > 0).unwrap_or(o.lookback_ms);
         ctx.default_step_ms = o.default_step_ms;
         ctx.cancel = options.cancel.child_token();

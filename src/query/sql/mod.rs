@@ -44,7 +44,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use quiver_core::Source;
-use quiver_model::Limits;
+use quiver_model::LiveLimits;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
@@ -150,14 +150,14 @@ fn ended(e: &JoinError) -> QueryError {
 /// Answers SQL over a source.
 pub struct SqlEngine {
     inner: Arc<Inner>,
-    limits: Limits,
+    limits: LiveLimits,
     runtime: Option<Runtime>,
 }
 
 struct Inner {
     source: Arc<dyn Source>,
     promql: Arc<Engine>,
-    limits: Limits,
+    limits: LiveLimits,
     template: SessionState,
 }
 
@@ -172,7 +172,12 @@ impl Drop for SqlEngine {
 
 impl SqlEngine {
     /// An engine over a source; `promql` serves the table functions.
-    pub fn new(source: Arc<dyn Source>, promql: Arc<Engine>, limits: Limits) -> Result<Self, QueryError> {
+    pub fn new(
+        source: Arc<dyn Source>,
+        promql: Arc<Engine>,
+        limits: impl Into<LiveLimits>,
+    ) -> Result<Self, QueryError> {
+        let limits: LiveLimits = limits.into();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut config = SessionConfig::new()
             .with_information_schema(true)
@@ -182,7 +187,7 @@ impl SqlEngine {
         // Metric and label names are case-sensitive.
         config.options_mut().sql_parser.enable_ident_normalization = false;
         let runtime_env = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(limits.query_memory_bytes_max)))
+            .with_memory_pool(Arc::new(FairSpillPool::new(limits.get().query_memory_bytes_max)))
             .build_arc()
             .map_err(|e| error(&e))?;
         let mut template = SessionStateBuilder::new()
@@ -209,9 +214,10 @@ impl SqlEngine {
     }
 
     async fn start(&self, request: SqlRequest) -> Result<SqlAnswer, QueryError> {
-        let timeout_ms = request.timeout_ms.unwrap_or(u64::MAX).min(self.limits.query_timeout_ms);
+        let limits = self.limits.get();
+        let timeout_ms = request.timeout_ms.unwrap_or(u64::MAX).min(limits.query_timeout_ms);
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
-        let statement = guard::parse(&request.sql, &self.limits)?;
+        let statement = guard::parse(&request.sql, &limits)?;
         let Some(runtime) = &self.runtime else {
             return Err(QueryError::Busy("the engine is shutting down".into()));
         };
@@ -248,7 +254,7 @@ impl SqlEngine {
                 })),
             },
         };
-        let rows_max = self.limits.sql_rows_max;
+        let rows_max = limits.sql_rows_max;
         Ok(SqlAnswer { schema, batches, task, cancel, deadline, rows_left: rows_max, rows_max })
     }
 }
@@ -264,7 +270,11 @@ impl Inner {
         let tables = promql_table::evaluate(&self.promql, calls, request).await?;
         let snapshot = self.source.snapshot();
         let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(Arc::new(catalog::Catalogs::new(snapshot, self.limits.query_series_max, explained)))
+            .with_catalog_list(Arc::new(catalog::Catalogs::new(
+                snapshot,
+                self.limits.get().query_series_max,
+                explained,
+            )))
             .build();
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));
         state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, &tables)));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::{DiskErrorKind, DiskOp, FaultAction, FaultRule, FaultyDisk, Gate};
+use crate::testing::Row;
 
 fn faulty() -> (MemoryDisk, FaultyDisk) {
     let memory = MemoryDisk::new();
@@ -11,6 +12,7 @@ fn faulty() -> (MemoryDisk, FaultyDisk) {
 
 #[test]
 fn a_failed_sync_poisons_for_good() {
+    let row = Row::begin("11", "a sync fails once, then succeeds");
     for op in [DiskOp::Sync, DiskOp::SyncDir] {
         let (memory, disk) = faulty();
         let log = Harness::open(disk.clone(), options(2), &LogFloor::default());
@@ -29,6 +31,7 @@ fn a_failed_sync_poisons_for_good() {
         let log = Harness::open(after, options(2), &LogFloor::default());
         log.write(1, 9, 30).unwrap();
     }
+    row.passed("2 operations", 4);
 }
 
 #[test]
