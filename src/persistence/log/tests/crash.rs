@@ -119,7 +119,7 @@ fn an_interval_that_a_power_loss_cut_off_is_no_damage() {
         let after = disk.crash(seed + 2);
         let (ids, report) = read_back(&after, &LogFloor::default());
         assert!(report.is_clean() && report.frames_lost == 0, "seed {seed}: {report:?}");
-        assert!((0..synced).all(|id| ids.contains(&id)), "seed {seed}: {synced} were synced, {ids:?}");
+        assert!((0..synced).all(|id| ids.contains(&id)), "seed {seed}: {synced} were synced, {ids:?} {report:?}");
         assert!(ids.windows(2).all(|w| w[0] < w[1]) && ids.iter().all(|id| *id < count), "seed {seed}: {ids:?}");
         holes += report.torn.len();
         // A start after it, another power loss: the old tail is still no damage.
