@@ -10,11 +10,11 @@ use prost::Message;
 use serde_json::json;
 
 use crate::http::Response;
+use crate::load::Random;
 use crate::remote_write::{
     Native, Series, V1, V2, body_v1, body_v2, message_v1, message_v2, post, post_message, snappy, write,
 };
 use crate::server::{QUIVER, Server, Start};
-use crate::survival::Random;
 
 const T: i64 = 1_700_000_000_000;
 const AT: &str = "1700000000";

@@ -18,6 +18,7 @@
 //! | `tidy` | rules of the tree that the compiler does not check |
 
 mod http;
+mod load;
 mod matrix;
 mod remote_write;
 mod scripts;

@@ -241,10 +241,15 @@ fn damage_is_found_shown_and_set_aside() {
     server.terminate();
     let (code, out, _) = quiver(&["check", "--repair", shown(&server.data)]);
     assert!(code == Some(1) && out.contains("set aside: quarantine/"), "{out}");
+    assert!(
+        out.contains("saved: 140 samples") && out.contains("lost: 20 samples of ") && out.contains("host-0"),
+        "{out}"
+    );
     succeeds(&["check", shown(&server.data)]);
     assert_eq!(std::fs::read_dir(server.data.join("quarantine")).unwrap().count(), 1);
     server.restart();
-    assert_eq!(server.query("count(keep)", AT), json!([]));
+    assert_eq!(server.query("count(keep)", AT)[0]["value"][1], "4");
+    assert_eq!(server.query("count(drop)", AT)[0]["value"][1], "3", "what is whole of a damaged block is kept");
     assert_eq!(server.query("count(keep)", "1700007300")[0]["value"][1], "4");
 }
 
