@@ -3,6 +3,7 @@
 //! ```text
 //! core     ─▶ log/       frames in sharded segments, group commit, replay, truncation
 //! storage  ─▶ manifest/  which blocks exist, from where the log still counts; replaced as one
+//! cache    ─▶ remote/    objects in another store: S3, a folder, whatever `object_store` knows
 //!               │
 //!               ▼
 //!             disk/      Disk: RealDisk │ MemoryDisk (power loss) │ FaultyDisk (errors)
@@ -16,6 +17,7 @@
 pub mod disk;
 pub mod log;
 pub mod manifest;
+pub mod remote;
 #[doc(hidden)]
 pub mod testing;
 

@@ -221,6 +221,11 @@ pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
     file::parse(MANIFEST_FILE, bytes)
 }
 
+/// The bytes of a manifest's file.
+pub fn encode(manifest: &Manifest) -> Vec<u8> {
+    file::encode(manifest)
+}
+
 /// What is to be said of the files of a folder's manifest: which, what, and whether it is damage. A copy that is behind
 /// or not there is what a crash leaves, and mended at the next start.
 pub fn check(disk: &dyn Disk, dir: &str) -> Result<Vec<(String, String, bool)>, ManifestError> {

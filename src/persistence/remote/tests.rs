@@ -1,0 +1,263 @@
+//! Every store against the same expectations, and catalogs under writers that race.
+
+#[path = "../../../tests/support/s3_server.rs"]
+mod s3_server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::s3::S3Objects;
+use super::*;
+use crate::disk::{Disk, MemoryDisk};
+use crate::manifest::{Manifest, ManifestEntry};
+use s3_server::S3Server;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn folder() -> Arc<dyn Objects> {
+    Arc::new(FolderObjects::new(Arc::new(MemoryDisk::new())))
+}
+
+fn file(bytes: &[u8]) -> Arc<dyn DiskRead> {
+    let disk = MemoryDisk::new();
+    disk.create("f").unwrap().write_all(bytes).unwrap();
+    disk.open_read("f").unwrap()
+}
+
+fn bucket(address: std::net::SocketAddr, prefix: &str) -> S3Objects {
+    let settings = S3Settings {
+        endpoint: Some(format!("http://{address}")),
+        access_key: "key".into(),
+        secret_key: Secret::new("secret"),
+        ..S3Settings::default()
+    };
+    S3Objects::new("bucket", prefix, &settings).unwrap()
+}
+
+/// What every store has to do.
+async fn behaves(store: &dyn Objects) {
+    let kind = |r: Result<(), ObjectError>| r.err().map(|e| e.kind);
+    let put = |key: &'static str, text: &'static str| store.put_new(key, Bytes::from(text));
+    assert_eq!(put("a/x", "0123456789").await, Ok(()));
+    assert_eq!(kind(put("a/x", "other").await), Some(ObjectErrorKind::Exists));
+    assert_eq!(store.get_all("a/x").await.unwrap(), "0123456789");
+    assert_eq!(store.get("a/x", 2..5).await.unwrap(), "234");
+    assert_eq!(store.get("a/x", 0..10).await.unwrap(), "0123456789");
+    assert_eq!(store.get("a/x", 3..3).await.unwrap(), "");
+    assert!(store.get("a/x", 8..12).await.is_err(), "past the end");
+    assert_eq!(kind(store.get("a/none", 0..1).await.map(drop)), Some(ObjectErrorKind::NotFound));
+    assert_eq!(kind(store.head("a/none").await.map(drop)), Some(ObjectErrorKind::NotFound));
+    assert_eq!(store.head("a/x").await.unwrap().bytes, 10);
+    let large: Vec<u8> = (0..(33 << 20) + 17u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    store.upload("a/b/large", file(&large)).await.unwrap();
+    assert_eq!(store.head("a/b/large").await.unwrap().bytes, large.len() as u64);
+    assert_eq!(store.get_all("a/b/large").await.unwrap(), large);
+    assert_eq!(store.get("a/b/large", 20_000_000..20_000_100).await.unwrap(), large[20_000_000..20_000_100]);
+    store.upload("a/b/large", file(b"smaller")).await.unwrap();
+    assert_eq!(store.get_all("a/b/large").await.unwrap(), "smaller");
+    store.upload("a/empty", file(b"")).await.unwrap();
+    assert_eq!(store.get_all("a/empty").await.unwrap(), "");
+    for i in 0..7 {
+        store.put_new(&format!("many/ä &<{i}>"), Bytes::from("x")).await.unwrap();
+    }
+    assert_eq!(put("aa", "not under a/").await, Ok(()));
+    let names = |list: Vec<ObjectInfo>| list.into_iter().map(|i| (i.key, i.bytes)).collect::<Vec<_>>();
+    let under_a = [("a/b/large", 7), ("a/empty", 0), ("a/x", 10)].map(|(k, n)| (k.to_owned(), n));
+    assert_eq!(names(store.list("a").await.unwrap()), under_a);
+    assert_eq!(names(store.list("many").await.unwrap()).len(), 7);
+    assert_eq!(names(store.list("nothing").await.unwrap()), []);
+    assert_eq!(store.delete("a/x").await, Ok(()));
+    assert_eq!(store.delete("a/x").await, Ok(()), "it is gone already");
+    assert_eq!(kind(store.get_all("a/x").await.map(drop)), Some(ObjectErrorKind::NotFound));
+    assert_eq!(put("a/x", "again").await, Ok(()));
+    for bad in ["", "/a", "a/", "a//b", "../a", "a/..", "a\0"] {
+        assert!(store.put_new(bad, Bytes::new()).await.is_err(), "{bad:?}");
+        assert!(store.get(bad, 0..1).await.is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn stores_behave_alike() {
+    runtime().block_on(async {
+        behaves(&*folder()).await;
+        behaves(&AnyObjects::new(Arc::new(object_store::memory::InMemory::new()), "some/prefix", "memory")).await;
+        let (server, address) = S3Server::start().await.unwrap();
+        server.set_page(3);
+        behaves(&bucket(address, "some/prefix")).await;
+        assert_eq!(server.open_uploads(), 0);
+        let (_, address) = S3Server::start().await.unwrap();
+        behaves(&bucket(address, "")).await;
+    });
+}
+
+#[test]
+fn a_folder_keeps_what_was_put_over_a_power_loss() {
+    let disk = MemoryDisk::new();
+    let objects = FolderObjects::new(Arc::new(disk.clone()));
+    runtime().block_on(async {
+        objects.put_new("catalog/1", Bytes::from("one")).await.unwrap();
+        objects.upload("blocks/1", file(b"block")).await.unwrap();
+    });
+    for seed in 0..20 {
+        let after = FolderObjects::new(Arc::new(disk.crash(seed)));
+        runtime().block_on(async {
+            assert_eq!(after.get_all("catalog/1").await.unwrap(), "one");
+            assert_eq!(after.get_all("blocks/1").await.unwrap(), "block");
+        });
+    }
+}
+
+#[test]
+fn an_upload_that_fails_half_way_leaves_nothing() {
+    let rt = runtime();
+    rt.block_on(async {
+        let (server, address) = S3Server::start().await.unwrap();
+        let store = bucket(address, "p");
+        // The file ends before it should.
+        #[derive(Debug)]
+        struct Cut;
+        impl DiskRead for Cut {
+            fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, crate::DiskError> {
+                Ok(vec![0; if offset == 0 { len } else { len / 2 }])
+            }
+            fn len(&self) -> Result<u64, crate::DiskError> {
+                Ok(40 << 20)
+            }
+        }
+        assert!(store.upload("x", Arc::new(Cut)).await.is_err());
+        assert_eq!((server.objects(), server.open_uploads()), (vec![], 0));
+    });
+}
+
+fn policy() -> RetryPolicy {
+    let ms = Duration::from_millis;
+    RetryPolicy { attempt: ms(80), deadline: ms(1500), pause: ms(1), pause_max: ms(4) }
+}
+
+#[test]
+fn transient_failures_are_tried_again_and_others_not() {
+    runtime().block_on(async {
+        let (server, address) = S3Server::start().await.unwrap();
+        let store = Retrying::new(Arc::new(bucket(address, "p")), policy());
+        store.put_new("x", Bytes::from("abc")).await.unwrap();
+        server.fail_next(3);
+        assert_eq!(store.get("x", 0..3).await.unwrap(), "abc");
+        assert_eq!(store.retries(), 3);
+        let before = server.requests();
+        assert_eq!(store.get("none", 0..3).await.unwrap_err().kind, ObjectErrorKind::NotFound);
+        assert_eq!(server.requests() - before, 1);
+        server.fail_next(u64::MAX);
+        let e = store.get("x", 0..3).await.unwrap_err();
+        assert_eq!((e.kind, e.store.as_str(), e.key.as_str()), (ObjectErrorKind::Unavailable, "s3://bucket/p", "x"));
+        assert!(e.to_string().contains("SlowDown"), "{e}");
+        // Nobody there at all.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let gone = Retrying::new(Arc::new(bucket(nobody, "p")), policy());
+        assert_eq!(gone.get("x", 0..1).await.unwrap_err().kind, ObjectErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn a_stalled_store_is_given_up_in_time() {
+    runtime().block_on(async {
+        let faulty = Arc::new(FaultyObjects::new(folder()));
+        faulty.put_new("x", Bytes::from("abc")).await.unwrap();
+        let store = Retrying::new(Arc::clone(&faulty) as Arc<dyn Objects>, policy());
+        faulty.fail(ObjectOp::Get, "", ObjectFault::Stall, 2);
+        assert_eq!(store.get("x", 0..3).await.unwrap(), "abc", "the third attempt");
+        faulty.fail(ObjectOp::Get, "", ObjectFault::Stall, u64::MAX);
+        let began = std::time::Instant::now();
+        assert_eq!(store.get("x", 0..3).await.unwrap_err().kind, ObjectErrorKind::TimedOut);
+        assert!(began.elapsed() < Duration::from_secs(20));
+    });
+}
+
+fn catalog(generation: u64, file: &str) -> Manifest {
+    let entry = ManifestEntry { id: generation, file: file.to_owned(), ..ManifestEntry::default() };
+    Manifest { generation, entries: vec![entry], ..Manifest::default() }
+}
+
+fn catalogs(objects: &Arc<FaultyObjects>) -> Catalogs {
+    Catalogs::new(Arc::new(RemoteIo::new(Arc::clone(objects) as Arc<dyn Objects>).unwrap()))
+}
+
+#[test]
+fn of_two_writers_one_publishes() {
+    let objects = Arc::new(FaultyObjects::new(folder()));
+    let (a, b) = (catalogs(&objects), catalogs(&objects));
+    assert_eq!(a.latest(0), Ok(None));
+    a.publish(&catalog(1, "a1")).unwrap();
+    a.prove_conditional(&catalog(1, "a1")).unwrap();
+    assert_eq!(b.latest(0).unwrap().unwrap().manifest, catalog(1, "a1"));
+    b.publish(&catalog(2, "b2")).unwrap();
+    match a.publish(&catalog(2, "a2")) {
+        Err(CatalogError::Taken { found, .. }) => assert_eq!(found.manifest, catalog(2, "b2")),
+        other => panic!("{other:?}"),
+    }
+    // An answer that got lost is no other writer.
+    objects.fail(ObjectOp::Put, "catalog", ObjectFault::Lose, 1);
+    assert!(b.publish(&catalog(3, "b3")).is_err());
+    assert_eq!(b.publish(&catalog(3, "b3")), Ok(()));
+    for g in 4..30 {
+        b.publish(&catalog(g, "b")).unwrap();
+        b.prune(g).unwrap();
+    }
+    assert_eq!(a.latest(0).unwrap().unwrap().generation, 29);
+    let left = a.io.wait(|o| async move { o.list(CATALOG_DIR).await }).unwrap();
+    assert_eq!(left.len(), 9, "{left:?}");
+    assert!(left[0].key.ends_with("001.json"), "the first one stays");
+}
+
+#[test]
+fn a_list_that_is_behind_misleads_nobody() {
+    let rt = runtime();
+    let objects = Arc::new(FaultyObjects::new(folder()));
+    let writer = catalogs(&objects);
+    rt.block_on(objects.freeze_lists()).unwrap();
+    for g in 1..=5 {
+        writer.publish(&catalog(g, "x")).unwrap();
+    }
+    // The list shows nothing at all.
+    assert_eq!(writer.latest(0).unwrap().unwrap().generation, 5);
+    for g in 6..=20 {
+        writer.publish(&catalog(g, "x")).unwrap();
+    }
+    objects.heal();
+    writer.prune(20).unwrap();
+    rt.block_on(objects.freeze_lists()).unwrap();
+    for g in 21..=25 {
+        writer.publish(&catalog(g, "x")).unwrap();
+    }
+    assert_eq!(writer.latest(3).unwrap().unwrap().generation, 25);
+    // It shows what is gone.
+    for g in 26..=40 {
+        writer.publish(&catalog(g, "x")).unwrap();
+    }
+    rt.block_on(async {
+        for g in 2..33 {
+            objects.delete(&format!("catalog/{g:020}.json")).await.unwrap();
+        }
+    });
+    assert!(matches!(writer.latest(0), Err(CatalogError::Lost { .. })), "to be tried again, not to be believed");
+    assert_eq!(writer.latest(40).unwrap().unwrap().generation, 40, "what was known helps");
+}
+
+#[test]
+fn damaged_catalogs_and_unconditional_stores_are_refused() {
+    let rt = runtime();
+    let objects = Arc::new(FaultyObjects::new(folder()));
+    let writer = catalogs(&objects);
+    writer.publish(&catalog(1, "x")).unwrap();
+    objects.fail(ObjectOp::Get, "catalog", ObjectFault::Flip, 1);
+    assert!(matches!(writer.latest(0), Err(CatalogError::Unreadable { .. })));
+    assert!(writer.latest(0).is_ok());
+    let (server, address) = rt.block_on(S3Server::start()).unwrap();
+    server.be_unconditional();
+    let careless = Catalogs::new(Arc::new(RemoteIo::new(Arc::new(bucket(address, ""))).unwrap()));
+    careless.publish(&catalog(1, "x")).unwrap();
+    assert!(matches!(careless.prove_conditional(&catalog(1, "x")), Err(CatalogError::NotConditional(_))));
+}
