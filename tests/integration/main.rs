@@ -7,6 +7,7 @@
 //! | `hostile` | bad input of every kind is a clear error and harms nobody else |
 //! | `query_of_death` | limits hold: time, memory, errors, others go on; a stopped query stops in any kernel |
 //! | `scripts` | `tests/promql/*.test`: answers as Prometheus's, from head, blocks and after restarts |
+//! | `admission` | memory of a query and of all, how many run and wait |
 //! | `api` | the Prometheus API as its clients expect it |
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
 //! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
@@ -24,6 +25,7 @@ mod remote_write;
 mod scripts;
 mod server;
 
+mod admission;
 mod api;
 mod cli;
 mod disk_full;
