@@ -97,6 +97,7 @@ impl Database {
             head_bytes_max: options.head_bytes,
             ..StoreOptions::default()
         };
+        store_options.log.queue_max = options.limits.write_queue_max;
         if let Some(ms) = options.sync_interval_ms {
             store_options.log.durability = quiver_persistence::Durability::Interval(ms);
         }

@@ -74,6 +74,7 @@ impl Reload {
             let mut settings = g.settings.lock();
             match &done {
                 Ok(_) => {
+                    g.counters.reloads.add(1);
                     settings.read_ms = self.clock.now_ms();
                     settings.error = None;
                     settings.retention = retention_text(&in_force);

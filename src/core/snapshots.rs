@@ -7,7 +7,7 @@
 //!
 //! Invariants
 //! 1. A snapshot holds what was acknowledged before it was asked for, deletions included.
-//! 2. A folder with the file `PARTIAL` is what a crash left of a snapshot: it goes at the next start.
+//! 2. A folder with the file `PARTIAL`, or with nothing in it, is what a crash left of a snapshot: it goes at the next start.
 //! 3. Names are letters, digits, `-`, `_` and dots, so that no name leads out of the folder.
 
 use std::sync::Arc;
@@ -194,6 +194,9 @@ pub(crate) fn sweep(disk: &dyn Disk) -> Result<(), DiskError> {
         if disk.exists(&format!("{folder}/{PARTIAL_FILE}"))? {
             tracing::info!(folder, "what a crash left of a snapshot is removed");
             remove_folder(disk, &folder)?;
+        } else if disk.list(&folder)?.is_empty() && disk.list_dirs(&folder)?.is_empty() {
+            // Before the mark was made, or after it went.
+            disk.remove_dir(&folder)?;
         }
     }
     Ok(())

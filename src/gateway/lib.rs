@@ -119,7 +119,9 @@ pub struct Counters {
     pub writes_rejected: Counter,
     /// Connections open.
     pub connections: AtomicU64,
-    /// Reloads of the configuration that failed.
+    /// Reloads of the configuration that succeeded.
+    pub reloads: Counter,
+    /// Those that failed.
     pub reload_failures: Counter,
 }
 

@@ -21,7 +21,7 @@ pub enum StorageError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// A format this program does not know: written by a newer one.
-    #[error("{file} has format version {found}, this program reads up to {known}")]
+    #[error("{file} has format version {found}, this program reads up to {known}: it was written by a newer version")]
     Version {
         /// Which file.
         file: String,

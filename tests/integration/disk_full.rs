@@ -1,143 +1,233 @@
-//! A full disk: writes are refused with 503, reads go on, writes work again by themselves once there is room, and nothing
-//! acknowledged is lost on the way.
+//! A full disk (test 10 of the fault matrix): writes are refused with 503, reads go on, flushes, merges, exports and spills fail
+//! without leaving halves behind, a start succeeds, writes work again by themselves once there is room, and nothing acknowledged is
+//! lost on the way. Two rounds at every push, 100 at night.
 //!
 //! The test runs itself again on a small memory file system of its own, which needs `unshare` and the right to mount; where
-//! that is not possible, it says so in one line.
+//! that is not possible, the server's disk is made to refuse writes instead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use quiver_persistence::testing::{Row, sized};
+
+use crate::http::Client;
 use crate::remote_write::{Series, V2, body_v2, post};
-use crate::server::{Server, Start};
+use crate::server::{QUIVER, Server, Start};
 
 /// Set in the inner run: the mounted folder.
 const FOLDER: &str = "QUIVER_TEST_SMALL_DISK";
 const NAME: &str = "disk_full::a_full_disk_refuses_writes_reads_on_and_heals";
 /// What the shell answers where it cannot mount.
 const NO_MOUNT: i32 = 77;
+/// Writes work again so soon after there is room.
+const RESUME_MAX: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_full_disk_refuses_writes_reads_on_and_heals() {
     if let Ok(folder) = std::env::var(FOLDER) {
-        return inner(Path::new(&folder));
+        return rounds(Path::new(&folder), false);
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let me = std::env::current_exe().expect("this binary");
     let script =
-        format!("mount -t tmpfs -o size=192m none \"$1\" || exit {NO_MOUNT}; exec \"$2\" --exact {NAME} --nocapture");
+        format!("mount -t tmpfs -o size=256m none \"$1\" || exit {NO_MOUNT}; exec \"$2\" --exact {NAME} --nocapture");
     let run = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
         .args([folder.path(), &me])
         .env(FOLDER, folder.path())
         .output();
-    match run {
-        Err(e) => println!("left out: a full disk (cannot run unshare: {e})"),
+    let cannot = match run {
+        Err(e) => format!("cannot run unshare: {e}"),
         Ok(out) => {
             let text = String::from_utf8_lossy(&out.stderr);
-            let cannot = out.status.code() == Some(NO_MOUNT) || text.starts_with("unshare:");
-            if cannot {
-                println!("left out: a full disk (cannot mount: {})", text.trim());
+            if out.status.code() != Some(NO_MOUNT) && !text.starts_with("unshare:") {
+                print!("{}", String::from_utf8_lossy(&out.stdout));
+                assert!(out.status.success(), "{text}");
                 return;
             }
-            print!("{}", String::from_utf8_lossy(&out.stdout));
-            assert!(out.status.success(), "{text}");
+            format!("cannot mount: {}", text.trim())
         }
-    }
+    };
+    println!("a full disk is injected: there is no small file system here ({cannot})");
+    rounds(folder.path(), true);
 }
 
 /// One batch: 100 series, so that the disk notices.
-fn batch(number: i64, origin: i64) -> Vec<Series> {
+fn batch(number: i64) -> Vec<u8> {
     let series = |i: i64| {
         // Values that no codec shrinks.
         let values: Vec<f64> = (0..50)
             .map(|k| f64::from_bits((number * 7919 + i * 104_729 + k * 31 + 1) as u64 * 0x9e37_79b9) * 1e300)
             .collect();
-        Series::new("full_float", &[("i", &i.to_string())]).floats(origin + number * 50_000, 1000, &values)
+        Series::new("full_float", &[("i", &i.to_string())]).floats(1_700_000_000_000 + number * 50_000, 1000, &values)
     };
-    (0..100).map(series).collect()
+    body_v2(&(0..100).map(series).collect::<Vec<_>>())
 }
 
-fn count(server: &Server) -> u64 {
-    server.sql("SELECT count(*) FROM samples WHERE metric = 'full_float'")[0][0].as_u64().unwrap_or(0)
+/// The server, what it acknowledged, and what makes its disk full.
+struct Bench {
+    server: Server,
+    client: Client,
+    acknowledged: i64,
+    filler: Option<PathBuf>,
 }
 
-fn inner(folder: &Path) {
-    let data = folder.join("data");
-    // Its log lies beside the folder, on the same disk: what cannot be logged must not harm either.
-    let mut server = Start::new().on(&data).ready();
-    let origin = 1_700_000_000_000;
-    let mut acknowledged = 0;
-    let mut client = server.client();
-    let mut write = |number: i64| {
-        let r = post(&mut client, V2, &body_v2(&batch(number, origin)));
-        let r = r.unwrap_or_else(|e| panic!("{e}"));
-        (
-            r.status,
-            r.text(),
-            r.header("retry-after").to_owned(),
-            r.header("x-prometheus-remote-write-samples-written").to_owned(),
-        )
-    };
-    for _ in 0..20 {
-        let (status, text, ..) = write(acknowledged);
-        assert_eq!(status, 204, "{text}");
-        acknowledged += 1;
+impl Bench {
+    fn write(&mut self) -> crate::http::Response {
+        let body = batch(self.acknowledged);
+        let r = post(&mut self.client, V2, &body).unwrap_or_else(|e| panic!("{e}"));
+        self.acknowledged += i64::from(r.status == 204);
+        r
     }
-    let filler = folder.join("filler");
-    fill(&filler);
-    // What is reserved ahead is used up first.
-    let mut refused = None;
-    for _ in 0..4000 {
-        let (status, text, retry, written) = write(acknowledged);
-        match status {
-            204 => acknowledged += 1,
-            _ => {
-                refused = Some((status, text, retry, written));
-                break;
+
+    fn writes(&mut self, n: u32) {
+        for _ in 0..n {
+            let r = self.write();
+            assert_eq!(r.status, 204, "{}", r.text());
+        }
+    }
+
+    fn is_all_there(&self, what: &str) {
+        let rows = self.server.sql("SELECT count(*) FROM samples WHERE metric = 'full_float'");
+        assert_eq!(rows[0][0].as_i64(), Some(self.acknowledged * 5000), "{what}");
+        let r = self.server.query("count(full_float)", "1700000000");
+        assert_eq!(r.as_array().map(Vec::len), Some(1), "{what}");
+    }
+
+    fn fill(&self) {
+        match &self.filler {
+            Some(path) => fill(path),
+            None => self.server.faults("write=half-enospc;create=enospc"),
+        }
+    }
+
+    fn free(&self) {
+        match &self.filler {
+            Some(path) => std::fs::remove_file(path).expect("room again"),
+            None => self.server.faults(""),
+        }
+    }
+
+    /// Temporary files, which nobody will finish.
+    fn has_no_halves(&self, what: &str) {
+        for folder in [self.server.data.clone(), self.server.data.join("blocks")] {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                assert!(!name.ends_with(".tmp"), "{what}: {name} is left behind");
             }
         }
     }
-    let (status, text, retry, written) = refused.expect("the disk is full, writes have to be refused");
-    assert_eq!(status, 503, "{text}");
-    assert!(text.contains("full") || text.contains("space"), "{text}");
-    assert!(!retry.is_empty(), "a refused write says when to come again");
-    assert_eq!(written, "0", "nothing of a refused write is kept");
-    assert_eq!(count(&server), acknowledged as u64 * 5000, "reads go on");
-    assert_eq!(server.get("/-/healthy", &[]).status, 200);
-    assert_eq!(server.query("count(full_float)", "1700000000").as_array().map(Vec::len), Some(1));
-    // Told to flush, it fails or not, but nothing is lost.
-    let flushed = server.post("/api/v1/admin/tsdb/flush", &[]).status;
-    assert!(server.is_alive());
-    assert_eq!(count(&server), acknowledged as u64 * 5000, "after a flush that answered {flushed}");
+}
 
-    std::fs::remove_file(&filler).expect("room again");
-    let begun = Instant::now();
-    loop {
-        let (status, text, ..) = write(acknowledged);
-        if status == 204 {
-            acknowledged += 1;
+fn rounds(folder: &Path, is_injected: bool) {
+    let row = Row::begin("10", "ENOSPC: log, flush, merge, export, spill, start");
+    let data = folder.join("data");
+    let spill = folder.join("spill");
+    std::fs::create_dir(&spill).expect("a folder");
+    // Its log lies beside the folder, on the same disk: what cannot be logged must not harm either.
+    let server = Start::new()
+        .on(&data)
+        .with_faults()
+        .environment("TMPDIR", &spill.display().to_string())
+        .with(&["--limit", "query_memory_bytes_max=16MiB"])
+        .ready();
+    let client = server.client();
+    let filler = (!is_injected).then(|| folder.join("filler"));
+    let mut bench = Bench { server, client, acknowledged: 0, filler };
+    let count = sized(2, 100);
+    let mut slowest = Duration::ZERO;
+    for round in 0..count {
+        slowest = slowest.max(one_round(&mut bench, folder, round));
+    }
+    bench.server.kill();
+    bench.server.restart();
+    bench.is_all_there("after kill -9");
+    bench.server.admin("compact");
+    bench.is_all_there("after a merge");
+    assert_eq!(bench.server.terminate().code(), Some(0));
+    let out = Command::new(QUIVER).arg("check").arg(&data).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    row.passed(format_args!("{count} rounds, resumed in {} ms", slowest.as_millis()), bench.acknowledged as u64 * 5000);
+}
+
+/// How long writes took to work again.
+fn one_round(bench: &mut Bench, folder: &Path, round: u64) -> Duration {
+    bench.writes(5);
+    if round % 3 == 1 {
+        bench.server.admin("flush");
+        bench.writes(2);
+    }
+    bench.fill();
+    // What is reserved ahead is used up first.
+    let mut refused = None;
+    for _ in 0..4000 {
+        let r = bench.write();
+        if r.status != 204 {
+            refused = Some(r);
             break;
         }
-        assert_eq!(status, 503, "{text}");
-        assert!(begun.elapsed() < Duration::from_secs(60), "does not heal: {text}");
-        std::thread::sleep(Duration::from_millis(100));
+    }
+    let r = refused.expect("the disk is full, writes have to be refused");
+    assert_eq!(r.status, 503, "{}", r.text());
+    assert!(r.text().contains("full") || r.text().contains("space"), "{}", r.text());
+    assert!(!r.header("retry-after").is_empty(), "a refused write says when to come again");
+    assert_eq!(r.header("x-prometheus-remote-write-samples-written"), "0", "nothing of a refused write is kept");
+    bench.is_all_there("reads go on");
+    assert_eq!(bench.server.get("/-/healthy", &[]).status, 200);
+    // Told to flush and to merge, it fails or not, but nothing is lost and nothing half is left.
+    for verb in ["flush", "compact", "clean_tombstones", "snapshot"] {
+        let status = bench.server.post(&format!("/api/v1/admin/tsdb/{verb}"), &[]).status;
+        assert!(bench.server.is_alive(), "{verb}");
+        bench.has_no_halves(verb);
+        bench.is_all_there(&format!("after {verb}, which answered {status}"));
+    }
+    // A query that would spill, where there is no room to spill to.
+    let statement = "SELECT * FROM samples ORDER BY value, ts DESC";
+    let r = bench.server.post("/api/v1/sql", &[("query", statement), ("format", "csv")]);
+    assert!(bench.server.is_alive(), "{}", r.status);
+    if bench.filler.is_some() {
+        let out = folder.join("export");
+        let url = bench.server.url();
+        let run = Command::new(QUIVER).args(["export", "--url", &url, "--out"]).arg(&out).output().expect("it runs");
+        assert!(!run.status.success(), "an export has no room");
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(said.to_lowercase().contains("space") || said.contains("full"), "{said}");
+        let left = parquet_files(&out);
+        assert!(left.is_empty(), "half an export: {left:?}");
+    }
+    if round.is_multiple_of(2) {
+        bench.server.kill();
+        bench.server.restart();
+        bench.client = bench.server.client();
+        bench.is_all_there("started on the full disk");
+        assert_eq!(bench.write().status, 503);
+    }
+    bench.free();
+    let begun = Instant::now();
+    loop {
+        let r = bench.write();
+        if r.status == 204 {
+            break;
+        }
+        assert_eq!(r.status, 503, "{}", r.text());
+        assert!(begun.elapsed() < RESUME_MAX, "does not heal: {}", r.text());
+        std::thread::sleep(Duration::from_millis(20));
     }
     let healed = begun.elapsed();
-    for _ in 0..20 {
-        let (status, text, ..) = write(acknowledged);
-        assert_eq!(status, 204, "{text}");
-        acknowledged += 1;
+    bench.writes(4);
+    bench.is_all_there("after it healed");
+    let _ = std::fs::remove_dir_all(folder.join("export"));
+    healed
+}
+
+/// Every file of an export.
+fn parquet_files(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() { out.extend(parquet_files(&entry.path())) } else { out.push(entry.path()) }
     }
-    assert_eq!(count(&server), acknowledged as u64 * 5000);
-    server.kill();
-    server.restart();
-    assert_eq!(count(&server), acknowledged as u64 * 5000, "after kill -9");
-    server.admin("flush");
-    assert_eq!(count(&server), acknowledged as u64 * 5000, "after a flush");
-    println!(
-        "a full disk: {acknowledged} batches acknowledged, refused with 503, healed {healed:.1?} after there was room"
-    );
+    out
 }
 
 /// Writes until there is no room.

@@ -3,6 +3,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `survival` | kill -9 under remote write loses nothing acknowledged, keeps nothing twice or in part |
+//! | `faults` | the fault matrix: processes that die anywhere, disks that fail, signals, reloads, formats, all of it mixed |
 //! | `disk_full` | a full disk refuses writes, goes on reading, heals |
 //! | `hostile` | bad input of every kind is a clear error and harms nobody else |
 //! | `query_of_death` | limits hold: time, memory, errors, others go on; a stopped query stops in any kernel |
@@ -31,6 +32,7 @@ mod cli;
 mod disk_full;
 mod explain;
 mod export;
+mod faults;
 mod hostile;
 mod maintenance;
 mod otlp;

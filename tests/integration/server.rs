@@ -28,6 +28,7 @@ pub struct Server {
     pub data: PathBuf,
     log: PathBuf,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     _folder: Option<TempDir>,
 }
 
@@ -36,12 +37,14 @@ pub struct Start {
     data: Option<PathBuf>,
     without: Vec<String>,
     with: Vec<String>,
+    environment: Vec<(String, String)>,
+    takes_faults: bool,
 }
 
 impl Start {
     /// On a new folder.
     pub fn new() -> Self {
-        Self { data: None, without: Vec::new(), with: Vec::new() }
+        Self { data: None, without: Vec::new(), with: Vec::new(), environment: Vec::new(), takes_faults: false }
     }
 
     /// On this folder.
@@ -53,6 +56,18 @@ impl Start {
     /// With more flags.
     pub fn with(mut self, flags: &[&str]) -> Self {
         self.with.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// With an environment variable; an empty one is taken away.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its disk takes faults, see [`Server::faults`].
+    pub fn with_faults(mut self) -> Self {
+        self.takes_faults = true;
         self
     }
 
@@ -80,8 +95,12 @@ impl Start {
         ];
         let usual = pairs.iter().filter(|[name, _]| !self.without.iter().any(|w| w == name)).flatten();
         let flags: Vec<String> = usual.map(ToString::to_string).chain(self.with).collect();
-        let (child, address, grpc) = spawn(&data, &log, &flags)?;
-        Ok(Server { child, address, grpc, data, log, flags, _folder: folder })
+        let mut environment = self.environment;
+        if self.takes_faults {
+            environment.push(("QUIVER_FAULTS".to_owned(), format!("@{}", data.with_extension("faults").display())));
+        }
+        let (child, address, grpc) = spawn(&data, &log, &flags, &environment)?;
+        Ok(Server { child, address, grpc, data, log, flags, environment, _folder: folder })
     }
 
     /// Starts it and waits until it is ready.
@@ -92,18 +111,27 @@ impl Start {
     }
 }
 
-fn command(data: &Path, flags: &[String]) -> Command {
-    let mut command = Command::new(QUIVER);
+fn command(data: &Path, flags: &[String], environment: &[(String, String)]) -> Command {
+    // Another build of it, for figures that a debug build cannot give.
+    let binary = std::env::var("QUIVER_TEST_BINARY").unwrap_or_else(|_| QUIVER.to_owned());
+    let mut command = Command::new(binary);
     command.arg("serve").arg("--data-dir").arg(data).args(flags);
     command.env_remove("QUIVER_CONFIG").env("QUIVER_LOG", "info").stdin(Stdio::null());
+    for (name, value) in environment {
+        if value.is_empty() {
+            command.env_remove(name)
+        } else {
+            command.env(name, value)
+        };
+    }
     command
 }
 
 type Spawned = (Child, SocketAddr, Option<SocketAddr>);
 
-fn spawn(data: &Path, log: &Path, flags: &[String]) -> Result<Spawned, String> {
+fn spawn(data: &Path, log: &Path, flags: &[String], environment: &[(String, String)]) -> Result<Spawned, String> {
     let stderr = File::options().create(true).append(true).open(log).map_err(|e| e.to_string())?;
-    let mut child = command(data, flags)
+    let mut child = command(data, flags, environment)
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()
@@ -208,6 +236,50 @@ impl Server {
         assert_eq!(status.signal(), Some(9), "the server had ended before: {status}\n{}", tail(&self.log));
     }
 
+    /// Sends it a signal by name.
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(done.is_ok_and(|s| s.success()), "kill -{name}");
+    }
+
+    /// How it ended, if it does within a time.
+    pub fn ended_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            if begun.elapsed() > time {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Rules of faults that its disk follows from now on (`sync@log/=slow:200`, see `src/persistence/disk/injected.rs`); none:
+    /// it is well.
+    pub fn faults(&self, rules: &str) {
+        let path = self.data.with_extension("faults");
+        let next = self.data.with_extension("faults.next");
+        std::fs::write(&next, rules).and_then(|()| std::fs::rename(&next, &path)).expect("a file of rules");
+    }
+
+    /// One of its own metrics, by name and labels as they are printed.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics", &[]).text();
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|v| v.parse().ok()).unwrap_or_else(|| panic!("no metric {name}: {text}"))
+    }
+
+    /// Waits until something holds.
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !holds(self) {
+            assert!(begun.elapsed() < START_MAX, "{what}: not after {START_MAX:?}\n{}", tail(&self.log));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Asks it to end, and waits.
     pub fn terminate(&mut self) -> ExitStatus {
         let done = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
@@ -217,7 +289,7 @@ impl Server {
 
     /// Starts it again on the same folder; it may still replay when this returns.
     pub fn restart_unready(&mut self) -> Result<(), String> {
-        (self.child, self.address, self.grpc) = spawn(&self.data, &self.log, &self.flags)?;
+        (self.child, self.address, self.grpc) = spawn(&self.data, &self.log, &self.flags, &self.environment)?;
         Ok(())
     }
 

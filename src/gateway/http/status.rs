@@ -279,6 +279,7 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_task_failures_total", "Background tasks that failed.", failures),
         gauge("quiver_config_last_reload_successful", "1 where the configuration in force is the file's.", reloaded),
         gauge("quiver_config_last_reload_success_timestamp_seconds", "When it was last read.", read_ms as f64 / 1000.0),
+        counter("quiver_config_reloads_total", "Reloads that succeeded.", c.reloads.get()),
         counter("quiver_config_reload_failures_total", "Reloads that failed.", c.reload_failures.get()),
         gauge("quiver_writable", "1 while writes are taken.", writable),
         gauge("quiver_uptime_seconds", "Seconds since the start.", (now - g.services.about.started_ms) as f64 / 1000.0),

@@ -1,0 +1,34 @@
+//! The fault matrix on the real binary and in processes that die: each test prints its row of the table that `.ci/faults` makes.
+//!
+//! | test | fault | where |
+//! | --- | --- | --- |
+//! | 1 | kill -9 under load | `survival` |
+//! | 2 | the process ends at every file call; at every n-th system call of a thread, by `strace` | `kill_points` |
+//! | 3 | power loss at every operation | unit tests of `persistence` and `core`, on a memory disk |
+//! | 4, 5, 6 | log cut, flipped, overwritten | unit tests of `persistence` |
+//! | 7 | block flipped | unit tests of `storage` |
+//! | 8, 9 | block in part, manifest torn | unit tests of `core` and `persistence` |
+//! | 10 | full disk: log, flush, merge, export, spill, start | `full` |
+//! | 11 | a sync fails once | `sync`, and unit tests of `persistence` |
+//! | 12 | slow disk | `slow` |
+//! | 13 | no descriptors; reads that fail | `descriptors`, and unit tests of `core` |
+//! | 14 | killed in the start, again and again | `starts`, and unit tests of `core` |
+//! | 15, 16 | batches sent again; clocks that jump | unit tests of `core` |
+//! | 17 | configuration reloaded, wrong and right | `reload` |
+//! | 18 | SIGTERM under load, in a flush, twice | `stop` |
+//! | 26 | folders of earlier formats, and of later ones | `formats` |
+//! | 27 | group commit, hand-over, single flight: all orders | unit tests of `persistence`, `core`, `cache` |
+//! | 28 | all of it mixed, against a ledger and naive PromQL | `mixed` |
+//!
+//! Sizes are those of every push; `FAULTS=nightly` makes them those of a release.
+
+mod descriptors;
+mod formats;
+mod kill_points;
+mod mixed;
+mod reload;
+mod restart;
+mod slow;
+mod starts;
+mod stop;
+mod sync;
