@@ -366,27 +366,59 @@ impl fmt::Debug for LabelsRef<'_> {
     }
 }
 
-/// `s` as a double-quoted string in Go's syntax, which is PromQL's.
+/// `s` as a double-quoted string in Go's syntax, which is PromQL's: everything that does not print is escaped.
 pub fn quoted(s: &str) -> String {
     let mut out = String::with_capacity(s.len() + 2);
     out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\x0b' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
+    s.chars().for_each(|c| push_escaped(&mut out, c, '"'));
+    out.push('"');
+    out
+}
+
+/// Bytes that need not be text as a double-quoted string in Go's syntax.
+pub fn quoted_bytes(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() + 2);
+    out.push('"');
+    for chunk in bytes.utf8_chunks() {
+        chunk.valid().chars().for_each(|c| push_escaped(&mut out, c, '"'));
+        chunk.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
     }
     out.push('"');
     out
+}
+
+/// Appends a character as it stands in a string in Go's syntax between quotes of a kind.
+pub fn push_escaped(out: &mut String, c: char, quote: char) {
+    match c {
+        c if c == quote => {
+            out.push('\\');
+            out.push(c);
+        }
+        '\\' => out.push_str("\\\\"),
+        ' '..='~' => out.push(c),
+        '\x07' => out.push_str("\\a"),
+        '\x08' => out.push_str("\\b"),
+        '\x0c' => out.push_str("\\f"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        '\x0b' => out.push_str("\\v"),
+        c if c.is_ascii() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+        c if is_printable(c) => out.push(c),
+        c if u32::from(c) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+        c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+    }
+}
+
+/// Does a character print: letters, marks, numbers, punctuation, symbols, and of all spaces the ASCII one?
+pub fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return (' '..='~').contains(&c);
+    }
+    // Past the first character of a text, only what does not print is escaped.
+    let mut text = String::from("a");
+    text.push(c);
+    text.escape_debug().nth(1) == Some(c)
 }
 
 /// Collects labels in any order; [`LabelsBuilder::build`] sorts and checks.

@@ -3,6 +3,7 @@
 //! A regular expression is anchored at both ends and its dot matches a newline, as in Prometheus. Alternations of plain
 //! words are recognised, so that an index can look them up as a set and never run the expression.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,7 +14,7 @@ use regex_automata::meta::Regex;
 use regex_automata::nfa::thompson;
 use regex_syntax::hir::{Hir, HirKind, Look};
 
-use crate::labels::{LabelsRef, METRIC_NAME, is_legacy_name, quoted};
+use crate::labels::{LabelsRef, METRIC_NAME, is_legacy_name, quoted_bytes};
 use crate::regex;
 
 /// The kind of a matcher.
@@ -349,8 +350,47 @@ fn literal_prefix(hir: &Hir) -> String {
     }
 }
 
+/// A private-use character stands for each byte that is no text: no label is equal to what holds one.
+const STAND_INS: u32 = 0x10_FF00;
+
+fn stand_in(c: char) -> Option<u8> {
+    u32::from(c).checked_sub(STAND_INS).and_then(|b| u8::try_from(b).ok()).filter(|b| !b.is_ascii())
+}
+
+/// The name or value of a matcher from bytes that need not be text; [`bytes_of_text`] gives them back.
+pub fn text_of_bytes(bytes: &[u8]) -> String {
+    let byte = |b: &u8| char::from_u32(STAND_INS + u32::from(*b));
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match stand_in(c) {
+                None => out.push(c),
+                Some(_) => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes().iter().filter_map(byte)),
+            }
+        }
+        out.extend(chunk.invalid().iter().filter_map(byte));
+    }
+    out
+}
+
+/// What [`text_of_bytes`] was made from.
+pub fn bytes_of_text(text: &str) -> Cow<'_, [u8]> {
+    if !text.chars().any(|c| stand_in(c).is_some()) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut out = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match stand_in(c) {
+            Some(b) => out.push(b),
+            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Cow::Owned(out)
+}
+
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |s: &str| quoted_bytes(&bytes_of_text(s));
         if is_legacy_name(&self.name, false) {
             write!(f, "{}{}{}", self.name, self.op.as_str(), quoted(&self.value))
         } else {
@@ -411,6 +451,18 @@ mod tests {
         assert_eq!(words(&re("x(a|b)?")).as_deref(), Some("x,xa,xb"));
         assert_eq!(words(&re("a.*")), None);
         assert_eq!(re("node_.+").prefix(), "node_");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_back() {
+        for bytes in
+            [&b"a\xffb"[..], b"\xf4\x8f", "a\u{10ffff}\u{10ff7f}".as_bytes(), "\u{10ff80}".as_bytes(), b"plain"]
+        {
+            let text = text_of_bytes(bytes);
+            assert_eq!(bytes_of_text(&text), bytes);
+        }
+        let m = Matcher::equal("\u{10ffff}", &text_of_bytes(b"\xff\xc3\xa9"));
+        assert_eq!(m.to_string(), "\"\\xff\"=\"\\xffé\"");
     }
 
     #[test]

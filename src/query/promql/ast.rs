@@ -317,6 +317,8 @@ pub struct VectorSelector {
     pub matchers: Vec<Matcher>,
     /// `offset` as written, ms.
     pub original_offset: i64,
+    /// Nanoseconds of it beyond whole milliseconds.
+    pub offset_ns: i64,
     /// `offset` as a duration expression.
     pub original_offset_expr: Option<Box<DurationExpr>>,
     /// Offset in force, ms: set by preprocessing, where `@` and outer subqueries are taken into account.
@@ -359,10 +361,14 @@ pub struct SubqueryExpr {
     pub range_expr: Option<Box<DurationExpr>>,
     /// Step, ms; 0: the default interval.
     pub step: i64,
+    /// Is a step written, be it below a millisecond?
+    pub step_written: bool,
     /// Step as a duration expression.
     pub step_expr: Option<Box<DurationExpr>>,
     /// `offset` as written, ms.
     pub original_offset: i64,
+    /// Nanoseconds of it beyond whole milliseconds.
+    pub offset_ns: i64,
     /// `offset` as a duration expression.
     pub original_offset_expr: Option<Box<DurationExpr>>,
     /// Offset in force, ms.

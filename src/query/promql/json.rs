@@ -1,5 +1,6 @@
 //! The tree as JSON, for tree views: `/api/v1/parse_query`.
 
+use quiver_model::matcher::bytes_of_text;
 use serde_json::{Map, Value, json};
 
 use super::ast::*;
@@ -71,13 +72,16 @@ fn json(e: &Expr) -> Value {
 }
 
 fn selector(v: &VectorSelector, kind: &str) -> Map<String, Value> {
-    let matchers: Vec<Value> =
-        v.matchers.iter().map(|m| json!({ "name": &*m.name, "type": m.op.as_str(), "value": &*m.value })).collect();
+    let matchers: Vec<Value> = v
+        .matchers
+        .iter()
+        .map(|m| json!({ "name": lossy(&m.name), "type": m.op.as_str(), "value": lossy(&m.value) }))
+        .collect();
     let mut out = Map::new();
     let mut put = |k: &str, value: Value| out.insert(k.into(), value);
     put("anchored", json!(v.anchored));
     put("matchers", json!(matchers));
-    put("name", json!(v.name));
+    put("name", json!(lossy(&v.name)));
     put("offset", json!(v.original_offset));
     put("offsetExpr", optional_duration(&v.original_offset_expr));
     put("smoothed", json!(v.smoothed));
@@ -85,6 +89,11 @@ fn selector(v: &VectorSelector, kind: &str) -> Map<String, Value> {
     put("timestamp", json!(v.timestamp));
     put("type", json!(kind));
     out
+}
+
+/// U+FFFD for what is no text.
+fn lossy(s: &str) -> String {
+    super::strings::lossy(&bytes_of_text(s))
 }
 
 fn matching(m: &VectorMatching) -> Value {

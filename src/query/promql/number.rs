@@ -156,7 +156,12 @@ pub(super) fn seconds_of_ms(ms: i64) -> f64 {
 
 /// Whole milliseconds of a literal of so many seconds, rounded to nanoseconds first.
 pub(super) fn ms_of_seconds(seconds: f64) -> i64 {
-    float_to_int((seconds * SECOND).round()) / 1_000_000
+    ns_of_seconds(seconds) / 1_000_000
+}
+
+/// Nanoseconds of a literal of so many seconds.
+pub(super) fn ns_of_seconds(seconds: f64) -> i64 {
+    float_to_int((seconds * SECOND).round())
 }
 
 /// Toward zero; what does not fit becomes the smallest integer.

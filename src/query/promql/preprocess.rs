@@ -397,7 +397,7 @@ pub fn set_offsets(expr: &mut Expr, eval_time: i64) {
 /// Milliseconds to nanoseconds and back the way Prometheus does it: times past the year 2262 wrap.
 const NS: i64 = 1_000_000;
 
-fn offset_at(timestamp: Option<i64>, original: i64, eval_time: i64, outer: Outer) -> i64 {
+fn offset_at(timestamp: Option<i64>, (original, rest): (i64, i64), eval_time: i64, outer: Outer) -> i64 {
     let Some(ts) = timestamp else { return original };
     let ns = |ms: i64| ms.wrapping_mul(NS);
     let mut around = ns(outer.offset);
@@ -405,18 +405,18 @@ fn offset_at(timestamp: Option<i64>, original: i64, eval_time: i64, outer: Outer
         around = around.wrapping_add(ns(eval_time.wrapping_sub(t)));
     }
     let shift = ns(eval_time.wrapping_sub(ts)).wrapping_sub(around);
-    ns(original).wrapping_add(shift) / NS
+    ns(original).wrapping_add(rest).wrapping_add(shift) / NS
 }
 
 fn offsets(expr: &mut Expr, eval_time: i64, outer: Outer) {
     match expr {
-        Expr::Vector(v) => v.offset = offset_at(v.timestamp, v.original_offset, eval_time, outer),
+        Expr::Vector(v) => v.offset = offset_at(v.timestamp, (v.original_offset, v.offset_ns), eval_time, outer),
         Expr::Matrix(m) => {
             let v = &mut m.selector;
-            v.offset = offset_at(v.timestamp, v.original_offset, eval_time, outer);
+            v.offset = offset_at(v.timestamp, (v.original_offset, v.offset_ns), eval_time, outer);
         }
         Expr::Subquery(s) => {
-            s.offset = offset_at(s.timestamp, s.original_offset, eval_time, outer);
+            s.offset = offset_at(s.timestamp, (s.original_offset, s.offset_ns), eval_time, outer);
             let inner = match s.timestamp {
                 Some(_) => Outer { offset: s.original_offset, timestamp: s.timestamp },
                 None => Outer { offset: outer.offset.wrapping_add(s.original_offset), ..outer },

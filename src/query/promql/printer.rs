@@ -10,6 +10,7 @@ use super::number::{format_float, format_float_exponent, push_duration, push_dur
 use super::selector::push_label_name;
 use super::strings::{push_quoted, push_quoted_bytes};
 use quiver_model::METRIC_NAME;
+use quiver_model::matcher::bytes_of_text;
 
 /// Longest expression that stays on one line, bytes.
 const LINE_MAX: usize = 100;
@@ -110,13 +111,13 @@ impl Printer {
                 self.push("]");
                 self.extended(v);
                 self.at(v.timestamp, v.start_or_end);
-                self.offset(v.original_offset, &v.original_offset_expr);
+                self.offset(v.original_offset, v.offset_ns, &v.original_offset_expr);
             }
             Expr::Vector(v) => {
                 self.selector_head(v);
                 self.at(v.timestamp, v.start_or_end);
                 self.extended(v);
-                self.offset(v.original_offset, &v.original_offset_expr);
+                self.offset(v.original_offset, v.offset_ns, &v.original_offset_expr);
             }
             Expr::Subquery(s) => {
                 self.expr(&s.expr);
@@ -213,7 +214,7 @@ impl Printer {
             let mut text = String::new();
             push_label_name(&mut text, &m.name, self.utf8);
             text.push_str(m.op.as_str());
-            push_quoted(&mut text, &m.value);
+            push_quoted_bytes(&mut text, &bytes_of_text(&m.value));
             texts.push(text);
         }
         if !texts.is_empty() {
@@ -241,9 +242,13 @@ impl Printer {
         }
     }
 
-    fn offset(&mut self, ms: i64, expr: &Option<Box<DurationExpr>>) {
-        if expr.is_some() || ms != 0 {
+    fn offset(&mut self, ms: i64, ns: i64, expr: &Option<Box<DurationExpr>>) {
+        if expr.is_some() || ms != 0 || ns != 0 {
             self.push(" offset ");
+            // The smallest of all has a sign of its own, turned round or not.
+            if expr.is_none() && ((ms == 0 && ns < 0) || ms == i64::MIN / 1_000_000) {
+                self.push("-");
+            }
             self.duration_or_expr(ms, expr);
         }
     }
@@ -259,12 +264,12 @@ impl Printer {
         self.push("[");
         self.duration_or_expr(s.range, &s.range_expr);
         self.push(":");
-        if s.step_expr.is_some() || s.step != 0 {
+        if s.step_expr.is_some() || s.step_written {
             self.duration_or_expr(s.step, &s.step_expr);
         }
         self.push("]");
         self.at(s.timestamp, s.start_or_end);
-        self.offset(s.original_offset, &s.original_offset_expr);
+        self.offset(s.original_offset, s.offset_ns, &s.original_offset_expr);
     }
 
     fn duration(&mut self, d: &DurationExpr) {

@@ -1,5 +1,6 @@
 //! Selectors, and what is written behind an operand: `[5m]`, `[1h:5m]`, `offset`, `@`, `anchored`, `smoothed`.
 
+use quiver_model::matcher::{bytes_of_text, text_of_bytes};
 use quiver_model::{METRIC_NAME, MatchOp, Matcher, regex};
 
 use super::ast::*;
@@ -10,7 +11,7 @@ use super::token::{Kind, Token};
 
 /// An offset as written.
 enum Offset {
-    Ms(i64),
+    Ns(i64),
     Expr(Box<DurationExpr>),
 }
 
@@ -106,7 +107,8 @@ impl<'a> Parser<'a> {
         let bytes = self.unquoted(&token, strings::unquote_bytes)?;
         let pos = Position::new(label.pos, token.end());
         let value = match String::from_utf8(bytes) {
-            Ok(value) => value,
+            Ok(value) if matches!(op, MatchOp::Regex | MatchOp::NotRegex) => value,
+            Ok(value) => text_of_bytes(value.as_bytes()),
             Err(e) if matches!(op, MatchOp::Regex | MatchOp::NotRegex) => {
                 // Words alone are compared; only what is read as an expression has to be text.
                 if e.as_bytes().iter().any(|b| b"\\.+*?()[]{}^$".contains(b))
@@ -114,9 +116,9 @@ impl<'a> Parser<'a> {
                 {
                     return self.fail(pos, e.to_string());
                 }
-                strings::lossy(e.as_bytes())
+                text_of_bytes(e.as_bytes())
             }
-            Err(e) => strings::lossy(e.as_bytes()),
+            Err(e) => text_of_bytes(e.as_bytes()),
         };
         match Matcher::new(op, name, &value, self.regex_bytes_left) {
             Ok(m) if m.pattern_bytes() > self.regex_bytes_left => {
@@ -173,7 +175,9 @@ impl<'a> Parser<'a> {
             Kind::RightBracket => {
                 let close = self.bump()?;
                 let message = match &operand.node {
-                    Expr::Vector(v) if v.original_offset != 0 || v.original_offset_expr.is_some() => {
+                    Expr::Vector(v)
+                        if v.original_offset != 0 || v.offset_ns != 0 || v.original_offset_expr.is_some() =>
+                    {
                         "no offset modifiers allowed before range"
                     }
                     Expr::Vector(v) if v.timestamp.is_some() || v.start_or_end.is_some() => {
@@ -193,10 +197,11 @@ impl<'a> Parser<'a> {
             }
             Kind::Colon => {
                 self.bump()?;
-                let (mut step, mut step_expr) = (0, None);
+                let (mut step, mut step_expr, mut step_written) = (0, None, false);
                 if self.peek()? != Kind::RightBracket {
                     let expected = "number, duration, step(), range(), or \"]\"";
                     let parsed = self.within("subquery selector", expected, Self::positive_duration)?;
+                    step_written = !matches!(&parsed, Expr::Number(n) if number::ns_of_seconds(n.value) == 0);
                     (step, step_expr) = ms_or_expr(parsed);
                     if self.peek()? != Kind::RightBracket {
                         return self.refuse("subquery selector", "\"]\"");
@@ -211,7 +216,9 @@ impl<'a> Parser<'a> {
                     range_expr,
                     step,
                     step_expr,
+                    step_written,
                     original_offset: 0,
+                    offset_ns: 0,
                     original_offset_expr: None,
                     offset: 0,
                     timestamp: None,
@@ -227,25 +234,28 @@ impl<'a> Parser<'a> {
     fn set_offset(&mut self, e: &mut Expr, offset: Expr) -> Parsed<()> {
         let offset = match offset {
             Expr::Duration(d) => Offset::Expr(d),
-            Expr::Number(n) => Offset::Ms(number::ms_of_seconds(n.value)),
+            Expr::Number(n) => Offset::Ns(number::ns_of_seconds(n.value)),
             _ => return Err(Fail::Unexpected),
         };
         let whole = e.pos();
-        let (ms, expr, pos) = match target(e) {
-            Target::Vector(v) => (&mut v.original_offset, &mut v.original_offset_expr, &mut v.pos),
-            Target::Matrix(m) => (&mut m.selector.original_offset, &mut m.selector.original_offset_expr, &mut m.pos),
-            Target::Subquery(s) => (&mut s.original_offset, &mut s.original_offset_expr, &mut s.pos),
+        let (ms, ns, expr, pos) = match target(e) {
+            Target::Vector(v) => (&mut v.original_offset, &mut v.offset_ns, &mut v.original_offset_expr, &mut v.pos),
+            Target::Matrix(m) => {
+                let v = &mut m.selector;
+                (&mut v.original_offset, &mut v.offset_ns, &mut v.original_offset_expr, &mut m.pos)
+            }
+            Target::Subquery(s) => (&mut s.original_offset, &mut s.offset_ns, &mut s.original_offset_expr, &mut s.pos),
             Target::Other => {
                 let message = "offset modifier must be preceded by an instant vector selector or range vector \
                                selector or a subquery";
                 return self.fail(whole, message);
             }
         };
-        if *ms != 0 || expr.is_some() {
+        if *ms != 0 || *ns != 0 || expr.is_some() {
             return self.fail(whole, "offset may not be set multiple times");
         }
         match offset {
-            Offset::Ms(v) => *ms = v,
+            Offset::Ns(v) => (*ms, *ns) = (v / 1_000_000, v % 1_000_000),
             Offset::Expr(d) => *expr = Some(d),
         }
         pos.end = self.last_closing as u32;
@@ -320,6 +330,7 @@ fn selector(matchers: Vec<Matcher>, pos: Position) -> VectorSelector {
         name: String::new(),
         matchers,
         original_offset: 0,
+        offset_ns: 0,
         original_offset_expr: None,
         offset: 0,
         timestamp: None,
@@ -342,7 +353,7 @@ fn ms_or_expr(e: Expr) -> (i64, Option<Box<DurationExpr>>) {
 /// A label name as it is printed, quoted if it must be.
 pub(super) fn push_label_name(out: &mut String, name: &str, utf8: bool) {
     if super::lexer::needs_quotes(name, utf8) {
-        strings::push_quoted(out, name);
+        strings::push_quoted_bytes(out, &bytes_of_text(name));
     } else {
         out.push_str(name);
     }

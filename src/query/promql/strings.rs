@@ -2,9 +2,12 @@
 
 use std::sync::OnceLock;
 
-/// The value of a string literal with its quotes. Bytes that are not UTF-8 (`"\xff"`) become U+FFFD. `None`: no literal.
+use quiver_model::labels::{is_printable, push_escaped, quoted, quoted_bytes};
+use quiver_model::matcher::text_of_bytes;
+
+/// The value of a string literal with its quotes, as a matcher has it. `None`: no literal.
 pub(super) fn unquote(literal: &str) -> Option<String> {
-    unquote_bytes(literal).map(|b| String::from_utf8(b).unwrap_or_else(|e| lossy(e.as_bytes())))
+    unquote_bytes(literal).map(|b| text_of_bytes(&b))
 }
 
 /// Text with U+FFFD for what is not UTF-8.
@@ -68,28 +71,17 @@ pub(super) fn unquote_bytes(literal: &str) -> Option<Vec<u8>> {
 
 /// `"…"` with everything that does not print escaped.
 pub(super) fn quote(s: &str) -> String {
-    let mut out = String::with_capacity(s.len() + 2);
-    push_quoted(&mut out, s);
-    out
+    quoted(s)
 }
 
 /// Appends `"…"` with everything that does not print escaped.
 pub(super) fn push_quoted(out: &mut String, s: &str) {
-    out.push('"');
-    for c in s.chars() {
-        push_escaped(out, c, '"');
-    }
-    out.push('"');
+    out.push_str(&quoted(s));
 }
 
 /// Appends `"…"` for bytes that need not be text.
 pub(super) fn push_quoted_bytes(out: &mut String, bytes: &[u8]) {
-    out.push('"');
-    for chunk in bytes.utf8_chunks() {
-        chunk.valid().chars().for_each(|c| push_escaped(out, c, '"'));
-        chunk.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
-    }
-    out.push('"');
+    out.push_str(&quoted_bytes(bytes));
 }
 
 /// `'c'`; no character prints as the replacement character.
@@ -104,46 +96,6 @@ pub(super) fn quote_char(c: Option<char>) -> String {
 pub(super) fn unicode_name(c: char) -> String {
     let code = u32::from(c);
     if is_printable(c) { format!("U+{code:04X} '{c}'") } else { format!("U+{code:04X}") }
-}
-
-fn push_escaped(out: &mut String, c: char, quote: char) {
-    match c {
-        c if c == quote => {
-            out.push('\\');
-            out.push(c);
-        }
-        '\\' => out.push_str("\\\\"),
-        ' '..='~' => out.push(c),
-        '\x07' => out.push_str("\\a"),
-        '\x08' => out.push_str("\\b"),
-        '\x0c' => out.push_str("\\f"),
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
-        '\x0b' => out.push_str("\\v"),
-        c if is_printable(c) => out.push(c),
-        c => {
-            let code = u32::from(c);
-            if code < 0x80 {
-                out.push_str(&format!("\\x{code:02x}"));
-            } else if code < 0x10000 {
-                out.push_str(&format!("\\u{code:04x}"));
-            } else {
-                out.push_str(&format!("\\U{code:08x}"));
-            }
-        }
-    }
-}
-
-/// A letter, mark, number, punctuation, symbol or the plain space.
-fn is_printable(c: char) -> bool {
-    if c.is_ascii() {
-        return (' '..='~').contains(&c);
-    }
-    // Past the first character of a text, only what does not print is escaped.
-    let mut text = String::from("a");
-    text.push(c);
-    text.escape_debug().nth(1) == Some(c)
 }
 
 /// A letter of any script (general category L).
@@ -169,7 +121,7 @@ mod tests {
         assert_eq!(unquote(r"'it\'s'").as_deref(), Some("it's"));
         assert_eq!(unquote(r"`a\n`").as_deref(), Some(r"a\n"));
         assert_eq!(unquote(r#""\xc3\xa9""#).as_deref(), Some("é"));
-        assert_eq!(unquote(r#""\xff""#).as_deref(), Some("\u{fffd}"));
+        assert_eq!(unquote(r#""\xff""#).as_deref(), Some("\u{10ffff}"));
         assert_eq!(unquote(r#""\'""#), None);
         assert_eq!(unquote("\""), None);
         assert_eq!(unquote(""), None);

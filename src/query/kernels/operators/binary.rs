@@ -197,9 +197,8 @@ impl VectorBinary {
                 out_fill.push(numbers.id(&l, spec.return_bool));
             }
         }
-        // At one step sorted series stay in their order.
-        let sorted = many.rows.windows(2).all(|w| w[0].labels <= w[1].labels);
-        let (roster, new) = if grid.len == 1 && !sorted { numbers.unsorted() } else { numbers.finish() };
+        // At one step series stay in the order of the many side.
+        let (roster, new) = if grid.len == 1 { numbers.unsorted() } else { numbers.finish() };
         for (_, out) in outs.iter_mut().flatten() {
             *out = new[*out as usize];
         }

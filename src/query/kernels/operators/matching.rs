@@ -94,6 +94,9 @@ pub fn result_labels(
         matching.card != Cardinality::OneToOne || listed(n) == matching.on
     };
     if matching.include.is_empty() {
+        if many.iter().all(|(n, _)| keep(n)) {
+            return many.clone();
+        }
         let mut packed = Vec::with_capacity(many.packed().len());
         pack(many, &mut packed, keep);
         return unpack(&packed);

@@ -13,7 +13,7 @@ use super::matching::{MatchIds, Side};
 use super::rows::Rows;
 use crate::context::QueryContext;
 use crate::error::QueryError;
-use crate::exec::tile::{Roster, StepGrid, Tile};
+use crate::exec::tile::{Roster, RosterRow, StepGrid, Tile};
 use crate::promql::ast::{BinaryOp, VectorMatching};
 
 /// See the module.
@@ -46,11 +46,16 @@ impl SetOp {
         let words = bits::words(grid.len);
         let (roster, out_left, out_right) = if op == BinaryOp::Or {
             let mut numbers = LabelNumbers::default();
+            let once = grid.len == 1;
             let l: Vec<u32> = left.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
-            let r: Vec<u32> = right.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
-            // At one step sorted series stay in front, in their order.
-            let sorted = left.rows.windows(2).all(|w| w[0].labels <= w[1].labels);
-            let (roster, new) = if grid.len == 1 && !sorted { numbers.unsorted() } else { numbers.finish() };
+            // Whether a name goes is said by the side whose sample it is; over several steps by the first of them.
+            let right_id = |r: &RosterRow| match once {
+                true => numbers.marked_id(&r.labels, r.drop_name),
+                false => numbers.id(&r.labels, r.drop_name),
+            };
+            let r: Vec<u32> = right.rows.iter().map(right_id).collect();
+            // At one step the left side comes first, both in their order.
+            let (roster, new) = if once { numbers.unsorted() } else { numbers.finish() };
             let renumber = |v: Vec<u32>| v.into_iter().map(|i| new[i as usize]).collect();
             (roster, renumber(l), renumber(r))
         } else {
