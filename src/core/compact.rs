@@ -174,6 +174,10 @@ impl Inner {
                 self.refresh_deletions(view);
             });
         }
+        if !self.retention.load().rules.is_empty() {
+            // What is past the time of its rule has gone.
+            blocks.iter().filter_map(|b| b.time_bounds()).for_each(|range| self.changes.note(range));
+        }
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
             task = task.name(),

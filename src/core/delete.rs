@@ -57,6 +57,7 @@ impl Inner {
             self.flush_locked(true)?;
         }
         drop(flushing);
+        asked.iter().for_each(|(_, range)| self.changes.note(*range));
         self.counters.deletions.fetch_add(asked.len() as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -15,11 +15,12 @@ use quiver_model::{Limits, WriteBatch};
 use quiver_persistence::{LogEntry, LogError, LogPosition};
 use tokio::sync::oneshot;
 
+use crate::changes::Changes;
 use crate::head::page::PAGE_SERIES;
 use crate::head::{Counters, Refused, WriteGuard};
 use crate::interner::Interner;
 use crate::record::{self, NO_SERIES, SegmentRefs};
-use crate::{WriteError, WriteReceipt};
+use crate::{TimeRange, WriteError, WriteReceipt};
 
 /// Kind of the frames written here: samples and all that belongs to them.
 pub(crate) const FRAME_BATCH: u8 = 1;
@@ -71,8 +72,11 @@ pub(crate) struct Entry {
     ids: Vec<u32>,
     receipt: WriteReceipt,
     counters: Arc<Counters>,
+    changes: Arc<Changes>,
     pool: Arc<Pool>,
     now_ms: i64,
+    /// Times of its samples.
+    range: Option<TimeRange>,
     done: oneshot::Sender<Result<WriteReceipt, WriteError>>,
 }
 
@@ -87,8 +91,7 @@ impl Entry {
         batch: WriteBatch,
         series_max: usize,
         now_ms: i64,
-        counters: &Arc<Counters>,
-        pool: &Arc<Pool>,
+        (counters, changes, pool): (&Arc<Counters>, &Arc<Changes>, &Arc<Pool>),
     ) -> Result<(Self, Answer), WriteError> {
         let mut ids = pool.ids();
         let refused = head
@@ -109,8 +112,9 @@ impl Entry {
             }
         }
         let (done, answer) = oneshot::channel();
-        let (counters, pool) = (Arc::clone(counters), Arc::clone(pool));
-        Ok((Self { head, batch, ids, receipt, counters, pool, now_ms, done }, answer))
+        let (counters, changes, pool) = (Arc::clone(counters), Arc::clone(changes), Arc::clone(pool));
+        let range = batch.time_range();
+        Ok((Self { head, batch, ids, receipt, counters, changes, pool, now_ms, range, done }, answer))
     }
 
     /// Which shard of the log takes it.
@@ -154,6 +158,9 @@ impl LogEntry for Entry {
                 );
                 let applied = self.head.apply(&self.ids, &mut self.batch);
                 self.counters.add(&applied, self.receipt.floats + self.receipt.histograms);
+                if let Some(range) = self.range {
+                    self.changes.note(range);
+                }
                 self.pool.put(self.batch, self.ids);
                 Ok(self.receipt)
             }

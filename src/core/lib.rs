@@ -24,6 +24,7 @@ pub use quiver_model::{Need, SeriesKinds, TimeRange};
 mod background;
 pub mod backup;
 mod catalog;
+pub mod changes;
 pub mod check;
 mod compact;
 mod delete;
@@ -213,6 +214,10 @@ pub trait Snapshot: Send + Sync {
 pub trait Source: Send + Sync {
     /// The present state.
     fn snapshot(&self) -> Arc<dyn Snapshot>;
+    /// What has changed when, for whoever keeps answers; none where that is not known (yet).
+    fn changes(&self) -> Option<&changes::Changes> {
+        None
+    }
 }
 
 /// A count of a label or of its pairs, for the cardinality page.

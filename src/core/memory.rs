@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, Value, WriteBatch};
 
+use crate::changes::Changes;
 use crate::{
     BoxFuture, Health, Ingest, Maintain, Need, ReadError, SeriesKinds, SeriesSet, Snapshot, Source, StoreStats,
     TimeRange, WriteError, WriteReceipt,
@@ -26,6 +27,7 @@ struct State {
 pub struct MemoryStore {
     state: RwLock<Arc<State>>,
     generation: AtomicU64,
+    changes: Changes,
 }
 
 impl MemoryStore {
@@ -80,6 +82,10 @@ impl MemoryStore {
             list.insert(0, m.clone());
         }
         self.generation.fetch_add(1, Ordering::SeqCst);
+        drop(guard);
+        if let Some(range) = batch.time_range() {
+            self.changes.note(range);
+        }
         Ok(receipt)
     }
 }
@@ -98,6 +104,8 @@ impl MemoryStore {
             list.retain(|e| !range.overlaps(e.ts, e.ts));
         }
         self.generation.fetch_add(1, Ordering::SeqCst);
+        drop(guard);
+        self.changes.note(range);
     }
 }
 
@@ -111,6 +119,10 @@ impl Source for MemoryStore {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
         let generation = self.generation.load(Ordering::SeqCst);
         Arc::new(MemorySnapshot { state: Arc::clone(&self.state.read()), generation })
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        Some(&self.changes)
     }
 }
 

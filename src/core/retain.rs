@@ -165,6 +165,7 @@ impl Inner {
             self.manifest.edit(|m| m.replace(&ids, Vec::new())).map_err(manifest_error)?;
             self.change_view(|view| view.blocks.retain(|b| !ids.contains(&b.entry.id)));
         }
+        blocks.iter().filter_map(|b| b.time_bounds()).for_each(|range| self.changes.note(range));
         let bounds = blocks.iter().filter_map(|b| b.time_bounds());
         let bounds = bounds.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) });
         tracing::info!(blocks = ids.len(), ?bounds, "blocks past the retention are dropped");

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::background::{Background, LANES, TaskKind};
 use crate::catalog::{StoredBlock, open_blocks, sweep};
+use crate::changes::Changes;
 use crate::delete::DeleteRequest;
 use crate::flush::Frozen;
 use crate::head::{Counters, Head};
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) log: Log<Entry>,
     pub(crate) view: ArcSwap<View>,
     pub(crate) counters: Arc<Counters>,
+    /// What has been written and deleted when.
+    pub(crate) changes: Arc<Changes>,
     pub(crate) background: Arc<Background>,
     pub(crate) interner: Arc<Interner>,
     /// Decoded chunks of blocks; none where it has no room.
@@ -151,6 +154,7 @@ impl Store {
             log,
             view: ArcSwap::from_pointee(view),
             counters,
+            changes: Arc::default(),
             background: Arc::default(),
             interner,
             cache,
@@ -321,7 +325,8 @@ impl Inner {
             return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
         }
         let series_max = limits.active_series_max;
-        let (entry, answer) = Entry::new(head, &self.interner, batch, series_max, now_ms, &self.counters, &self.pool)?;
+        let shared = (&self.counters, &self.changes, &self.pool);
+        let (entry, answer) = Entry::new(head, &self.interner, batch, series_max, now_ms, shared)?;
         self.log.submit(entry.shard(), entry)?;
         Ok(answer)
     }
@@ -408,6 +413,11 @@ impl Source for Store {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
         let generation = self.inner.counters.generation.load(Ordering::Acquire);
         Arc::new(StoreSnapshot::new(generation, &self.inner.view.load(), self.inner.cache.as_ref()))
+    }
+
+    fn changes(&self) -> Option<&Changes> {
+        // What a replay brings is not noted.
+        (self.inner.progress.phase() == Phase::Ready).then_some(&*self.inner.changes)
     }
 }
 

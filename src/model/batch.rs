@@ -11,6 +11,7 @@
 use crate::histogram::Histogram;
 use crate::labels::{LabelsRef, push_packed};
 use crate::metric::{Exemplar, Metadata};
+use crate::read::TimeRange;
 
 /// Where one series of a batch has its parts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +69,13 @@ impl WriteBatch {
         self.histograms.clear();
         self.exemplars.clear();
         self.metadata.clear();
+    }
+
+    /// Times of its earliest and its latest sample; `None` where it has none.
+    pub fn time_range(&self) -> Option<TimeRange> {
+        let range = self.ts.iter().copied().fold((i64::MAX, i64::MIN), |(lo, hi), t| (lo.min(t), hi.max(t)));
+        let (min, max) = self.histograms.iter().fold(range, |(lo, hi), h| (lo.min(h.ts), hi.max(h.ts)));
+        (min <= max).then_some(TimeRange { min, max })
     }
 
     /// Starts a series; its labels must be sorted by name, unique, with non-empty names and values.

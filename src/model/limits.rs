@@ -45,6 +45,8 @@ pub struct Limits {
     pub query_memory_bytes_max: usize,
     /// Memory all queries together may reserve, bytes.
     pub query_memory_total_bytes_max: usize,
+    /// Answers of range queries kept for when they are asked again, bytes; 0: none.
+    pub result_cache_bytes_max: usize,
     /// Compiled size of one regular expression, bytes.
     pub regex_bytes_max: usize,
     /// Operators in one SQL statement.
@@ -75,6 +77,7 @@ impl Default for Limits {
             query_queue_max: 100,
             query_memory_bytes_max: 1 << 30,
             query_memory_total_bytes_max: 2 << 30,
+            result_cache_bytes_max: 64 << 20,
             regex_bytes_max: 10 << 20,
             sql_operators_max: 500,
             sql_rows_max: 10_000_000,
@@ -124,6 +127,7 @@ by_name! {
     query_queue_max: usize,
     query_memory_bytes_max: usize,
     query_memory_total_bytes_max: usize,
+    result_cache_bytes_max: usize,
     regex_bytes_max: usize,
     sql_operators_max: usize,
     sql_rows_max: usize,
@@ -131,7 +135,8 @@ by_name! {
 
 impl Limits {
     /// Those that are looked at once, at the start: queues and pools that are made of a size.
-    pub const FIXED: [&'static str; 3] = ["write_queue_max", "query_concurrency_max", "query_memory_total_bytes_max"];
+    pub const FIXED: [&'static str; 4] =
+        ["write_queue_max", "query_concurrency_max", "query_memory_total_bytes_max", "result_cache_bytes_max"];
 }
 
 /// Limits in force, shared: what one holder sets, all see. Cheap to clone.

@@ -13,6 +13,7 @@
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
 //! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
 //! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
+//! | `reuse` | kept answers: what moves costs little, what changes is seen |
 //! | `explain` | explanations, hints, statistics, answers as protobuf |
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `maintenance` | deletions, snapshots, backups, checks, background tasks |
@@ -37,6 +38,7 @@ mod hostile;
 mod maintenance;
 mod otlp;
 mod query_of_death;
+mod reuse;
 mod sql;
 mod survival;
 mod tidy;

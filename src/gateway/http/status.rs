@@ -249,6 +249,7 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         let settings = g.settings.lock();
         (f64::from(u8::from(settings.error.is_none())), settings.read_ms)
     };
+    let reuse = g.services.engine.reuse();
     let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
     vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
@@ -260,6 +261,11 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_queries_canceled_total", "Queries stopped before their end.", c.queries_canceled.get()),
         counter("quiver_queries_busy_total", "Queries turned away: too many waited.", c.queries_busy.get()),
         gauge("quiver_query_memory_bytes", "Memory reserved by queries.", g.services.engine.memory().reserved() as f64),
+        counter("quiver_result_cache_queries_total", "Range queries whose answers may be reused.", reuse.asked),
+        counter("quiver_result_cache_hits_total", "Those of which steps were known.", reuse.hits),
+        counter("quiver_result_cache_steps_reused_total", "Steps that were known.", reuse.steps_reused),
+        counter("quiver_result_cache_steps_evaluated_total", "Steps beside them that were not.", reuse.steps_evaluated),
+        gauge("quiver_result_cache_bytes", "Bytes of answers kept.", reuse.bytes as f64),
         counter("quiver_samples_written_total", "Samples acknowledged over HTTP.", c.samples.get()),
         counter("quiver_samples_rejected_total", "Series and samples left out of writes.", c.samples_rejected.get()),
         counter("quiver_writes_rejected_total", "Write requests that did not decode.", c.writes_rejected.get()),

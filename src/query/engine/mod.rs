@@ -12,6 +12,7 @@
 mod active;
 mod memory;
 pub(crate) mod result;
+pub mod reuse;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
@@ -29,19 +30,22 @@ use quiver_model::{Limits, LiveLimits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Answer, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
+use crate::answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 use crate::context::{Features, QueryContext};
 use crate::error::QueryError;
 use crate::exec::operator::{Collect, PromExec, RunEnv};
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::explain::profile::Profile;
 use crate::explain::{self, Explain, ExplainMode};
-use crate::plan::{self, Lowered};
+use crate::plan::reach::Reach;
+use crate::plan::{self, Lowered, PromNode};
 use crate::promql;
 use crate::promql::ast::{Expr, ValueType};
 
 pub use active::{ActiveQueries, ActiveQuery};
 pub use memory::QueryPool;
+pub use reuse::ReuseFigures;
+use reuse::{Known, Reuse};
 
 /// Stack of the threads that parse, plan and evaluate; only what is touched is ever backed by memory.
 const STACK_BYTES: usize = 64 << 20;
@@ -63,6 +67,8 @@ pub struct EngineOptions {
     pub default_step_ms: i64,
     /// Threads one large scan may use; 0: as many as there are cores.
     pub threads: usize,
+    /// Answers of range queries that took so long at least are kept for the next time.
+    pub reuse_from: Duration,
 }
 
 impl Default for EngineOptions {
@@ -73,6 +79,7 @@ impl Default for EngineOptions {
             lookback_ms: 300_000,
             default_step_ms: 60_000,
             threads: 0,
+            reuse_from: Duration::from_micros(500),
         }
     }
 }
@@ -93,6 +100,7 @@ struct Inner {
     active: ActiveQueries,
     memory: Arc<dyn MemoryPool>,
     parsed: Cache<Arc<str>, Arc<Expr>>,
+    reuse: Reuse,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -162,6 +170,7 @@ impl Engine {
                 active: ActiveQueries::default(),
                 memory,
                 parsed: Cache::new(PARSED_MAX),
+                reuse: Reuse::new(options.limits.result_cache_bytes_max, options.reuse_from),
                 runtime: Some(runtime),
                 options,
             }),
@@ -181,6 +190,11 @@ impl Engine {
     /// The present state of what is stored.
     pub fn snapshot(&self) -> Arc<dyn Snapshot> {
         self.inner.source.snapshot()
+    }
+
+    /// What was reused of earlier answers.
+    pub fn reuse(&self) -> ReuseFigures {
+        self.inner.reuse.figures()
     }
 
     /// Memory all queries share.
@@ -340,8 +354,84 @@ impl Engine {
 
     fn answer(&self, request: &PromqlRequest, ctx: &Arc<QueryContext>, queued: Duration) -> Result<Answer, QueryError> {
         let begun = Instant::now();
+        let reuse = &self.inner.reuse;
+        let (Some(key), Some(changes)) = (reuse.key(request, ctx), self.inner.source.changes()) else {
+            let planned = self.plan(request, ctx)?;
+            return self.answer_planned(planned, request, ctx, queued, begun);
+        };
+        // Before any snapshot.
+        let number = changes.number();
+        if let Some(known) = reuse.known(&key, request, |n| changes.since(n))
+            && let Some(answer) = self.complete(&known, request, ctx, queued, begun)?
+        {
+            if answer.annotations.is_empty()
+                && !answer.truncated
+                && !known.runs().is_empty()
+                && let Some(series) = reuse::matrix(&answer.value)
+            {
+                reuse.keep(key, request, number, Reuse::reach(&known), series);
+            }
+            return Ok(answer);
+        }
         let planned = self.plan(request, ctx)?;
-        self.answer_planned(planned, request, ctx, queued, begun)
+        let reach = self.reach(&planned);
+        let answer = self.answer_planned(planned, request, ctx, queued, begun)?;
+        if let Some(reach) = reach
+            && answer.annotations.is_empty()
+            && !answer.truncated
+            && reuse.is_worth(begun.elapsed())
+            && let Some(series) = reuse::matrix(&answer.value)
+        {
+            reuse.keep(key, request, number, reach, series);
+        }
+        Ok(answer)
+    }
+
+    /// How far the steps of a plan reach, if each depends on what lies there alone.
+    fn reach(&self, planned: &Planned) -> Option<Reach> {
+        let (Lowered::Plan(p, ..), Some(exec)) = (&planned.lowered, &planned.exec) else { return None };
+        let reach = plan::reach::reach(PromNode::of(p)?)?;
+        reuse::has_floats_only(exec).then_some(reach)
+    }
+
+    /// The answer of a request of which some steps are known; `None` where the others are not of the kind that can be put
+    /// beside them.
+    fn complete(
+        &self,
+        known: &Known,
+        request: &PromqlRequest,
+        ctx: &Arc<QueryContext>,
+        queued: Duration,
+        begun: Instant,
+    ) -> Result<Option<Answer>, QueryError> {
+        let mut evaluated = Vec::with_capacity(known.runs().len());
+        let mut prepared = Duration::ZERO;
+        let mut stats = QueryStats { queue_seconds: queued.as_secs_f64(), ..QueryStats::default() };
+        for run in known.runs() {
+            let from = Instant::now();
+            let planned = self.plan(&PromqlRequest { start: run.first, end: run.last, ..request.clone() }, ctx)?;
+            prepared += from.elapsed();
+            if self.reach(&planned) != Some(Reuse::reach(known)) {
+                return Ok(None);
+            }
+            match result::value(self.evaluate(&planned)?, false, &planned.env)? {
+                AnswerValue::Matrix(series) => evaluated.push(series),
+                _ => return Ok(None),
+            }
+            stats.queryable_samples += planned.env.stats.total();
+            stats.series_touched += planned.env.stats.series();
+        }
+        let series = known.join(request, evaluated);
+        let points: usize = series.iter().map(|s| s.floats.len()).sum();
+        ctx.keep_bytes(points * 16 + series.len() * size_of::<AnswerSeries>())?;
+        ctx.check()?;
+        let mut truncated = false;
+        let value = result::cut(AnswerValue::Matrix(series), request.options.limit, &mut truncated);
+        stats.samples_read = ctx.samples_read();
+        stats.peak_samples = ctx.samples_peak();
+        stats.prepare_seconds = prepared.as_secs_f64();
+        stats.eval_seconds = begun.elapsed().saturating_sub(prepared).as_secs_f64();
+        Ok(Some(Answer { value, annotations: ctx.annotations(), truncated, stats, explain: None }))
     }
 
     pub(crate) fn answer_planned(

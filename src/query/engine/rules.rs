@@ -236,3 +236,102 @@ fn aggregations_of_one_input_are_made_together() {
     let (text, all) = plan(q, &["no-together", "no-share"]);
     assert!(!text.contains("PromShared") && all == 2 * read, "{text}");
 }
+
+/// What happens to a store between two questions.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A sample of metric, labels, at tens of seconds.
+    Write(usize, [u8; 3], i64, f64),
+    /// A histogram instead.
+    Histogram(usize, [u8; 3], i64),
+    /// Of a metric, from, for so long, tens of seconds.
+    Delete(usize, i64, i64),
+    /// A query by its number, its start in steps, how many steps more.
+    Ask(usize, i64, i64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let labels = || [0u8..3, 0..2, 0..2];
+    prop_oneof![
+        6 => (0..4usize, labels(), 0i64..60, -5.0..50.0).prop_map(|(m, l, t, v)| Step::Write(m, l, t, v)),
+        1 => (0..4usize, labels(), 0i64..60).prop_map(|(m, l, t)| Step::Histogram(m, l, t)),
+        1 => (0..4usize, 0i64..60, 0i64..10).prop_map(|(m, t, n)| Step::Delete(m, t, n)),
+        12 => (0..3usize, 0i64..12, 0i64..25).prop_map(|(q, start, n)| Step::Ask(q, start, n)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reuse_changes_no_answer(queries in [query(), query(), query()], steps in prop::collection::vec(any_step(), 1..120)) {
+        let store = Arc::new(MemoryStore::new());
+        let mut options = EngineOptions { reuse_from: Duration::ZERO, lookback_ms: 60_000, ..EngineOptions::default() };
+        options.features.experimental_functions = true;
+        let e = Engine::new(Arc::clone(&store) as Arc<dyn quiver_core::Source>, options).unwrap();
+        for step in steps {
+            let mut b = WriteBatch::default();
+            let begin = |b: &mut WriteBatch, metric: usize, labels: [u8; 3]| {
+                let values = labels.map(|v| v.to_string());
+                let mut all = vec![("__name__", METRICS[metric])];
+                let own = ["a", "b", "c"].into_iter().zip(&values).filter(|(_, v)| *v != "0");
+                all.extend(own.map(|(n, v)| (n, v.as_str())));
+                b.begin_series(all);
+            };
+            match step {
+                Step::Write(metric, labels, t, v) => {
+                    begin(&mut b, metric, labels);
+                    b.push_float(t * 10_000, v, 0);
+                    store.write_now(&b).unwrap();
+                }
+                Step::Histogram(metric, labels, t) => {
+                    begin(&mut b, metric, labels);
+                    b.push_histogram(t * 10_000, Histogram { count: 1.0, sum: 1.0, ..Histogram::default() }, 0);
+                    store.write_now(&b).unwrap();
+                }
+                Step::Delete(metric, t, n) => {
+                    let range = quiver_core::TimeRange { min: t * 10_000, max: (t + n) * 10_000 };
+                    store.delete_now(&[vec![quiver_model::Matcher::equal("__name__", METRICS[metric])]], range);
+                }
+                Step::Ask(q, start, n) => {
+                    let ask = |nocache: bool| {
+                        let options = QueryOptions { nocache, ..QueryOptions::default() };
+                        let (start, step) = (start * 20_000 + 3000, 20_000);
+                        let r = PromqlRequest { query: queries[q].clone(), start, end: start + n * step + 7, step, options };
+                        let ctx = Arc::new(e.context(&r.query, &r.options, None));
+                        match e.answer(&r, &ctx, Duration::ZERO) {
+                            Ok(a) => format!("{:?} {:?}", a.value, a.annotations),
+                            Err(e) => format!("{e:?}"),
+                        }
+                    };
+                    let want = ask(true);
+                    prop_assert_eq!(ask(false), want, "{}", &queries[q]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn steps_that_are_known_are_not_evaluated_again() {
+    let store = store(&[(0, [1, 1, 1], 0, 30, false), (1, [1, 1, 1], 0, 30, false)]);
+    let options = EngineOptions { reuse_from: Duration::ZERO, ..EngineOptions::default() };
+    let e = Engine::new(Arc::clone(&store) as Arc<dyn quiver_core::Source>, options).unwrap();
+    let ask = |start: i64, end: i64| {
+        let q = "sum(rate(x_total[40s]))";
+        let r = PromqlRequest { query: q.into(), start, end, step: 10_000, options: QueryOptions::default() };
+        e.answer(&r, &Arc::new(e.context(q, &r.options, None)), Duration::ZERO).unwrap();
+        let f = e.reuse();
+        (f.hits, f.steps_reused, f.steps_evaluated)
+    };
+    ask(100_000, 200_000);
+    assert_eq!(ask(100_000, 200_000), (1, 11, 0));
+    assert_eq!(ask(120_000, 220_000), (2, 20, 2), "a window that moves by two steps");
+    // Late: the steps that look at it, four.
+    let mut b = WriteBatch::default();
+    b.begin_series([("__name__", "y_total"), ("late", "yes")]);
+    b.push_float(155_000, 1.0, 0);
+    store.write_now(&b).unwrap();
+    assert_eq!(ask(120_000, 220_000), (3, 27, 6));
+    assert_eq!(ask(120_000, 220_000), (4, 38, 6));
+}

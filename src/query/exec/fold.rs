@@ -122,6 +122,11 @@ impl FoldOp {
         let _ = whole.link.set((link, Role::Whole));
     }
 
+    /// Have all its series floats only?
+    pub fn has_floats_only(&self) -> bool {
+        (0..self.set.len()).all(|i| !self.set.kinds(i).histograms)
+    }
+
     /// Does a series hold floats only, and is nothing to report of it?
     fn is_silent(&self, series: usize) -> bool {
         !self.set.kinds(series).histograms && self.spec.is_silent_on_floats(self.set.labels(series))

@@ -16,6 +16,7 @@ pub mod lower;
 pub mod node;
 pub mod physical;
 mod propagate;
+pub mod reach;
 
 pub use lower::{Lowered, lower_query};
 pub use node::{PromNode, PromOp};
