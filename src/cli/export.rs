@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quiver_core::{Need, SeriesSet, Source, TimeRange};
 use quiver_gateway::http::export::union;
 use quiver_gateway::http::params::parse_time;
-use quiver_gateway::write::decode::{DecodeOptions, Version, decode};
+use quiver_gateway::write::decode::{DecodeOptions, DecodeScratch, Version, decode};
 use quiver_model::{Labels, Limits, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::{Disk, RealDisk};
 use quiver_query::Features;
@@ -268,9 +268,10 @@ fn decode_frame(frame: &[u8], message: &mut Vec<u8>) -> Result<Vec<(Labels, Samp
         label_value_bytes_max: usize::MAX,
         ..Limits::default()
     };
-    let options = DecodeOptions { limits: &limits, now_ms: i64::MAX, type_and_unit_labels: false };
+    let options = DecodeOptions { limits: &limits, now_ms: i64::MAX, type_and_unit_labels: false, known: None };
     let mut batch = WriteBatch::default();
-    let rejects = decode(Version::V2, message, &options, &mut batch).map_err(|e| e.to_string())?;
+    let mut scratch = DecodeScratch::default();
+    let rejects = decode(Version::V2, message, &options, &mut scratch, &mut batch).map_err(|e| e.to_string())?;
     if !rejects.is_empty() {
         return Err(format!("the server sent what this version cannot read: {}", rejects.text()));
     }

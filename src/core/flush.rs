@@ -221,7 +221,8 @@ pub(crate) fn write_head(
             let (mut out, mut aside) = (SampleColumn::default(), Vec::new());
             let mut counts = ReadCounts::default();
             let (range, need) = (TimeRange::ALL, Need::ALL);
-            let mut sink = Sink { range, need, out: &mut out, aside: &mut aside, counts: &mut counts };
+            let mut sink =
+                Sink { range, need, out: &mut out, aside: &mut aside, counts: &mut counts, condensing: None };
             sink.pieces(&pieces)?;
             if !aside.is_empty() {
                 aside.push(std::mem::take(&mut out));

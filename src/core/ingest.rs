@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use quiver_model::{Limits, WriteBatch};
@@ -17,9 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::changes::Changes;
 use crate::head::page::PAGE_SERIES;
-use crate::head::{Counters, Refused, WriteGuard};
+use crate::head::{Counters, WriteGuard};
 use crate::interner::Interner;
 use crate::record::{self, NO_SERIES, SegmentRefs};
+use crate::refusal::SeriesCaps;
 use crate::{TimeRange, WriteError, WriteReceipt};
 
 /// Kind of the frames written here: samples and all that belongs to them.
@@ -31,13 +33,19 @@ const POOL_BATCHES: usize = 32;
 const POOL_BYTES_MAX: usize = 4 << 20;
 
 /// Buffers to be used again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
+    keeps: bool,
     batches: Mutex<Vec<WriteBatch>>,
     ids: Mutex<Vec<Vec<u32>>>,
 }
 
 impl Pool {
+    /// An empty pool; unless it `keeps` buffers it stays empty.
+    pub(crate) fn new(keeps: bool) -> Self {
+        Self { keeps, batches: Mutex::default(), ids: Mutex::default() }
+    }
+
     /// An empty batch.
     pub(crate) fn batch(&self) -> WriteBatch {
         self.batches.lock().pop().unwrap_or_default()
@@ -48,6 +56,9 @@ impl Pool {
     }
 
     fn put(&self, mut batch: WriteBatch, mut ids: Vec<u32>) {
+        if !self.keeps {
+            return;
+        }
         if batch.label_bytes.capacity() + 24 * batch.ts.capacity() <= POOL_BYTES_MAX {
             batch.clear();
             let mut batches = self.batches.lock();
@@ -89,14 +100,16 @@ impl Entry {
         head: WriteGuard,
         interner: &Interner,
         batch: WriteBatch,
-        series_max: usize,
+        caps: SeriesCaps,
         now_ms: i64,
         (counters, changes, pool): (&Arc<Counters>, &Arc<Changes>, &Arc<Pool>),
     ) -> Result<(Self, Answer), WriteError> {
         let mut ids = pool.ids();
+        let began = Instant::now();
         let refused = head
-            .resolve(&batch, &mut ids, series_max, interner)
+            .resolve(&batch, &mut ids, caps, interner)
             .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
+        counters.lookup_ns.fetch_add(nanos(began), Ordering::Relaxed);
         let mut receipt = WriteReceipt { refused_series: refused.count as u64, ..WriteReceipt::default() };
         for (s, id) in batch.series.iter().zip(&ids) {
             if *id != NO_SERIES {
@@ -106,10 +119,12 @@ impl Entry {
             }
         }
         if refused.count > 0 {
-            counters.refused_series.fetch_add(refused.count as u64, Ordering::Relaxed);
+            counters.refused(&refused);
+            let text = refused.text();
             if refused.count == batch.series.len() && batch.metadata.is_empty() {
-                return Err(series_limit(series_max, &refused));
+                return Err(WriteError::SeriesLimit(text));
             }
+            receipt.refusal = Some(text.into());
         }
         let (done, answer) = oneshot::channel();
         let (counters, changes, pool) = (Arc::clone(counters), Arc::clone(changes), Arc::clone(pool));
@@ -123,15 +138,8 @@ impl Entry {
     }
 }
 
-/// What a client is told whose new series are too many.
-fn series_limit(series_max: usize, refused: &Refused) -> WriteError {
-    let widest = refused.widest.as_ref().map_or(String::new(), |(name, values)| {
-        format!("; of the labels of the first one refused, {name:?} has the most values ({values})")
-    });
-    WriteError::SeriesLimit(format!(
-        "the limit of {series_max} active series is reached: {} new series refused, known ones still flow{widest}",
-        refused.count
-    ))
+fn nanos(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl LogEntry for Entry {
@@ -142,7 +150,9 @@ impl LogEntry for Entry {
     }
 
     fn encode(&self, state: &mut SegmentRefs, out: &mut Vec<u8>) -> u8 {
+        let began = Instant::now();
         record::encode(&self.batch, &self.ids, self.head.generation, state, out);
+        self.counters.encode_ns.fetch_add(nanos(began), Ordering::Relaxed);
         FRAME_BATCH
     }
 
@@ -156,7 +166,9 @@ impl LogEntry for Entry {
                     Ordering::Relaxed,
                     Ordering::Relaxed,
                 );
+                let began = Instant::now();
                 let applied = self.head.apply(&self.ids, &mut self.batch);
+                self.counters.apply_ns.fetch_add(nanos(began), Ordering::Relaxed);
                 self.counters.add(&applied, self.receipt.floats + self.receipt.histograms);
                 if let Some(range) = self.range {
                     self.changes.note(range);

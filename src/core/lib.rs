@@ -18,7 +18,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn, WriteBatch};
+use quiver_model::{Exemplar, Labels, Matcher, Metadata, MetricKind, SampleColumn, WriteBatch};
 pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
 mod background;
@@ -27,6 +27,7 @@ mod catalog;
 pub mod changes;
 pub mod check;
 mod compact;
+pub mod condense;
 mod delete;
 mod flush;
 mod head;
@@ -40,6 +41,7 @@ pub mod options;
 mod parquet;
 mod place;
 mod record;
+mod refusal;
 mod replay;
 pub mod report;
 mod retain;
@@ -56,6 +58,8 @@ mod tests;
 mod tombstones;
 mod wire;
 
+pub use condense::{Condense, Edges, Keep};
+
 pub use background::{TaskKind, TaskState, TaskStatus};
 pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
@@ -66,7 +70,7 @@ pub use store::Store;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a write did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteReceipt {
     /// Float samples acknowledged (repeats of what is there already included).
     pub floats: u64,
@@ -74,9 +78,11 @@ pub struct WriteReceipt {
     pub histograms: u64,
     /// Exemplars acknowledged.
     pub exemplars: u64,
-    /// New series refused since the limit of active series is reached; the samples of the others are kept. Where all are
-    /// refused the write is [`WriteError::SeriesLimit`] instead.
+    /// New series refused since a limit on series is reached; the samples of the others are kept. Where all are refused
+    /// the write is [`WriteError::SeriesLimit`] instead.
     pub refused_series: u64,
+    /// Why those were refused: the limit, and the label that has too many values.
+    pub refusal: Option<Box<str>>,
 }
 
 /// Why a write was not taken; nothing of it is kept.
@@ -106,6 +112,31 @@ pub enum WriteError {
 pub trait Ingest: Send + Sync {
     /// Writes a batch: whole or not at all, durable when it resolves. Labels were checked by the caller.
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<WriteReceipt, WriteError>>;
+    /// An empty batch, with room from earlier ones where there is any.
+    fn batch(&self) -> WriteBatch {
+        WriteBatch::default()
+    }
+    /// Is this what is known of the family since the last flush? Then there is no need to send it again.
+    fn has_metadata(&self, _family: &str, _metadata: MetadataRef<'_>) -> bool {
+        false
+    }
+}
+
+/// Metadata, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataRef<'a> {
+    /// Type.
+    pub kind: MetricKind,
+    /// Unit.
+    pub unit: &'a str,
+    /// Help.
+    pub help: &'a str,
+}
+
+impl<'a> From<&'a Metadata> for MetadataRef<'a> {
+    fn from(m: &'a Metadata) -> Self {
+        Self { kind: m.kind, unit: &m.unit, help: &m.help }
+    }
 }
 
 /// Why data could not be read.
@@ -158,6 +189,20 @@ pub trait SeriesSet: Send + Sync {
     fn samples_hint(&self, i: usize) -> usize;
     /// Reads the samples of series `i` in a range into `out` (cleared first). Stale markers are kept.
     fn read(&self, i: usize, range: TimeRange, need: Need, out: &mut SampleColumn) -> Result<(), ReadError>;
+    /// [`SeriesSet::read`] for windows, with runs of samples reduced to what `how` keeps of them. `weights` (cleared
+    /// first) says how many samples each one stands for; those that it does not reach stand for themselves.
+    fn read_condensed(
+        &self,
+        i: usize,
+        range: TimeRange,
+        need: Need,
+        _how: &Condense,
+        out: &mut SampleColumn,
+        weights: &mut Vec<u32>,
+    ) -> Result<(), ReadError> {
+        weights.clear();
+        self.read(i, range, need, out)
+    }
 }
 
 /// A consistent view of everything stored at one moment.
@@ -252,6 +297,14 @@ pub struct StoreStats {
     pub samples_ingested: u64,
     /// Samples that were there already with another value.
     pub conflicts: u64,
+    /// New series refused since the start, by the label that had too many values.
+    pub refused_by_label: Vec<NamedCount>,
+    /// Time spent finding the series of batches, ns.
+    pub lookup_ns: u64,
+    /// Time spent encoding batches for the log, ns.
+    pub encode_ns: u64,
+    /// Time spent applying batches to the head, ns.
+    pub apply_ns: u64,
     /// Flushes done since the start.
     pub flushes: u64,
     /// Compactions done since the start.

@@ -65,6 +65,8 @@ pub struct StoreOptions {
     pub background: bool,
     /// Threads that replay the log; 0: as many as there are processors.
     pub replay_threads: usize,
+    /// Buffers of batches are used again. Off, to measure what that saves.
+    pub pooled: bool,
 }
 
 impl Default for StoreOptions {
@@ -86,6 +88,7 @@ impl Default for StoreOptions {
             clean_after_ms: Some(10 * 60_000),
             background: true,
             replay_threads: 0,
+            pooled: true,
         }
     }
 }

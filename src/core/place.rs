@@ -6,9 +6,10 @@ use std::sync::Arc;
 use quiver_cache::{Admission, ColumnKey, WorkingSet};
 use quiver_model::{Exemplar, Labels, Matcher, SampleColumn};
 use quiver_storage::bytes::Damaged;
-use quiver_storage::codec::{ChunkRef, Decoder};
+use quiver_storage::codec::{ChunkRef, ChunkStats, Decoder};
 
 use crate::catalog::StoredBlock;
+use crate::condense::Condensing;
 use crate::head::page::Pieces;
 use crate::head::{Head, HeadSeries};
 use crate::merge::samples_in;
@@ -50,15 +51,17 @@ pub(crate) struct Cached {
 const PLAIN_CHUNK_BYTES: u32 = 24;
 
 /// Where decoded columns go: those that continue `out` are appended, the others set aside to be merged.
-pub(crate) struct Sink<'a> {
+pub(crate) struct Sink<'a, 'b> {
     pub(crate) range: TimeRange,
     pub(crate) need: Need,
     pub(crate) out: &'a mut SampleColumn,
     pub(crate) aside: &'a mut Vec<SampleColumn>,
     pub(crate) counts: &'a mut ReadCounts,
+    /// Chunks that need not be decoded are not.
+    pub(crate) condensing: Option<&'a mut Condensing<'b>>,
 }
 
-impl Sink<'_> {
+impl Sink<'_, '_> {
     /// Adds a column whose samples are all in the range.
     pub(crate) fn column(&mut self, column: &SampleColumn) {
         if column.is_empty() {
@@ -89,6 +92,11 @@ impl Sink<'_> {
         let block = stored.block()?;
         DECODER.with_borrow_mut(|decoder| {
             for e in &block.chunk_entries(row, self.range)? {
+                if self.is_whole(e.min_time, e.max_time)
+                    && self.condense(&block.chunk_stats(e)?, e.min_time, e.max_time)
+                {
+                    continue;
+                }
                 if let Some(cached) = cached
                     && e.len > PLAIN_CHUNK_BYTES
                 {
@@ -149,6 +157,21 @@ impl Sink<'_> {
         })
     }
 
+    /// May a chunk be reduced, as far as its times tell?
+    fn is_whole(&self, min: i64, max: i64) -> bool {
+        self.condensing.as_ref().is_some_and(|c| !c.how.edges.cut(min, max)) && self.range.covers(min, max)
+    }
+
+    /// Puts what is left of a chunk at the end, if that is where it belongs and its figures tell enough.
+    fn condense(&mut self, stats: &ChunkStats, min: i64, max: i64) -> bool {
+        let continues = self.continues(min);
+        let Some(c) = &mut self.condensing else { return false };
+        let Some(kept) = c.how.kept(self.range, min, max, stats).filter(|_| continues) else { return false };
+        c.push(kept, self.out);
+        self.counts.headers += 1;
+        true
+    }
+
     /// Would samples from `min_ts` on, as far as they are in the range, come after all in `out`?
     fn continues(&self, min_ts: i64) -> bool {
         self.out.ts.last().is_none_or(|t| *t < self.range.min.max(min_ts))
@@ -171,6 +194,10 @@ impl Sink<'_> {
     /// Decodes a chunk and adds what of it is in the range.
     pub(crate) fn chunk(&mut self, chunk: ChunkRef<'_>) -> Result<(), Damaged> {
         if !self.range.overlaps(chunk.time.min(), chunk.time.max()) {
+            return Ok(());
+        }
+        let (min, max) = (chunk.time.min(), chunk.time.max());
+        if self.is_whole(min, max) && self.condense(&chunk.stats()?, min, max) {
             return Ok(());
         }
         self.counts.memory_chunks += 1;
@@ -298,8 +325,9 @@ impl Place {
         out: &mut SampleColumn,
         aside: &mut Vec<SampleColumn>,
         counts: &mut ReadCounts,
+        condensing: Option<&mut Condensing<'_>>,
     ) -> Result<(), ReadError> {
-        let mut sink = Sink { range, need, out, aside, counts };
+        let mut sink = Sink { range, need, out, aside, counts, condensing };
         match self {
             Place::Head(head, _) => PIECES.with_borrow_mut(|pieces| {
                 head.collect(row, range, pieces);

@@ -13,6 +13,7 @@ use crate::head::Head;
 use crate::ingest::FRAME_BATCH;
 use crate::interner::Interner;
 use crate::record::{NO_SERIES, Record};
+use crate::refusal::SeriesCaps;
 
 /// How far the start is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +138,7 @@ impl ShardReplay {
             self.names.series.push(BatchSeries { labels, ..BatchSeries::default() });
         }
         // What was acknowledged is kept whatever the limit is now.
-        self.head.resolve(&self.names, &mut self.ids, usize::MAX, &self.interner).map_err(|e| e.to_string())?;
+        self.head.resolve(&self.names, &mut self.ids, SeriesCaps::NONE, &self.interner).map_err(|e| e.to_string())?;
         for ((r, _), id) in self.record.definitions.iter().zip(&self.ids) {
             if *r as usize >= self.refs.len() {
                 self.refs.resize(*r as usize + 1, NO_SERIES);

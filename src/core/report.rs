@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quiver_model::{Labels, SampleColumn};
 pub use quiver_storage::index::{IndexUse, MatcherStep, Way};
 
-use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
+use crate::{Condense, Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
 
 /// How series are looked for.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +41,8 @@ pub struct ReadCounts {
     pub hits: u64,
     /// Chunks looked for in the working set and not found.
     pub misses: u64,
+    /// Chunks whose header told enough.
+    pub headers: u64,
 }
 
 impl ReadCounts {
@@ -65,6 +67,7 @@ impl ReadCounts {
             self.mapped_bytes,
             self.hits,
             self.misses,
+            self.headers,
         ]
     }
 }
@@ -80,10 +83,11 @@ impl std::ops::AddAssign for ReadCounts {
         self.mapped_bytes += other.mapped_bytes;
         self.hits += other.hits;
         self.misses += other.misses;
+        self.headers += other.headers;
     }
 }
 
-const FIELDS: usize = 9;
+const FIELDS: usize = 10;
 
 /// [`ReadCounts`] that several threads add to.
 #[derive(Debug, Default)]
@@ -101,7 +105,7 @@ impl ReadStats {
 
     /// The sums so far.
     pub fn counts(&self) -> ReadCounts {
-        let [a, b, c, d, e, f, g, h, i] = &self.0;
+        let [a, b, c, d, e, f, g, h, i, j] = &self.0;
         let get = |v: &AtomicU64| v.load(Ordering::Relaxed);
         ReadCounts {
             series: get(a),
@@ -113,6 +117,7 @@ impl ReadStats {
             mapped_bytes: get(g),
             hits: get(h),
             misses: get(i),
+            headers: get(j),
         }
     }
 }
@@ -200,6 +205,20 @@ impl SeriesSet for CountedSet {
         self.reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..ReadCounts::default() });
         Ok(())
     }
+
+    fn read_condensed(
+        &self,
+        i: usize,
+        range: TimeRange,
+        need: Need,
+        how: &Condense,
+        out: &mut SampleColumn,
+        weights: &mut Vec<u32>,
+    ) -> Result<(), ReadError> {
+        self.set.read_condensed(i, range, need, how, out, weights)?;
+        self.reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..ReadCounts::default() });
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +237,7 @@ mod tests {
             mapped_bytes: 7,
             hits: 8,
             misses: 9,
+            headers: 10,
         };
         let stats = ReadStats::default();
         std::thread::scope(|s| {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use quiver_model::{Labels, SampleColumn};
 
+use crate::condense::{Condense, Condensing};
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::merge::merge_columns;
 use crate::place::{Cached, Place, PlaceSeries};
@@ -43,12 +44,14 @@ pub(crate) struct Roster {
 impl Roster {
     /// Merges the lists of places, each in label order.
     pub(crate) fn merge(
-        lists: Vec<(Place, Vec<PlaceSeries>)>,
+        mut lists: Vec<(Place, Vec<PlaceSeries>)>,
         range: TimeRange,
         series_max: usize,
     ) -> Result<Self, ReadError> {
         let mut places = Vec::with_capacity(lists.len());
         let mut runs: Vec<Vec<(Labels, PartOf)>> = Vec::new();
+        // In the order of their ends (a late sample moves a beginning), so that one part mostly continues the one before.
+        lists.sort_by_key(|(place, _)| place.time_bounds().map(|b| (b.max, b.min)));
         for (place, list) in lists {
             if list.is_empty() {
                 continue;
@@ -67,7 +70,7 @@ impl Roster {
         }
         // The longest list is the base; most series of the others are in it, and share their label set with it.
         let longest = (0..runs.len()).max_by_key(|i| runs[*i].len());
-        let base = longest.map_or(Vec::new(), |i| runs.swap_remove(i));
+        let base = longest.map_or(Vec::new(), |i| runs.remove(i));
         let mut joined: Vec<(u32, PartOf)> = Vec::new();
         let mut rest: Vec<(Labels, PartOf)> = Vec::new();
         if !runs.is_empty() {
@@ -112,6 +115,11 @@ impl Roster {
             out.add(l, p, series_max)?;
         }
         out.first.push(out.parts.len() as u32);
+        if out.parts.len() > out.labels.len() {
+            for at in out.first.windows(2) {
+                out.parts[at[0] as usize..at[1] as usize].sort_unstable_by_key(|p| p.place);
+            }
+        }
         Ok(out)
     }
 
@@ -177,7 +185,7 @@ impl SeriesSet for Roster {
         let mut read = |need, out: &mut SampleColumn, columns: &mut Vec<SampleColumn>| {
             self.parts(i).iter().try_for_each(|p| {
                 let place = &self.places[p.place as usize];
-                place.read(p.row, range, need, self.cached.as_ref(), out, columns, &mut counts)
+                place.read(p.row, range, need, self.cached.as_ref(), out, columns, &mut counts, None)
             })
         };
         read(need, out, &mut columns)?;
@@ -190,6 +198,38 @@ impl SeriesSet for Roster {
         if !columns.is_empty() {
             columns.push(std::mem::take(out));
             merge_columns(&mut columns, out);
+        }
+        if let Some(reads) = &self.reads {
+            reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..counts });
+        }
+        Ok(())
+    }
+
+    fn read_condensed(
+        &self,
+        i: usize,
+        range: TimeRange,
+        need: Need,
+        how: &Condense,
+        out: &mut SampleColumn,
+        weights: &mut Vec<u32>,
+    ) -> Result<(), ReadError> {
+        out.clear();
+        weights.clear();
+        if range.min > range.max {
+            return Ok(());
+        }
+        let mut aside = Vec::new();
+        let mut counts = ReadCounts::default();
+        let mut condensing = Condensing { how: *how, weights: &mut *weights };
+        for p in self.parts(i) {
+            let place = &self.places[p.place as usize];
+            let how = Some(&mut condensing);
+            place.read(p.row, range, need, self.cached.as_ref(), out, &mut aside, &mut counts, how)?;
+            if !aside.is_empty() {
+                weights.clear();
+                return self.read(i, range, need, out);
+            }
         }
         if let Some(reads) = &self.reads {
             reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..counts });

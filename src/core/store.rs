@@ -34,13 +34,14 @@ use crate::head::{Counters, Head};
 use crate::ingest::{Answer, Entry, Pool, check};
 use crate::interner::Interner;
 use crate::options::{OpenError, Retention, StoreOptions};
+use crate::refusal::SeriesCaps;
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::snapshot::{StoreSnapshot, View};
 use crate::snapshots::{self, SnapshotRequest};
 use crate::steps::Steps;
 use crate::{
-    BoxFuture, Health, Ingest, Maintain, ReadError, Snapshot, SnapshotFile, Source, StoreStats, Tasks, TimeRange,
-    WriteError, WriteReceipt,
+    BoxFuture, Health, Ingest, Maintain, MetadataRef, ReadError, Snapshot, SnapshotFile, Source, StoreStats, Tasks,
+    TimeRange, WriteError, WriteReceipt,
 };
 
 /// Folder of the log's segments.
@@ -144,6 +145,7 @@ impl Store {
         let cache = (cache_bytes > 0).then(|| Arc::new(WorkingSet::new(cache_bytes)));
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
+        let pool = Arc::new(Pool::new(options.pooled));
         let inner = Arc::new(Inner {
             disk,
             limits: options.limits.clone().into(),
@@ -172,7 +174,7 @@ impl Store {
             not_before: Mutex::default(),
             viewing: Mutex::default(),
             gate: RwLock::new(()),
-            pool: Arc::default(),
+            pool,
             progress: Arc::new(Progress::new()),
             replayed: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -229,11 +231,6 @@ impl Store {
     /// [`Store::wait_until_ready`] for async callers.
     pub async fn ready(&self) {
         self.inner.progress.finished().await;
-    }
-
-    /// An empty batch with room from earlier ones.
-    pub fn batch(&self) -> WriteBatch {
-        self.inner.pool.batch()
     }
 
     /// The limits that it looks at, to be shared with the layers above and to be replaced.
@@ -324,9 +321,9 @@ impl Inner {
         if head.bytes() / 2 >= self.options.head_bytes_max {
             return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
         }
-        let series_max = limits.active_series_max;
+        let caps = SeriesCaps::of(&limits);
         let shared = (&self.counters, &self.changes, &self.pool);
-        let (entry, answer) = Entry::new(head, &self.interner, batch, series_max, now_ms, shared)?;
+        let (entry, answer) = Entry::new(head, &self.interner, batch, caps, now_ms, shared)?;
         self.log.submit(entry.shard(), entry)?;
         Ok(answer)
     }
@@ -406,6 +403,14 @@ impl Ingest for Store {
             let answer = self.inner.begin_write(batch)?;
             answer.await.unwrap_or(Err(WriteError::Closed))
         })
+    }
+
+    fn batch(&self) -> WriteBatch {
+        self.inner.pool.batch()
+    }
+
+    fn has_metadata(&self, family: &str, metadata: MetadataRef<'_>) -> bool {
+        self.inner.view.load().heads.first().is_some_and(|head| head.has_metadata(family, metadata))
     }
 }
 
@@ -491,6 +496,10 @@ impl Maintain for Store {
         let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         out.samples_ingested = get(&inner.counters.samples);
         out.conflicts = get(&inner.counters.conflicts);
+        out.refused_by_label = inner.counters.refused_by_label();
+        out.lookup_ns = get(&inner.counters.lookup_ns);
+        out.encode_ns = get(&inner.counters.encode_ns);
+        out.apply_ns = get(&inner.counters.apply_ns);
         out.flushes = get(&inner.counters.flushes);
         out.compactions = get(&inner.counters.compactions);
         out.tombstones = manifest.tombstones.len() as u64;

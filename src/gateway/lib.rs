@@ -117,6 +117,8 @@ pub struct Counters {
     pub samples_rejected: Counter,
     /// Writes that did not decode.
     pub writes_rejected: Counter,
+    /// Time spent decompressing and decoding remote write, ns.
+    pub decode_ns: Counter,
     /// Connections open.
     pub connections: AtomicU64,
     /// Reloads of the configuration that succeeded.
@@ -149,7 +151,7 @@ pub struct Gateway {
     pub counters: Counters,
     /// How the configuration is.
     pub settings: Mutex<Settings>,
-    buffers: Mutex<Vec<Vec<u8>>>,
+    scratches: Mutex<Vec<write::Scratch>>,
 }
 
 impl Gateway {
@@ -165,7 +167,7 @@ impl Gateway {
             services,
             counters: Counters::default(),
             settings: Mutex::new(settings),
-            buffers: Mutex::new(Vec::new()),
+            scratches: Mutex::default(),
         })
     }
 }

@@ -23,6 +23,10 @@ pub struct Limits {
     pub write_queue_max: usize,
     /// Active series in the head; a write of a new one past it is refused with 429.
     pub active_series_max: usize,
+    /// Active series of one metric; the same. It counts where it is below the limit on all.
+    pub metric_series_max: usize,
+    /// Values of one label among the active series; the same.
+    pub label_values_max: usize,
     /// Length of a query's text, bytes.
     pub query_bytes_max: usize,
     /// Nesting depth of a query.
@@ -66,6 +70,8 @@ impl Default for Limits {
             future_ms_max: 2 * 24 * 3600 * 1000,
             write_queue_max: 1024,
             active_series_max: 5_000_000,
+            metric_series_max: 5_000_000,
+            label_values_max: 5_000_000,
             query_bytes_max: 1 << 20,
             query_depth_max: 128,
             query_points_max: 11_000,
@@ -116,6 +122,8 @@ by_name! {
     future_ms_max: i64,
     write_queue_max: usize,
     active_series_max: usize,
+    metric_series_max: usize,
+    label_values_max: usize,
     query_bytes_max: usize,
     query_depth_max: usize,
     query_points_max: i64,

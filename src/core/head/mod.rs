@@ -15,6 +15,7 @@
 //! 3. The series table's lock is never held while a query evaluates matchers; the index has its own.
 
 pub(crate) mod page;
+mod values;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,12 +30,15 @@ use roaring::RoaringBitmap;
 
 use crate::interner::{Interner, hash};
 use crate::record::NO_SERIES;
+use crate::refusal::{Refused, SeriesCaps};
 use crate::report::{IndexUse, PlaceReport};
-use crate::{NamedCount, StoreStats, TimeRange};
+use crate::{MetadataRef, NamedCount, StoreStats, TimeRange};
 use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
 
 /// New series registered under one hold of the table's write lock.
 const REGISTER_RUN: usize = 64;
+/// Labels for which refused series are counted.
+const REFUSED_LABELS: usize = 1000;
 /// Versions of metadata kept for one metric family.
 const METADATA_VERSIONS: usize = 64;
 
@@ -46,7 +50,12 @@ pub(crate) struct Counters {
     pub(crate) samples: AtomicU64,
     pub(crate) late: AtomicU64,
     pub(crate) conflicts: AtomicU64,
-    pub(crate) refused_series: AtomicU64,
+    /// New series refused, by the label that had too many values.
+    refused: Mutex<BTreeMap<String, u64>>,
+    /// Time spent on look-ups, on encoding for the log, on the head, ns.
+    pub(crate) lookup_ns: AtomicU64,
+    pub(crate) encode_ns: AtomicU64,
+    pub(crate) apply_ns: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) compactions: AtomicU64,
     /// Blocks that went for their age or for want of room.
@@ -62,6 +71,27 @@ impl Counters {
         self.late.fetch_add(applied.late, Ordering::Relaxed);
         self.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
     }
+
+    /// Counts series that were refused.
+    pub(crate) fn refused(&self, refused: &Refused) {
+        let name = refused.label().map_or("", |l| l.name.as_str());
+        let mut all = self.refused.lock();
+        // Labels are the clients': the list has an end.
+        let has_room = all.len() < REFUSED_LABELS;
+        if let Some(count) = all.get_mut(name) {
+            *count += refused.count as u64;
+        } else if has_room {
+            all.insert(name.to_owned(), refused.count as u64);
+        }
+    }
+
+    /// New series refused, by label, the most first.
+    pub(crate) fn refused_by_label(&self) -> Vec<NamedCount> {
+        let mut list: Vec<NamedCount> =
+            self.refused.lock().iter().map(|(name, count)| NamedCount { name: name.clone(), count: *count }).collect();
+        list.sort_by_key(|c| std::cmp::Reverse(c.count));
+        list
+    }
 }
 
 #[derive(Default)]
@@ -76,15 +106,6 @@ impl Series {
         let same = |(h, id): &(u64, u32)| *h == hash && self.labels[*id as usize].packed() == packed;
         self.table.find(hash, same).map(|(_, id)| *id)
     }
-}
-
-/// Series that the limit kept out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refused {
-    /// How many.
-    pub(crate) count: usize,
-    /// The label of the first of them that has the most values in the head, and how many.
-    pub(crate) widest: Option<(String, u64)>,
 }
 
 /// Series ids in label order, and each id's place in it.
@@ -181,13 +202,13 @@ impl Head {
         self.logged.lock().iter().any(|(shard, segment)| *segment >= floor.of(*shard))
     }
 
-    /// Finds the ids of a batch's series, registering new ones up to `series_max` in all; those past it get
+    /// Finds the ids of a batch's series, registering new ones as far as `caps` allow; those past them get
     /// [`NO_SERIES`]. Returns which were refused. Label sets of new series are shared through `interner`.
     pub(crate) fn resolve(
         &self,
         batch: &WriteBatch,
         ids: &mut Vec<u32>,
-        series_max: usize,
+        caps: SeriesCaps,
         interner: &Interner,
     ) -> Result<Refused, LabelsError> {
         ids.clear();
@@ -226,7 +247,7 @@ impl Head {
                     interner.intern(*hash, bytes, || Labels::from_packed(bytes))
                 })
                 .collect::<Result<_, LabelsError>>()?;
-            self.register(run, labels, ids, series_max, &mut refused);
+            self.register(run, labels, ids, caps, &mut refused);
         }
         Ok(refused)
     }
@@ -236,7 +257,7 @@ impl Head {
         run: &[(u32, u64)],
         labels: Vec<Labels>,
         ids: &mut [u32],
-        series_max: usize,
+        caps: SeriesCaps,
         refused: &mut Refused,
     ) {
         // The index first: a series that can be found by a writer can be found by a query.
@@ -249,11 +270,8 @@ impl Head {
                 ids[*k as usize] = id;
                 continue;
             }
-            if series.labels.len() >= series_max {
-                refused.count += 1;
-                if refused.widest.is_none() {
-                    refused.widest = index.widest_label(labels.as_ref()).map(|(n, v)| (n.to_owned(), v));
-                }
+            if let Some(cap) = caps.reached(series.labels.len(), &index, labels.as_ref()) {
+                refused.add(cap, &index, labels.as_ref());
                 continue;
             }
             let id = series.labels.len() as u32;
@@ -537,6 +555,11 @@ impl Head {
         }
     }
 
+    /// Is this the newest that is known of a family?
+    pub(crate) fn has_metadata(&self, family: &str, m: MetadataRef<'_>) -> bool {
+        self.metadata.lock().get(family).and_then(|list| list.first()).is_some_and(|newest| m == newest.into())
+    }
+
     /// Adds this head's figures; top lists at most `top` long.
     pub(crate) fn stats(&self, top: usize, out: &mut StoreStats) {
         out.head_series += self.series_len() as u64;
@@ -547,6 +570,9 @@ impl Head {
             counts.into_iter().map(|c| NamedCount { name: c.name, count: c.count }).collect()
         };
         out.label_pairs += index.pairs();
+        if top == 0 {
+            return;
+        }
         out.series_by_metric = list(index.series_by_metric(top));
         out.values_by_label = list(index.values_by_label(top));
         out.bytes_by_label = list(index.bytes_by_label(top));

@@ -25,6 +25,7 @@ use quiver_model::{Histogram, SampleColumn, Value};
 use quiver_storage::codec::{CHUNK_SAMPLES, Chunk, Encoder, TimeColumn};
 use smallvec::SmallVec;
 
+use super::values::{Column, Values};
 use crate::TimeRange;
 use crate::merge::samples_in;
 
@@ -32,6 +33,8 @@ use crate::merge::samples_in;
 pub(crate) const PAGE_SERIES: usize = 256;
 /// Samples at which an open column is sealed.
 pub(crate) const SEAL_SAMPLES: u32 = CHUNK_SAMPLES as u32;
+/// What an open sample is counted as: its value, and a share of its time.
+const OPEN_SAMPLE_BYTES: i64 = 10;
 /// Samples at which a late column is sealed.
 const LATE_SAMPLES: usize = 256;
 /// Width of the steps in which a series' span of time is known to cached rosters: 2^21 ms, about 35 minutes.
@@ -88,15 +91,15 @@ struct Extra {
 /// One series.
 #[derive(Debug)]
 struct Slot {
-    /// Values of the open column; empty while all of them are `last`.
-    values: Vec<f64>,
     sealed: Vec<Chunk>,
     extra: Option<Box<Extra>>,
-    /// The newest in-order sample; a histogram's sum.
+    /// The newest sample; a histogram's sum.
     last: f64,
-    last_ts: i64,
     min_ts: i64,
+    /// Time of the newest sample.
     max_ts: i64,
+    /// Values of the open column; not stored while all of them are `last`.
+    values: Column,
     start: u32,
     len: u32,
     times: u16,
@@ -108,13 +111,12 @@ struct Slot {
 impl Default for Slot {
     fn default() -> Self {
         Self {
-            values: Vec::new(),
             sealed: Vec::new(),
             extra: None,
             last: 0.0,
-            last_ts: i64::MIN,
             min_ts: i64::MAX,
             max_ts: i64::MIN,
+            values: Column::NONE,
             start: 0,
             len: 0,
             times: 0,
@@ -165,13 +167,15 @@ impl Summary {
 }
 
 thread_local! {
-    static ENCODER: RefCell<Encoder> = RefCell::default();
+    /// Encodes what is sealed, and the column it is copied to before.
+    static SEALING: RefCell<(Encoder, SampleColumn)> = RefCell::default();
 }
 
 /// See the module. The lock is outside.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     slots: Vec<Slot>,
+    values: Values,
     times: Vec<Times>,
     free: Vec<u16>,
     /// Columns of times begun last, newest first.
@@ -197,18 +201,18 @@ impl Page {
     #[inline]
     pub(crate) fn push_float(&mut self, i: usize, t: i64, v: f64, start: i64, applied: &mut Applied) {
         let slot = &mut self.slots[i];
-        if t > slot.last_ts || slot.kinds == 0 {
+        if t > slot.max_ts || slot.kinds == 0 {
             let at = self.advance(i, t, applied);
             let slot = &mut self.slots[i];
-            slot.push_value(at, v);
+            slot.push_value(&mut self.values, at, v);
             slot.kinds |= FLOATS;
             slot.last_is_histogram = false;
             if start != 0 || slot.extra.is_some() {
                 slot.push_start(at, start);
             }
-            applied.bytes += 10;
+            applied.bytes += OPEN_SAMPLE_BYTES;
             self.seal_if_full(i, applied);
-        } else if t == slot.last_ts && !slot.last_is_histogram && start == 0 && v.to_bits() == slot.last.to_bits() {
+        } else if t == slot.max_ts && !slot.last_is_histogram && start == 0 && v.to_bits() == slot.last.to_bits() {
             // A repeat.
         } else {
             self.push_late(i, Late { ts: t, start, value: v, histogram: None }, applied);
@@ -219,15 +223,15 @@ impl Page {
     pub(crate) fn push_histogram(&mut self, i: usize, t: i64, h: Arc<Histogram>, start: i64, applied: &mut Applied) {
         let slot = &mut self.slots[i];
         let (sum, bytes) = (h.sum, 160 + h.heap_bytes() as i64);
-        if t > slot.last_ts || slot.kinds == 0 {
+        if t > slot.max_ts || slot.kinds == 0 {
             let at = self.advance(i, t, applied);
             let slot = &mut self.slots[i];
-            slot.push_value(at, sum);
+            slot.push_value(&mut self.values, at, sum);
             slot.kinds |= HISTOGRAMS;
             slot.last_is_histogram = true;
             slot.extra.get_or_insert_default().histograms.push((at, h));
             slot.push_start(at, start);
-            applied.bytes += 16 + bytes;
+            applied.bytes += OPEN_SAMPLE_BYTES + bytes;
             self.seal_if_full(i, applied);
         } else {
             self.push_late(i, Late { ts: t, start, value: sum, histogram: Some(h) }, applied);
@@ -244,7 +248,6 @@ impl Page {
         } else if t >> COVER_SHIFT != slot.max_ts >> COVER_SHIFT {
             applied.roster_changed = true;
         }
-        slot.last_ts = t;
         slot.max_ts = t;
         let at = slot.len;
         slot.len += 1;
@@ -342,25 +345,32 @@ impl Page {
 
     #[cold]
     fn seal(&mut self, i: usize, applied: &mut Applied) {
-        let mut column = SampleColumn::default();
-        self.copy_open(i, TimeRange::ALL, &mut column);
-        let slot = &self.slots[i];
-        let times = &mut self.times[slot.times as usize];
-        let time = match &times.encoded {
-            Some((start, len, time)) if (*start, *len) == (slot.start, slot.len) => Arc::clone(time),
-            _ => {
-                let time = Arc::new(TimeColumn::encode(&column.ts));
-                times.encoded = Some((slot.start, slot.len, Arc::clone(&time)));
-                applied.bytes += 64 + time.bytes().len() as i64;
-                time
-            }
-        };
-        let chunk = ENCODER.with_borrow_mut(|e| e.encode_with(time, &column, 0..column.len()));
-        let histograms: usize = column.histograms.iter().map(|(_, h)| 160 + h.heap_bytes()).sum();
-        applied.bytes += chunk.heap_bytes() as i64 - 10 * column.len() as i64 - histograms as i64;
+        let chunk = SEALING.with_borrow_mut(|(encoder, column)| {
+            column.clear();
+            self.copy_open(i, TimeRange::ALL, column);
+            let slot = &self.slots[i];
+            let times = &mut self.times[slot.times as usize];
+            let time = match &times.encoded {
+                Some((start, len, time)) if (*start, *len) == (slot.start, slot.len) => Arc::clone(time),
+                _ => {
+                    let time = Arc::new(TimeColumn::encode(&column.ts));
+                    times.encoded = Some((slot.start, slot.len, Arc::clone(&time)));
+                    applied.bytes += 64 + time.bytes().len() as i64;
+                    time
+                }
+            };
+            let chunk = encoder.encode_with(time, column, 0..column.len());
+            let histograms: usize = column.histograms.iter().map(|(_, h)| 160 + h.heap_bytes()).sum();
+            applied.bytes += chunk.heap_bytes() as i64 - histograms as i64;
+            applied.bytes -= OPEN_SAMPLE_BYTES * column.len() as i64;
+            column.histograms.clear();
+            chunk
+        });
         let slot = &mut self.slots[i];
+        // Most series have one chunk when the head is flushed.
+        slot.sealed.reserve_exact(1);
         slot.sealed.push(chunk);
-        slot.values = Vec::new();
+        self.values.release(&mut slot.values);
         slot.len = 0;
         if let Some(extra) = &mut slot.extra {
             extra.histograms = Vec::new();
@@ -377,7 +387,7 @@ impl Page {
         let open = &self.times[slot.times as usize].ts;
         let open = if slot.len > 0 { &open[slot.start as usize..][..slot.len as usize] } else { &[] };
         if let Ok(at) = open.binary_search(&late.ts) {
-            slot.settle(at as u32, late, applied);
+            slot.settle(&mut self.values, at as u32, late, applied);
             return;
         }
         applied.late += 1;
@@ -394,7 +404,7 @@ impl Page {
             let mut column = SampleColumn::default();
             applied.conflicts += sort_late(&mut extra.late, &mut column);
             let histograms: usize = extra.late.iter().flat_map(|l| &l.histogram).map(|h| 160 + h.heap_bytes()).sum();
-            let chunk = ENCODER.with_borrow_mut(|e| e.encode(&column, 0..column.len()));
+            let chunk = SEALING.with_borrow_mut(|(encoder, _)| encoder.encode(&column, 0..column.len()));
             applied.bytes += chunk.heap_bytes() as i64 - 40 * extra.late.len() as i64 - histograms as i64;
             extra.late.clear();
             extra.late_sealed.push(chunk);
@@ -411,10 +421,10 @@ impl Page {
         let to = ts.partition_point(|t| *t <= range.max).max(from);
         let base = out.ts.len();
         out.ts.extend_from_slice(&ts[from..to]);
-        if slot.values.is_empty() {
+        if slot.values.is_none() {
             out.values.resize(base + to - from, slot.last);
         } else {
-            out.values.extend_from_slice(&slot.values[from..to]);
+            self.values.copy(slot.values, from, to, &mut out.values);
         }
         let Some(extra) = &slot.extra else { return };
         for (p, h) in &extra.histograms {
@@ -475,20 +485,15 @@ impl Page {
 impl Slot {
     /// Appends a value at position `at` (the open column's end).
     #[inline]
-    fn push_value(&mut self, at: u32, v: f64) {
-        if self.values.is_empty() {
+    fn push_value(&mut self, values: &mut Values, at: u32, v: f64) {
+        if self.values.is_none() {
             if at == 0 || v.to_bits() == self.last.to_bits() {
                 self.last = v;
                 return;
             }
-            self.values.reserve_exact((at as usize + 8).next_power_of_two().min(SEAL_SAMPLES as usize));
-            self.values.resize(at as usize, self.last);
-        } else if self.values.len() == self.values.capacity() {
-            // Half as much again rather than twice: open columns are most of the head.
-            let more = (self.values.len() / 2).max(8).min((SEAL_SAMPLES as usize).saturating_sub(at as usize).max(8));
-            self.values.reserve_exact(more);
+            values.fill(&mut self.values, at, self.last);
         }
-        self.values.push(v);
+        values.push(&mut self.values, at, v);
         self.last = v;
     }
 
@@ -507,8 +512,8 @@ impl Slot {
     }
 
     /// Settles a second sample for the time at position `at` of the open column.
-    fn settle(&mut self, at: u32, new: Late, applied: &mut Applied) {
-        let old_value = self.values.get(at as usize).copied().unwrap_or(self.last);
+    fn settle(&mut self, values: &mut Values, at: u32, new: Late, applied: &mut Applied) {
+        let old_value = if self.values.is_none() { self.last } else { values.get(self.values, at) };
         let extra = self.extra.as_deref();
         let slot_of = extra.map(|e| e.histograms.binary_search_by_key(&at, |(p, _)| *p));
         let old_histogram = match (extra, slot_of) {
@@ -530,10 +535,10 @@ impl Slot {
             Ordering::Greater => new.start,
         };
         if order == Ordering::Greater {
-            if self.values.is_empty() {
-                self.values.resize(self.len as usize, self.last);
+            if self.values.is_none() {
+                values.fill(&mut self.values, self.len, self.last);
             }
-            self.values[at as usize] = new.value;
+            values.set(self.values, at, new.value);
             let newest = at + 1 == self.len;
             if newest {
                 self.last = new.value;

@@ -9,13 +9,14 @@ use super::oracle::assert_same;
 use crate::head::{Counters, Head};
 use crate::interner::Interner;
 use crate::memory::MemoryStore;
+use crate::refusal::SeriesCaps;
 use crate::snapshot::{StoreSnapshot, View};
 use crate::testing::{arbitrary_batch, batch_of, histogram};
 use crate::{Need, Snapshot, Source, TimeRange};
 
 fn write(head: &Head, batch: &WriteBatch) {
     let mut ids = Vec::new();
-    assert_eq!(head.resolve(batch, &mut ids, usize::MAX, &Interner::default()).map(|r| r.count), Ok(0));
+    assert_eq!(head.resolve(batch, &mut ids, SeriesCaps::NONE, &Interner::default()).map(|r| r.count), Ok(0));
     head.apply(&ids, &mut batch.clone());
 }
 
@@ -109,8 +110,9 @@ fn past_the_limit_only_new_series_are_refused() {
     let head = Arc::new(Head::new(1, Arc::default()));
     let mut ids = Vec::new();
     let batch = batch_of(&[("a", &[(1, 1.0)]), ("b", &[(1, 1.0)])]);
-    let refused = head.resolve(&batch, &mut ids, 1, &Interner::default()).unwrap();
-    assert_eq!((refused.count, refused.widest), (1, Some(("__name__".to_owned(), 1))));
+    let caps = SeriesCaps { series: 1, ..SeriesCaps::NONE };
+    let refused = head.resolve(&batch, &mut ids, caps, &Interner::default()).unwrap();
+    assert_eq!((refused.count, refused.label().map(|l| l.name.as_str())), (1, Some("__name__")));
     assert_eq!(ids, [0, crate::record::NO_SERIES]);
     head.apply(&ids, &mut batch.clone());
     assert_eq!(head.samples(), 1);

@@ -76,6 +76,8 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
             j.raw(r#","logBytes":"#).int(s.log_bytes as i64);
             j.raw(r#","samplesIngested":"#).int(s.samples_ingested as i64);
             j.raw(r#","conflicts":"#).int(s.conflicts as i64);
+            j.raw(r#","seriesRefusedByLabelName":"#);
+            counts(j, &s.refused_by_label);
             j.raw(r#","flushes":"#).int(s.flushes as i64);
             j.raw(r#","compactions":"#).int(s.compactions as i64);
             j.raw(r#","tombstones":"#).int(s.tombstones as i64);
@@ -243,6 +245,8 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let s = g.services.maintain.stats(0);
     let now = g.services.clock.now_ms();
     let counter = |name, help, value: u64| OwnMetric { name, help, counter: true, value: value as f64 };
+    let seconds = |name, help, ns: u64| OwnMetric { name, help, counter: true, value: ns as f64 / 1e9 };
+    let refused = s.refused_by_label.iter().map(|c| c.count).sum();
     let gauge = |name, help, value: f64| OwnMetric { name, help, counter: false, value };
     let failures = g.services.maintain.tasks().list.iter().map(|t| t.failures).sum();
     let (reloaded, read_ms) = {
@@ -276,6 +280,11 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         gauge("quiver_log_bytes", "Bytes of the write-ahead log.", s.log_bytes as f64),
         counter("quiver_samples_ingested_total", "Samples applied to the head.", s.samples_ingested),
         counter("quiver_sample_conflicts_total", "Samples whose time was taken by another value.", s.conflicts),
+        counter("quiver_series_refused_total", "New series refused for a limit.", refused),
+        seconds("quiver_ingest_decode_seconds_total", "Time spent decoding remote write.", c.decode_ns.get()),
+        seconds("quiver_ingest_lookup_seconds_total", "Time spent finding the series of writes.", s.lookup_ns),
+        seconds("quiver_ingest_encode_seconds_total", "Time spent encoding writes for the log.", s.encode_ns),
+        seconds("quiver_ingest_apply_seconds_total", "Time spent applying writes to the head.", s.apply_ns),
         counter("quiver_flushes_total", "Heads written out as blocks.", s.flushes),
         counter("quiver_compactions_total", "Compactions of blocks.", s.compactions),
         gauge("quiver_tombstones", "Deletions not yet carried out.", s.tombstones as f64),

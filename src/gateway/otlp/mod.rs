@@ -22,10 +22,19 @@ pub async fn export(
     gateway: &Gateway,
     request: &ExportMetricsServiceRequest,
 ) -> Result<ExportMetricsServiceResponse, WriteError> {
-    let converted = convert::convert(request, &gateway.services.limits.get(), gateway.services.clock.now_ms());
+    let ingest = &gateway.services.ingest;
+    let mut converted = convert::convert(request, &gateway.services.limits.get(), gateway.services.clock.now_ms());
+    converted.batch.metadata.retain(|(family, m)| !ingest.has_metadata(family, m.into()));
     if !converted.batch.is_empty() {
-        let receipt = gateway.services.ingest.write(converted.batch).await?;
-        gateway.counters.samples.add(receipt.floats + receipt.histograms);
+        let sent = converted.batch.samples() as u64;
+        let receipt = ingest.write(converted.batch).await?;
+        let kept = receipt.floats + receipt.histograms;
+        gateway.counters.samples.add(kept);
+        if let Some(refusal) = &receipt.refusal {
+            converted.rejected += i64::try_from(sent.saturating_sub(kept)).unwrap_or(i64::MAX);
+            converted.reasons.push_str(if converted.reasons.is_empty() { "" } else { "\n" });
+            converted.reasons.push_str(refusal);
+        }
     }
     gateway.counters.samples_rejected.add(converted.rejected as u64);
     let partial_success = (converted.rejected > 0).then_some(ExportMetricsPartialSuccess {

@@ -4,7 +4,9 @@
 //! A message that does not parse is an error and nothing of it is kept.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 
+use quiver_core::{Ingest, MetadataRef};
 use quiver_model::histogram::IntegerHistogram;
 use quiver_model::labels::push_packed;
 use quiver_model::{
@@ -23,7 +25,7 @@ pub enum Version {
 }
 
 /// What to check and how.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DecodeOptions<'a> {
     /// Limits on labels and times.
     pub limits: &'a Limits,
@@ -31,6 +33,24 @@ pub struct DecodeOptions<'a> {
     pub now_ms: i64,
     /// Feature `type-and-unit-labels`.
     pub type_and_unit_labels: bool,
+    /// Who knows metadata already: that is left out.
+    pub known: Option<&'a dyn Ingest>,
+}
+
+/// Buffers of a request, used again by the next; they hold nothing in between.
+#[derive(Default)]
+pub struct DecodeScratch {
+    pairs: Vec<(&'static str, &'static str)>,
+    symbols: Vec<Option<&'static str>>,
+    refs: Vec<u64>,
+    described: HashSet<u64>,
+    hasher: RandomState,
+}
+
+/// An empty vector with the memory of `old`: what borrows from one message cannot be kept for another, its room can.
+fn emptied<A, B>(mut old: Vec<A>) -> Vec<B> {
+    old.clear();
+    old.into_iter().filter_map(|_| None).collect()
 }
 
 /// Series and samples that were left out: how many, and why the first of them were.
@@ -86,15 +106,21 @@ pub fn decode(
     version: Version,
     body: &[u8],
     options: &DecodeOptions<'_>,
+    scratch: &mut DecodeScratch,
     batch: &mut WriteBatch,
 ) -> Result<Rejects, WireError> {
     batch.clear();
-    let mut d = Decoder { options, batch, rejects: Rejects::default(), pairs: Vec::new(), described: HashSet::new() };
-    match version {
-        Version::V1 => d.request_v1(body)?,
-        Version::V2 => d.request_v2(body)?,
-    }
-    Ok(d.rejects)
+    scratch.described.clear();
+    let pairs = emptied(std::mem::take(&mut scratch.pairs));
+    let symbols = emptied(std::mem::take(&mut scratch.symbols));
+    let mut d = Decoder { options, batch, rejects: Rejects::default(), pairs, symbols, scratch };
+    let done = match version {
+        Version::V1 => d.request_v1(body),
+        Version::V2 => d.request_v2(body),
+    };
+    let Decoder { rejects, pairs, symbols, scratch, .. } = d;
+    (scratch.pairs, scratch.symbols) = (emptied(pairs), emptied(symbols));
+    done.map(|()| rejects)
 }
 
 struct Decoder<'o, 'b, 'a> {
@@ -102,7 +128,8 @@ struct Decoder<'o, 'b, 'a> {
     batch: &'b mut WriteBatch,
     rejects: Rejects,
     pairs: Vec<(&'a str, &'a str)>,
-    described: HashSet<&'a str>,
+    symbols: Vec<Option<&'a str>>,
+    scratch: &'b mut DecodeScratch,
 }
 
 /// The parts of a v1 histogram and a v2 histogram are the same fields.
@@ -145,10 +172,14 @@ impl<'a> Decoder<'_, '_, 'a> {
                 _ => {}
             }
         }
-        if !name.is_empty() {
+        if !name.is_empty() && !self.is_known(name, (&m).into()) {
             self.batch.metadata.push((name.to_owned(), m));
         }
         Ok(())
+    }
+
+    fn is_known(&self, family: &str, metadata: MetadataRef<'_>) -> bool {
+        self.options.known.is_some_and(|k| k.has_metadata(family, metadata))
     }
 
     fn series_v1(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
@@ -189,11 +220,10 @@ impl<'a> Decoder<'_, '_, 'a> {
     }
 
     fn request_v2(&mut self, body: &'a [u8]) -> Result<(), WireError> {
-        let mut symbols: Vec<Option<&'a str>> = Vec::new();
         let mut r = Reader::new(body);
         while let Some((n, f)) = r.next_field()? {
             match n {
-                4 => symbols.push(std::str::from_utf8(f.bytes(4)?).ok()),
+                4 => self.symbols.push(std::str::from_utf8(f.bytes(4)?).ok()),
                 // A field of remote write 1.0 (its number is reserved in 2.0): the content type is wrong.
                 1 => return Err(WireError::Field(1)),
                 _ => {}
@@ -202,15 +232,16 @@ impl<'a> Decoder<'_, '_, 'a> {
         let mut r = Reader::new(body);
         while let Some((n, f)) = r.next_field()? {
             if n == 5 {
-                self.series_v2(f.bytes(5)?, &symbols)?;
+                self.series_v2(f.bytes(5)?)?;
             }
         }
         Ok(())
     }
 
-    fn series_v2(&mut self, bytes: &'a [u8], symbols: &[Option<&'a str>]) -> Result<(), WireError> {
+    fn series_v2(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
         self.pairs.clear();
-        let mut refs: Vec<u64> = Vec::with_capacity(32);
+        let refs = &mut self.scratch.refs;
+        refs.clear();
         let (mut kind, mut help_ref, mut unit_ref) = (0u64, 0u64, 0u64);
         let mut samples = 0usize;
         let mut r = Reader::new(bytes);
@@ -232,7 +263,8 @@ impl<'a> Decoder<'_, '_, 'a> {
                 _ => {}
             }
         }
-        if let Err(why) = resolve(&refs, symbols, &mut self.pairs) {
+        let (refs, symbols) = (&self.scratch.refs, &self.symbols);
+        if let Err(why) = resolve(refs, symbols, &mut self.pairs) {
             self.rejects.add(|| format!("parsing labels for series {refs:?}: {why}"));
             return Ok(());
         }
@@ -271,14 +303,16 @@ impl<'a> Decoder<'_, '_, 'a> {
             match n {
                 2 => self.sample(f.bytes(2)?)?,
                 3 => self.histogram(f.bytes(3)?)?,
-                4 => self.exemplar_v2(f.bytes(4)?, symbols)?,
+                4 => self.exemplar_v2(f.bytes(4)?)?,
                 _ => {}
             }
         }
         self.end_series();
         if kind != MetricKind::Unknown || !help.is_empty() || !unit.is_empty() {
             let family = family_name(name, kind);
-            if self.described.insert(family) {
+            // Once per request; that two families fall on one number only means that one is taken from the next request.
+            let number = self.scratch.hasher.hash_one(family);
+            if self.scratch.described.insert(number) && !self.is_known(family, MetadataRef { kind, unit, help }) {
                 let m = Metadata { kind, unit: unit.to_owned(), help: help.to_owned() };
                 self.batch.metadata.push((family.to_owned(), m));
             }
@@ -349,7 +383,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         Ok(())
     }
 
-    fn exemplar_v2(&mut self, bytes: &'a [u8], symbols: &[Option<&'a str>]) -> Result<(), WireError> {
+    fn exemplar_v2(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
         let (mut refs, mut value, mut ts) = (Vec::new(), 0.0, 0i64);
         let mut r = Reader::new(bytes);
         while let Some((n, f)) = r.next_field()? {
@@ -361,7 +395,7 @@ impl<'a> Decoder<'_, '_, 'a> {
             }
         }
         let mut pairs = Vec::new();
-        match resolve(&refs, symbols, &mut pairs) {
+        match resolve(&refs, &self.symbols, &mut pairs) {
             Ok(()) => {
                 let labels = Labels::from_pairs(pairs).map_err(|e| e.to_string());
                 self.exemplar(labels, value, ts);

@@ -8,25 +8,55 @@
 //! Invariants
 //! 1. Nothing is decompressed before content type, encoding and declared length were judged.
 //! 2. 2xx means that everything was kept; 400 that the valid part was kept (the counts say how much) and the rest must not
-//!    be sent again; 429 and 5xx that nothing was kept.
+//!    be sent again; 429 for a limit on series that all but new series was kept; any other 429 and 5xx that nothing was.
 
 pub mod decode;
 pub mod wire;
+
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use quiver_core::{WriteError, WriteReceipt};
 use quiver_model::WriteBatch;
 
-use self::decode::{DecodeOptions, Rejects, Version, decode};
+use self::decode::{DecodeOptions, DecodeScratch, Rejects, Version, decode};
 use crate::Gateway;
 use crate::http::body::{BodyError, read_body};
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
+pub enum Encoding {
+    /// Snappy's block format.
     Snappy,
+    /// Zstandard.
     Zstd,
+}
+
+/// Buffers of a request, used again by the next.
+#[derive(Default)]
+pub struct Scratch {
+    message: Vec<u8>,
+    decode: DecodeScratch,
+}
+
+/// Scratches kept for the next requests.
+const SCRATCHES_MAX: usize = 16;
+/// One that grew beyond this is given back to the allocator.
+const SCRATCH_BYTES_MAX: usize = 4 << 20;
+
+/// A body as received becomes a batch: decompressed, parsed, checked. What cannot be understood is an error and nothing of
+/// it is kept; what is only wrong in part is kept but for that part.
+pub fn receive(
+    version: Version,
+    encoding: Encoding,
+    body: &[u8],
+    options: &DecodeOptions<'_>,
+    scratch: &mut Scratch,
+    batch: &mut WriteBatch,
+) -> Result<Rejects, String> {
+    decompress(encoding, body, options.limits.write_decoded_bytes_max, &mut scratch.message)?;
+    decode(version, &scratch.message, options, &mut scratch.decode, batch).map_err(|e| e.to_string())
 }
 
 /// Handles one write request.
@@ -49,15 +79,18 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         limits,
         now_ms: gateway.services.clock.now_ms(),
         type_and_unit_labels: gateway.services.features.type_and_unit_labels,
+        known: Some(&*gateway.services.ingest),
     };
-    let mut scratch = gateway.buffers.lock().pop().unwrap_or_default();
-    let mut batch = WriteBatch::default();
-    let decoded = decompress(encoding, &body, limits.write_decoded_bytes_max, &mut scratch)
-        .and_then(|()| decode(version, &scratch, &options, &mut batch).map_err(|e| e.to_string()));
-    if scratch.capacity() <= 4 << 20 {
-        let mut buffers = gateway.buffers.lock();
-        if buffers.len() < 16 {
-            buffers.push(scratch);
+    let mut scratch = gateway.scratches.lock().pop().unwrap_or_default();
+    let mut batch = gateway.services.ingest.batch();
+    let began = Instant::now();
+    let decoded = receive(version, encoding, &body, &options, &mut scratch, &mut batch);
+    gateway.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    drop(body);
+    if scratch.message.capacity() <= SCRATCH_BYTES_MAX {
+        let mut scratches = gateway.scratches.lock();
+        if scratches.len() < SCRATCHES_MAX {
+            scratches.push(scratch);
         }
     }
     let rejects = match decoded {
@@ -77,19 +110,18 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     };
     gateway.counters.samples.add(receipt.floats + receipt.histograms);
     gateway.counters.samples_rejected.add(rejects.count);
-    if receipt.refused_series > 0 {
+    if let Some(text) = &receipt.refusal {
         // Known series were kept; the new ones may come again when there is room.
-        let text = format!("the limit on active series is reached: {} new series were refused", receipt.refused_series);
-        let mut response = crate::http::error::write_error(&WriteError::SeriesLimit(text));
+        let mut response = crate::http::error::write_error(&WriteError::SeriesLimit(text.to_string()));
         if version == Version::V2 {
-            written_headers(response.headers_mut(), receipt);
+            written_headers(response.headers_mut(), &receipt);
         }
         return response;
     }
-    answer(version, receipt, &rejects)
+    answer(version, &receipt, &rejects)
 }
 
-fn answer(version: Version, receipt: WriteReceipt, rejects: &Rejects) -> Response<Body> {
+fn answer(version: Version, receipt: &WriteReceipt, rejects: &Rejects) -> Response<Body> {
     let mut response = if rejects.is_empty() {
         status(StatusCode::NO_CONTENT)
     } else {
@@ -104,12 +136,12 @@ fn answer(version: Version, receipt: WriteReceipt, rejects: &Rejects) -> Respons
 fn refused(version: Version, error: &WriteError) -> Response<Body> {
     let mut response = crate::http::error::write_error(error);
     if version == Version::V2 {
-        written_headers(response.headers_mut(), WriteReceipt::default());
+        written_headers(response.headers_mut(), &WriteReceipt::default());
     }
     response
 }
 
-fn written_headers(headers: &mut HeaderMap, r: WriteReceipt) {
+fn written_headers(headers: &mut HeaderMap, r: &WriteReceipt) {
     headers.insert("x-prometheus-remote-write-samples-written", HeaderValue::from(r.floats));
     headers.insert("x-prometheus-remote-write-histograms-written", HeaderValue::from(r.histograms));
     headers.insert("x-prometheus-remote-write-exemplars-written", HeaderValue::from(r.exemplars));

@@ -33,6 +33,8 @@ pub(super) struct Writer<E: LogEntry> {
     open: Option<Open<E::SegmentState>>,
     previous: Option<Previous>,
     buffer: Vec<u8>,
+    /// End of each frame in the buffer.
+    ends: Vec<usize>,
 }
 
 /// The segment being written.
@@ -58,7 +60,7 @@ enum Stop {
 impl<E: LogEntry> Writer<E> {
     pub(super) fn new(shared: Arc<Shared>, shard: u32, next: u64, queue: Arc<Queue<E>>) -> Self {
         let interval = shared.options.durability.interval();
-        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer: Vec::new() }
+        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer: Vec::new(), ends: Vec::new() }
     }
 
     pub(super) fn run(mut self) {
@@ -97,21 +99,18 @@ impl<E: LogEntry> Writer<E> {
 
     /// Logs entries from the front of `batch`, at least one, and reports them.
     fn commit(&mut self, batch: &mut VecDeque<(E, usize)>) {
-        if let Some(e) = self.shared.poisoned() {
-            return self.refuse(batch, &e);
+        let ready = self.shared.poisoned().map_or_else(|| self.open_segment(), Err);
+        if let Err(e) = ready {
+            let all = batch.len();
+            return self.refuse(batch, all, &e);
         }
-        if let Err(e) = self.open_segment() {
-            return self.refuse(batch, &e);
-        }
-        let (ends, stop) = self.encode(batch);
-        let taken: VecDeque<(E, usize)> = batch.drain(..ends.len()).collect();
+        let mut ends = std::mem::take(&mut self.ends);
+        let stop = self.encode(batch, &mut ends);
         match self.append(&ends) {
-            Ok(start) => self.acknowledge(taken, start, &ends),
-            Err(e) => {
-                let mut taken = taken;
-                self.refuse(&mut taken, &e);
-            }
+            Ok(start) => self.acknowledge(batch, start, &ends),
+            Err(e) => self.refuse(batch, ends.len(), &e),
         }
+        self.ends = ends;
         if let Some(Stop::TooLarge(bytes)) = stop
             && let Some((entry, hint)) = batch.pop_front()
         {
@@ -134,12 +133,13 @@ impl<E: LogEntry> Writer<E> {
         self.shared.options.frame_bytes_max.min(u32::MAX as usize)
     }
 
-    /// Encodes frames into the buffer until the batch ends or the segment is full. Gives the end of each in the buffer.
-    fn encode(&mut self, batch: &VecDeque<(E, usize)>) -> (Vec<usize>, Option<Stop>) {
+    /// Encodes frames into the buffer until the batch ends or the segment is full. `ends` gets the end of each in the
+    /// buffer.
+    fn encode(&mut self, batch: &VecDeque<(E, usize)>, ends: &mut Vec<usize>) -> Option<Stop> {
         self.buffer.clear();
-        let mut ends = Vec::with_capacity(batch.len());
+        ends.clear();
         let frame_bytes_max = self.frame_bytes_max();
-        let Some(open) = self.open.as_mut() else { return (ends, None) };
+        let open = self.open.as_mut()?;
         for (sequence, (entry, _)) in (open.frames..u32::MAX).zip(batch) {
             let start = self.buffer.len();
             let is_full = open.end + start as u64 >= self.shared.options.segment_bytes_max
@@ -152,14 +152,14 @@ impl<E: LogEntry> Writer<E> {
             let bytes = self.buffer.len().saturating_sub(start + FRAME_HEADER_BYTES);
             if bytes > frame_bytes_max {
                 self.buffer.truncate(start);
-                return (ends, Some(Stop::TooLarge(bytes)));
+                return Some(Stop::TooLarge(bytes));
             }
             let place = open.frames_unsynced + ends.len();
             let name = FrameName { segment: open.id, sequence, place, kind };
             seal_frame(&mut self.buffer, start, name);
             ends.push(self.buffer.len());
         }
-        (ends, None)
+        None
     }
 
     /// Writes the buffer and makes it durable as configured. Gives the place of its first byte.
@@ -323,26 +323,29 @@ impl<E: LogEntry> Writer<E> {
         self.shared.poisoned().map_or(Ok(self.next), Err)
     }
 
-    fn acknowledge(&self, entries: VecDeque<(E, usize)>, start: u64, ends: &[usize]) {
-        let Some(open) = &self.open else { return self.refuse(&mut { entries }, &LogError::Closed) };
-        let (segment, count) = (open.id.number, entries.len());
+    /// Reports the first entries of a batch, a frame each, as durable.
+    fn acknowledge(&self, batch: &mut VecDeque<(E, usize)>, start: u64, ends: &[usize]) {
+        let Some(open) = &self.open else { return self.refuse(batch, ends.len(), &LogError::Closed) };
+        let segment = open.id.number;
         let mut offset = start;
         let mut bytes = 0;
-        for ((entry, hint), end) in entries.into_iter().zip(ends) {
+        for end in ends {
+            let Some((entry, hint)) = batch.pop_front() else { break };
             entry.committed(Ok(LogPosition { shard: self.shard, segment, offset }));
             offset = start + *end as u64;
             bytes += hint;
         }
-        self.queue.done(count, bytes);
+        self.queue.done(ends.len(), bytes);
     }
 
-    fn refuse(&self, entries: &mut VecDeque<(E, usize)>, why: &LogError) {
+    /// Refuses the first `count` entries of a batch.
+    fn refuse(&self, batch: &mut VecDeque<(E, usize)>, count: usize, why: &LogError) {
         if matches!(why, LogError::Full(_))
             && let Some(counters) = self.counters()
         {
-            counters.refused_full.fetch_add(entries.len() as u64, Ordering::Relaxed);
+            counters.refused_full.fetch_add(count as u64, Ordering::Relaxed);
         }
-        for (entry, hint) in entries.drain(..) {
+        for (entry, hint) in batch.drain(..count.min(batch.len())) {
             entry.committed(Err(why.clone()));
             self.queue.done(1, hint);
         }

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use quiver_core::{Need, SeriesSet, TimeRange};
+use quiver_core::{Condense, Need, SeriesSet, TimeRange};
 use quiver_model::{Histogram, Labels, ResetHint, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
@@ -39,6 +39,18 @@ pub trait SeriesFold: Send {
     fn fold(&mut self, samples: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize)
     -> Result<u64, QueryError>;
 
+    /// [`SeriesFold::fold`] of samples condensed as [`FoldSpec::condense`] says, which stand for `weights` samples each.
+    fn fold_condensed(
+        &mut self,
+        _samples: &SampleColumn,
+        _weights: &[u32],
+        _labels: &Labels,
+        _tile: &mut Tile,
+        _row: usize,
+    ) -> Result<u64, QueryError> {
+        Err(QueryError::Internal("this fold takes all samples".into()))
+    }
+
     /// Adds the samples that were looked at for each step: the series that was folded last, into `row`.
     fn count(&self, samples: &SampleColumn, tile: &Tile, row: usize, steps: &mut StepCounts);
 
@@ -50,6 +62,11 @@ pub trait SeriesFold: Send {
 pub trait FoldSpec: fmt::Debug + Send + Sync {
     /// A fold.
     fn make(&self, env: &RunEnv, args: &Arc<Vec<Vec<f64>>>) -> Result<Box<dyn SeriesFold>, QueryError>;
+    /// How series of floats may be condensed for it, if they may.
+    fn condense(&self) -> Option<Condense> {
+        None
+    }
+
     /// For EXPLAIN.
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
     /// Is there nothing to report of a series that has floats only? Then it need not be read where its row is not used.
@@ -168,6 +185,9 @@ impl FoldOp {
         let mut row = 0;
         let mut looked = 0;
         let mut read = 0;
+        // Counts by step want every sample.
+        let condense = self.spec.condense().filter(|_| !env.stats.per_step());
+        let mut weights = Vec::new();
         let mut steps = StepCounts::new(if env.stats.per_step() { width } else { 0 }, env.stats.reads());
         let left_out = self.left_out.get();
         for i in series {
@@ -188,7 +208,10 @@ impl FoldOp {
                 Some(min) if !self.set.kinds(i).histograms => TimeRange { min, ..self.range },
                 _ => self.range,
             };
-            self.set.read(i, range, self.need, column)?;
+            match condense.filter(|_| !self.set.kinds(i).histograms) {
+                Some(how) => self.set.read_condensed(i, range, self.need, &how, column, &mut weights)?,
+                None => self.set.read(i, range, self.need, column)?,
+            }
             read += column.len() as u64;
             if let Some(min) = self.stats_only
                 && !column.histograms.is_empty()
@@ -198,7 +221,12 @@ impl FoldOp {
             if column.is_empty() {
                 continue;
             }
-            looked += fold.fold(column, self.set.labels(i), &mut tile, row)?;
+            let labels = self.set.labels(i);
+            looked += match weights.is_empty() {
+                true => fold.fold(column, labels, &mut tile, row)?,
+                false => fold.fold_condensed(column, &weights, labels, &mut tile, row)?,
+            };
+            weights.clear();
             if env.stats.per_step() {
                 fold.count(column, &tile, row, &mut steps);
             }

@@ -8,6 +8,8 @@
 
 pub mod arith;
 pub mod batch;
+#[cfg(test)]
+mod condense_tests;
 pub mod fold;
 pub mod histogram;
 pub mod info;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use quiver_core::Condense;
 use quiver_model::{Labels, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
@@ -12,7 +13,7 @@ use crate::exec::fold::{FoldSpec, SeriesFold};
 use crate::exec::operator::{RunEnv, StepCounts};
 use crate::exec::tile::{StepGrid, Tile};
 use crate::kernels::instant::{self, InstantSelector};
-use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames, sample_size};
+use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames, sample_size, strip_stale};
 use crate::promql::ast::Position;
 
 /// The latest sample at each step, or with `smoothed` the value between its neighbours.
@@ -170,8 +171,14 @@ impl FoldSpec for WindowSpec {
             args: Arc::clone(args),
             ctx: Arc::clone(&env.ctx),
             scratch: Scratch::default(),
+            clean: SampleColumn::default(),
+            sums: Vec::new(),
             notes: Annotations::new(),
         }))
+    }
+
+    fn condense(&self) -> Option<Condense> {
+        self.spec.condense(&self.grid)
     }
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,11 +196,22 @@ struct WindowFold {
     args: Arc<Vec<Vec<f64>>>,
     ctx: Arc<QueryContext>,
     scratch: Scratch,
+    /// Condensed samples without markers.
+    clean: SampleColumn,
+    /// By position, the samples that those before it stand for.
+    sums: Vec<u64>,
     notes: Annotations,
 }
 
-impl SeriesFold for WindowFold {
-    fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
+impl WindowFold {
+    fn run(
+        &mut self,
+        s: &SampleColumn,
+        sums: &[u64],
+        labels: &Labels,
+        tile: &mut Tile,
+        row: usize,
+    ) -> Result<u64, QueryError> {
         let names = self.spec.names(labels);
         let (none, one, two);
         let params: &[&[f64]] = match self.args.as_slice() {
@@ -213,7 +231,8 @@ impl SeriesFold for WindowFold {
         let WindowSpec { grid, spec } = &self.spec;
         let work = (s.len() as u64).saturating_mul(grid.len as u64);
         if work <= PIECE_WORK || grid.len < 2 || spec.fixed {
-            return range::fold(spec, names, s, grid, params, &mut self.scratch, tile, row, &mut self.notes);
+            let Self { scratch, notes, .. } = self;
+            return range::fold_weighted(spec, names, s, sums, grid, params, scratch, tile, row, notes);
         }
         // Much work on one series: in pieces, so that a query can be stopped in between.
         let per = (grid.len as u64 / (work / PIECE_WORK).max(1)).max(1) as usize;
@@ -224,7 +243,8 @@ impl SeriesFold for WindowFold {
             let piece = StepGrid { start: grid.time(from), len: per.min(grid.len - from), ..*grid };
             let args: Vec<&[f64]> = params.iter().map(|p| &p[from..from + piece.len]).collect();
             let mut part = Tile::new(piece.len, vec![0]);
-            looked += range::fold(spec, names, s, &piece, &args, &mut self.scratch, &mut part, 0, &mut self.notes)?;
+            let (scratch, notes) = (&mut self.scratch, &mut self.notes);
+            looked += range::fold_weighted(spec, names, s, sums, &piece, &args, scratch, &mut part, 0, notes)?;
             let base = row * grid.len + from;
             let mut hist = part.hist.into_iter().peekable();
             for step in 0..piece.len {
@@ -239,6 +259,34 @@ impl SeriesFold for WindowFold {
             from += piece.len;
         }
         Ok(looked)
+    }
+}
+
+impl SeriesFold for WindowFold {
+    fn fold(&mut self, s: &SampleColumn, labels: &Labels, tile: &mut Tile, row: usize) -> Result<u64, QueryError> {
+        self.run(s, &[], labels, tile, row)
+    }
+
+    fn fold_condensed(
+        &mut self,
+        s: &SampleColumn,
+        weights: &[u32],
+        labels: &Labels,
+        tile: &mut Tile,
+        row: usize,
+    ) -> Result<u64, QueryError> {
+        let (mut clean, mut sums) = (std::mem::take(&mut self.clean), std::mem::take(&mut self.sums));
+        sums.clear();
+        sums.push(0);
+        let is_clean = !strip_stale(s, &mut clean);
+        let mut sum = 0;
+        for (i, _) in s.values.iter().enumerate().filter(|(_, v)| !is_stale(**v)) {
+            sum += weights.get(i).copied().map_or(1, u64::from);
+            sums.push(sum);
+        }
+        let done = self.run(if is_clean { s } else { &clean }, &sums, labels, tile, row);
+        (self.clean, self.sums) = (clean, sums);
+        done
     }
 
     fn count(&self, samples: &SampleColumn, _tile: &Tile, _row: usize, steps: &mut StepCounts) {

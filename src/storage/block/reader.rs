@@ -20,7 +20,7 @@ use crate::bytes::{Damaged, Reader};
 use crate::codec::chunk::ChunkRef;
 use crate::codec::float::get_float;
 use crate::codec::time::next_uid;
-use crate::codec::{Chunk, Decoder, SAMPLES_MAX, TimeColumn};
+use crate::codec::{Chunk, ChunkStats, Decoder, SAMPLES_MAX, TimeColumn};
 use crate::error::StorageError;
 use crate::index::{self, BlockIndex, IndexUse, MatcherStep, Picked};
 
@@ -472,6 +472,11 @@ impl Block {
         let time = self.time_column(loaded, e.time)?;
         let payload = self.payload(e)?;
         decoder.decode_into(ChunkRef { time, payload: &payload }, need, range, out).map_err(self.corrupt(e.offset))
+    }
+
+    /// What the header of a chunk tells.
+    pub fn chunk_stats(&self, e: &ChunkEntry) -> Result<ChunkStats, StorageError> {
+        ChunkStats::of(&self.payload(e)?, e.count as usize).map_err(self.corrupt(e.offset))
     }
 
     /// Appends the times of a column of times: what [`Block::read_chunk_at`] wants.

@@ -62,6 +62,13 @@ pub struct ChunkStats {
     pub values: Option<ValueStats>,
 }
 
+impl ChunkStats {
+    /// Of a payload of `count` samples, which was checked against its checksum.
+    pub fn of(payload: &[u8], count: usize) -> Result<Self, Damaged> {
+        Ok(Head::parse(payload, count)?.1)
+    }
+}
+
 /// An encoded chunk that owns its bytes, or shares those of a file.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -133,7 +140,7 @@ impl ChunkRef<'_> {
 
     /// Its figures, without decoding.
     pub fn stats(&self) -> Result<ChunkStats, Damaged> {
-        Ok(Head::parse(self.payload, self.time.count())?.1)
+        ChunkStats::of(self.payload, self.time.count())
     }
 
     /// The float codec's name, for statistics.

@@ -164,9 +164,9 @@ impl HeadIndex {
         self.labels.get(name).map_or(0, |l| l.values.len() as u64)
     }
 
-    /// The label of a set that has the most values here: what to name when there are too many series.
-    pub fn widest_label<'a>(&self, labels: LabelsRef<'a>) -> Option<(&'a str, u64)> {
-        labels.iter().map(|(n, _)| (n, self.cardinality(n))).max_by_key(|(_, count)| *count)
+    /// Number of series with a label pair.
+    pub fn pair_series(&self, name: &str, value: &str) -> u64 {
+        self.labels.get(name).and_then(|l| l.values.get(value)).map_or(0, |p| p.as_ref().len())
     }
 }
 
@@ -344,7 +344,9 @@ pub(crate) mod tests {
         assert_eq!(index.values_by_label(1), [NamedCount { name: "id".into(), count: 10 }]);
         assert_eq!(index.bytes_by_label(1), [NamedCount { name: "job".into(), count: 27 }]);
         assert_eq!(index.series_by_pair(2)[1], NamedCount { name: "job=api".into(), count: 7 });
-        let l = Labels::from_pairs([("job", "x"), ("id", "new")]).unwrap();
-        assert_eq!(index.widest_label(l.as_ref()), Some(("id", 10)));
+        assert_eq!(
+            (index.cardinality("id"), index.pair_series("job", "db"), index.pair_series("job", "x")),
+            (10, 3, 0)
+        );
     }
 }

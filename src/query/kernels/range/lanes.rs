@@ -63,7 +63,7 @@ pub(crate) fn fold(
             b.to_start[n] = first_ts.wrapping_sub(w.end.saturating_sub(spec.range_ms)) as f64;
             b.to_end[n] = w.end.wrapping_sub(last_ts) as f64;
             b.sampled[n] = last_ts.wrapping_sub(first_ts) as f64;
-            b.intervals[n] = (last - lo) as f64;
+            b.intervals[n] = (windows.stand_for(lo, last + 1) - 1) as f64;
             b.amount[n] = if kind.counter { resets.correct(s.values, lo, last + 1, amount) } else { amount };
             b.first[n] = s.values[lo];
             n += 1;

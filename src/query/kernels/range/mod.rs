@@ -30,6 +30,7 @@ mod window;
 
 use std::sync::Arc;
 
+use quiver_core::{Condense, Edges, Keep};
 use quiver_model::number::format_f6;
 use quiver_model::{Histogram, SampleColumn, Value};
 
@@ -113,11 +114,31 @@ impl RangeFn {
         matches!(self, RangeFn::Absent | RangeFn::Present | RangeFn::Count | RangeFn::TsOfFirst | RangeFn::TsOfLast)
     }
 
+    /// What it needs of samples that each window has all of or none of, where that is less than all of them.
+    pub fn keep(self) -> Option<Keep> {
+        match self {
+            RangeFn::Count | RangeFn::Absent | RangeFn::Present | RangeFn::TsOfFirst | RangeFn::TsOfLast => {
+                Some(Keep::Times)
+            }
+            RangeFn::First => Some(Keep::First),
+            RangeFn::Last => Some(Keep::Last),
+            RangeFn::Delta => Some(Keep::Ends),
+            RangeFn::Rate | RangeFn::Increase | RangeFn::Resets => Some(Keep::Rising),
+            RangeFn::Changes => Some(Keep::Steady),
+            RangeFn::Min => Some(Keep::Min),
+            RangeFn::Max => Some(Keep::Max),
+            _ => None,
+        }
+    }
+
     /// Does the result keep the metric name?
     pub fn keeps_name(self) -> bool {
         matches!(self, RangeFn::First | RangeFn::Last)
     }
 }
+
+/// A shorter window hardly holds a whole chunk.
+const CONDENSED_MS_MIN: i64 = 600_000;
 
 /// Extended range selectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -186,6 +207,17 @@ impl RangeSpec {
         let by_start = self.use_start_timestamps && (self.func.uses_start_timestamps() || self.extend != Extend::No);
         let by_name = matches!(self.func, Rate | Increase) && !is_counter(self, names);
         !(by_parameter || by_start || by_name)
+    }
+
+    /// How a series may be condensed for its windows, if it may.
+    pub fn condense(&self, grid: &StepGrid) -> Option<Condense> {
+        let starts = self.use_start_timestamps && self.func.uses_start_timestamps();
+        if self.extend != Extend::No || starts || self.range_ms < CONDENSED_MS_MIN {
+            return None;
+        }
+        let len = if self.fixed { 1 } else { grid.len };
+        let from = grid.start.saturating_sub(self.offset_ms);
+        Some(Condense { keep: self.func.keep()?, edges: Edges { from, step: grid.step, len, range: self.range_ms } })
     }
 
     /// Does the function go with the selector's modifiers? To be called even where no series is selected.
@@ -258,8 +290,25 @@ pub fn fold(
     row: usize,
     ann: &mut Annotations,
 ) -> Result<u64, QueryError> {
+    fold_weighted(spec, names, col, &[], grid, params, scratch, out, row, ann)
+}
+
+/// [`fold`] of samples that stand for several each: those before position `i` for `sums[i]`. Only for functions with a
+/// [`RangeFn::keep`], for samples reduced to that, without markers, histograms and start timestamps.
+pub fn fold_weighted(
+    spec: &RangeSpec,
+    names: SeriesNames<'_>,
+    col: &SampleColumn,
+    sums: &[u64],
+    grid: &StepGrid,
+    params: &[&[f64]],
+    scratch: &mut Scratch,
+    out: &mut Tile,
+    row: usize,
+    ann: &mut Annotations,
+) -> Result<u64, QueryError> {
     let Scratch { clean, work } = scratch;
-    let col = if strip_stale(col, clean) { &*clean } else { col };
+    let col = if sums.is_empty() && strip_stale(col, clean) { &*clean } else { col };
     let s = work.floats.split(col);
     let mut run = Run {
         spec,
@@ -270,7 +319,7 @@ pub fn fold(
         base: row * grid.len,
         notes: Notes::default(),
         buffers: &mut work.buffers,
-        windows: Windows::new(spec, grid, col),
+        windows: Windows::new(spec, grid, col).weighted(sums),
         any_float: false,
     };
     let done = run.run();
@@ -348,7 +397,8 @@ impl Run<'_> {
             RangeFn::Avg => self.of_either(float::avg, histogram::avg),
             RangeFn::Count => {
                 while let Some(w) = self.windows.next() {
-                    self.put(w.step, (w.hi - w.lo) as f64);
+                    let n = self.windows.stand_for(w.lo, w.hi);
+                    self.put(w.step, n as f64);
                 }
                 Ok(())
             }

@@ -119,6 +119,8 @@ pub(crate) struct Windows<'a> {
     /// Samples in all windows so far, histograms by size as Prometheus counts them.
     pub samples: u64,
     hist_size: u64,
+    /// By position, the samples that those before it stand for; empty where each stands for itself.
+    sums: &'a [u64],
 }
 
 impl<'a> Windows<'a> {
@@ -140,6 +142,21 @@ impl<'a> Windows<'a> {
             next: Window { step: 0, end: 0, lo: 0, hi: 0, hist_lo: 0, hist_hi: 0 },
             samples: 0,
             hist_size: 0,
+            sums: &[],
+        }
+    }
+
+    /// Windows over samples that stand for several each, none of them a histogram.
+    pub fn weighted(self, sums: &'a [u64]) -> Self {
+        Self { sums, ..self }
+    }
+
+    /// Samples that those at `lo..hi` stand for.
+    #[inline]
+    pub fn stand_for(&self, lo: usize, hi: usize) -> u64 {
+        match (self.sums.get(lo), self.sums.get(hi)) {
+            (Some(a), Some(b)) => b - a,
+            _ => (hi - lo) as u64,
         }
     }
 }
@@ -175,8 +192,10 @@ impl Iterator for Windows<'_> {
                 w.hist_lo += 1;
             }
             if w.lo < w.hi {
-                self.samples += w.floats().len() as u64 + self.hist_size;
-                return Some(Window { step, ..*w });
+                let w = Window { step, ..*w };
+                let floats = if self.sums.is_empty() { w.floats().len() as u64 } else { self.stand_for(w.lo, w.hi) };
+                self.samples += floats + self.hist_size;
+                return Some(w);
             }
         }
         None
