@@ -39,3 +39,30 @@ impl Row {
         println!("fault|{number}|{what}|{size}|{acked}|0|0|0|{:.1}", begun.elapsed().as_secs_f64());
     }
 }
+
+/// Plays every order: `play` asks for a choice among so many, as often as it likes, and is played again until all choices of all
+/// plays have been made. Gives how many there were.
+pub fn every_order(most: u64, mut play: impl FnMut(&mut dyn FnMut(usize) -> usize)) -> u64 {
+    let mut path: Vec<(usize, usize)> = Vec::new();
+    let mut plays = 0;
+    loop {
+        let mut depth = 0;
+        play(&mut |among| {
+            if depth == path.len() {
+                path.push((0, among));
+            }
+            let (choice, _) = path[depth];
+            depth += 1;
+            choice
+        });
+        plays += 1;
+        // The next one: the last choice that has another left.
+        while path.last().is_some_and(|(choice, among)| choice + 1 >= *among) {
+            path.pop();
+        }
+        match path.last_mut() {
+            Some((choice, _)) if plays < most => *choice += 1,
+            _ => return plays,
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod faults;
 mod handover;
 mod head;
 mod oracle;
+mod orders;
 mod report;
 mod retention;
 mod snapshots;

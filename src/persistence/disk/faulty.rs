@@ -24,6 +24,8 @@ pub enum FaultAction {
     Slow(Duration),
     /// It waits until the gate is open, then goes on.
     Wait(Gate),
+    /// It waits until the stage lets it go on, or fail.
+    Step(Stage),
     /// The process ends on the spot, before the operation.
     Kill,
     /// A write does half of its bytes, another operation all of it; then the process ends on the spot.
@@ -114,7 +116,8 @@ impl Gate {
         }
     }
 
-    fn pass(&self) {
+    /// Stands at the gate until it is open.
+    pub fn stand(&self) {
         let mut state = self.0.0.lock();
         state.waiting += 1;
         self.0.1.notify_all();
@@ -122,6 +125,77 @@ impl Gate {
             self.0.1.wait(&mut state);
         }
         state.waiting -= 1;
+    }
+}
+
+/// Lets operations go on one by one, so that a test can play all orders of them and of what else happens. Clones are the same
+/// stage; one operation stands on it at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Stage(Arc<(Mutex<StageState>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct StageState {
+    standing: Option<DiskOp>,
+    /// What becomes of the standing operation, once that is said.
+    go: Option<Option<DiskErrorKind>>,
+    is_free: bool,
+}
+
+impl Stage {
+    /// Waits until an operation stands there, or until nothing is to be expected any more.
+    pub fn wait(&self, is_quiet: impl Fn() -> bool) -> Option<DiskOp> {
+        let mut state = self.0.0.lock();
+        loop {
+            if state.go.is_none() && state.standing.is_some() {
+                return state.standing;
+            }
+            if state.go.is_none() && is_quiet() {
+                return None;
+            }
+            // What is quiet is not always told.
+            self.0.1.wait_for(&mut state, Duration::from_micros(200));
+        }
+    }
+
+    /// Lets the standing operation go on, or fail.
+    pub fn step(&self, failure: Option<DiskErrorKind>) {
+        let mut state = self.0.0.lock();
+        state.go = Some(failure);
+        self.0.1.notify_all();
+        while state.go.is_some() {
+            self.0.1.wait(&mut state);
+        }
+    }
+
+    /// Something happened that may make it quiet.
+    pub fn notify(&self) {
+        self.0.1.notify_all();
+    }
+
+    /// From now on nothing waits.
+    pub fn free(&self) {
+        let mut state = self.0.0.lock();
+        state.is_free = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self, op: DiskOp) -> Option<DiskErrorKind> {
+        let mut state = self.0.0.lock();
+        while state.standing.is_some() && !state.is_free {
+            self.0.1.wait(&mut state);
+        }
+        if state.is_free {
+            return None;
+        }
+        state.standing = Some(op);
+        self.0.1.notify_all();
+        while state.go.is_none() && !state.is_free {
+            self.0.1.wait(&mut state);
+        }
+        state.standing = None;
+        let failure = state.go.take().flatten();
+        self.0.1.notify_all();
+        failure
     }
 }
 
@@ -236,9 +310,10 @@ impl FaultyDisk {
                 None
             }
             FaultAction::Wait(gate) => {
-                gate.pass();
+                gate.stand();
                 None
             }
+            FaultAction::Step(stage) => stage.pass(op).map(|kind| Strike::Fail(error(kind))),
             FaultAction::Kill => kill(),
             FaultAction::KillAfter => Some(Strike::KillAfter),
         }

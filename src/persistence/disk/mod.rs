@@ -32,7 +32,7 @@ use bytes::Bytes;
 
 pub use copy::{copy_file, file_crc, link_or_copy, read_pieces};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
-pub use faulty::{FaultAction, FaultRule, FaultyDisk, Gate};
+pub use faulty::{FaultAction, FaultRule, FaultyDisk, Gate, Stage};
 pub use injected::{FAULTS_VARIABLE, open_with_faults, parse_rules};
 pub use memory::MemoryDisk;
 #[cfg(test)]

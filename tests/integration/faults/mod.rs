@@ -17,7 +17,7 @@
 //! | 17 | configuration reloaded, wrong and right | `reload` |
 //! | 18 | SIGTERM under load, in a flush, twice | `stop` |
 //! | 26 | folders of earlier formats, and of later ones | `formats` |
-//! | 27 | group commit, hand-over, single flight: all orders | unit tests of `persistence`, `core`, `cache` |
+//! | 27 | group commit, hand-over, single flight: all orders | unit tests of `persistence` and `core` |
 //! | 28 | all of it mixed, against a ledger and naive PromQL | `mixed` |
 //!
 //! Sizes are those of every push; `FAULTS=nightly` makes them those of a release.

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod fault;
 mod group;
+mod orders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
