@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub sync_interval_ms: Option<u64>,
     /// Bytes the head may take before it is flushed.
     pub head_bytes: usize,
+    /// Maps the files of blocks; off: they are read by ranges.
+    pub map_blocks: bool,
 }
 
 impl Default for OpenOptions {
@@ -39,6 +41,7 @@ impl Default for OpenOptions {
             retention_bytes: None,
             sync_interval_ms: None,
             head_bytes: 512 << 20,
+            map_blocks: true,
         }
     }
 }
@@ -95,6 +98,7 @@ impl Database {
             retention_rules: options.retention_rules,
             retention_bytes_max: options.retention_bytes,
             head_bytes_max: options.head_bytes,
+            map_blocks: options.map_blocks,
             ..StoreOptions::default()
         };
         store_options.log.queue_max = options.limits.write_queue_max;

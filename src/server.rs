@@ -76,6 +76,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
             retention_bytes: retention.bytes_max,
             sync_interval_ms: config.sync_interval_ms,
             head_bytes: config.head_bytes,
+            map_blocks: config.map_blocks,
         },
     )
     .await?;

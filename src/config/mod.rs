@@ -92,6 +92,9 @@ pub struct ServeArgs {
     /// Bytes of samples the head may hold before it is flushed, such as 512MiB [default: 512MiB]
     #[arg(long, env = "QUIVER_HEAD_BYTES", value_name = "BYTES")]
     pub head_bytes: Option<String>,
+    /// Map the files of blocks; off: read them, so that a failing medium ends queries and not the server [default: on]
+    #[arg(long, env = "QUIVER_MAP_BLOCKS", value_name = "on|off")]
+    pub map_blocks: Option<Switch>,
     /// What is logged: error, warn, info, debug, trace, or a list like info,quiver_core=debug [default: info]
     #[arg(long, env = "QUIVER_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -117,6 +120,7 @@ struct File {
     retention_rules: Option<Vec<FileRule>>,
     durability: Option<String>,
     head_bytes: Option<String>,
+    map_blocks: Option<String>,
     log: Option<String>,
     limit: Option<std::collections::BTreeMap<String, serde_json::Value>>,
 }
@@ -210,6 +214,8 @@ pub struct Config {
     pub sync_interval_ms: Option<u64>,
     /// Head size that starts a flush.
     pub head_bytes: usize,
+    /// Maps the files of blocks.
+    pub map_blocks: bool,
     /// What is logged.
     pub log: String,
     /// Limits.
@@ -351,6 +357,7 @@ impl Config {
             retention_bytes,
             sync_interval_ms,
             head_bytes: parse_bytes(&head_bytes).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
+            map_blocks: pick("map-blocks", args.map_blocks, file.map_blocks.as_deref(), Switch(true))?.0,
             log,
             limits,
         })
@@ -373,6 +380,7 @@ impl Config {
             ("retention-size", self.retention_bytes.map_or("off".into(), |n| n.to_string())),
             ("durability", self.durability().to_owned()),
             ("head-bytes", self.head_bytes.to_string()),
+            ("map-blocks", switch(self.map_blocks)),
             ("log", self.log.clone()),
         ]
         .into_iter()

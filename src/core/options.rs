@@ -63,6 +63,9 @@ pub struct StoreOptions {
     pub clean_after_ms: Option<i64>,
     /// Flushes, merges and drops blocks by itself. Off: only on demand.
     pub background: bool,
+    /// Maps the files of blocks. Off: they are read by ranges, so that a medium that fails to give bytes is the error of a query and
+    /// not the end of the process.
+    pub map_blocks: bool,
     /// Threads that replay the log; 0: as many as there are processors.
     pub replay_threads: usize,
     /// Buffers of batches are used again. Off, to measure what that saves.
@@ -87,6 +90,7 @@ impl Default for StoreOptions {
             cache_bytes_max: 128 << 20,
             clean_after_ms: Some(10 * 60_000),
             background: true,
+            map_blocks: true,
             replay_threads: 0,
             pooled: true,
         }

@@ -114,7 +114,9 @@ impl Store {
     /// Opens the data folder at `path`, which is made if it is missing. See [`Store::open`].
     pub fn open_dir(path: impl AsRef<Path>, options: StoreOptions) -> Result<Arc<Store>, OpenError> {
         let path = path.as_ref();
-        let disk = open_with_faults(Arc::new(RealDisk::create(path)?)).map_err(OpenError::Damaged)?;
+        let real = RealDisk::create(path)?;
+        real.set_mapping(options.map_blocks);
+        let disk = open_with_faults(Arc::new(real)).map_err(OpenError::Damaged)?;
         Self::open(disk, options).map_err(|e| match e {
             OpenError::InUse { .. } => OpenError::InUse { folder: path.display().to_string() },
             e => e,

@@ -13,7 +13,7 @@ use quiver_persistence::testing::{Row, sized};
 
 use crate::http::Client;
 use crate::remote_write::{Series, V2, body_v2, post};
-use crate::server::{QUIVER, Server, Start};
+use crate::server::{Server, Start, binary};
 
 /// Set in the inner run: the mounted folder.
 const FOLDER: &str = "QUIVER_TEST_SMALL_DISK";
@@ -146,7 +146,7 @@ fn rounds(folder: &Path, is_injected: bool) {
     bench.server.admin("compact");
     bench.is_all_there("after a merge");
     assert_eq!(bench.server.terminate().code(), Some(0));
-    let out = Command::new(QUIVER).arg("check").arg(&data).output().expect("it runs");
+    let out = Command::new(binary()).arg("check").arg(&data).output().expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
     row.passed(format_args!("{count} rounds, resumed in {} ms", slowest.as_millis()), bench.acknowledged as u64 * 5000);
 }
@@ -189,7 +189,7 @@ fn one_round(bench: &mut Bench, folder: &Path, round: u64) -> Duration {
     if bench.filler.is_some() {
         let out = folder.join("export");
         let url = bench.server.url();
-        let run = Command::new(QUIVER).args(["export", "--url", &url, "--out"]).arg(&out).output().expect("it runs");
+        let run = Command::new(binary()).args(["export", "--url", &url, "--out"]).arg(&out).output().expect("it runs");
         assert!(!run.status.success(), "an export has no room");
         let said = String::from_utf8_lossy(&run.stderr).into_owned();
         assert!(said.to_lowercase().contains("space") || said.contains("full"), "{said}");

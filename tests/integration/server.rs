@@ -16,6 +16,11 @@ use crate::http::{Client, Response};
 
 /// The binary under test.
 pub const QUIVER: &str = env!("CARGO_BIN_EXE_quiver");
+/// The binary under test, or another build of it: `QUIVER_TEST_BINARY` names one, for figures that a debug build cannot give.
+pub fn binary() -> String {
+    std::env::var("QUIVER_TEST_BINARY").unwrap_or_else(|_| QUIVER.to_owned())
+}
+
 /// Time a server has to announce itself and to be ready, however busy the machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -112,9 +117,7 @@ impl Start {
 }
 
 fn command(data: &Path, flags: &[String], environment: &[(String, String)]) -> Command {
-    // Another build of it, for figures that a debug build cannot give.
-    let binary = std::env::var("QUIVER_TEST_BINARY").unwrap_or_else(|_| QUIVER.to_owned());
-    let mut command = Command::new(binary);
+    let mut command = Command::new(binary());
     command.arg("serve").arg("--data-dir").arg(data).args(flags);
     command.env_remove("QUIVER_CONFIG").env("QUIVER_LOG", "info").stdin(Stdio::null());
     for (name, value) in environment {

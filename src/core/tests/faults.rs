@@ -414,6 +414,51 @@ fn reads_that_fail_fail_their_query_and_nothing_else() {
     row.passed("5 operations, 6 places", 4 * SERIES as u64);
 }
 
+/// Without mapping, a medium that does not give the bytes of a block fails the queries that need them, and no others.
+#[test]
+fn bytes_that_the_medium_does_not_give_fail_their_query() {
+    let row = Row::begin("13", "EIO on the ranges of blocks, unmapped");
+    let folder = tempfile::tempdir().unwrap();
+    let real = quiver_persistence::RealDisk::create(folder.path()).unwrap();
+    real.set_mapping(false);
+    let disk = Arc::new(FaultyDisk::new(Arc::new(real)));
+    let own = || StoreOptions { cache_bytes_max: 0, ..options() };
+    let store = Store::open(disk.clone(), own()).unwrap();
+    for k in [0, 2, 4] {
+        write(&store, &batch(k)).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    let whole = all([0, 2, 4]);
+    let read = |store: &Store| -> Result<usize, ReadError> {
+        let set = store.snapshot().select(&[Matcher::equal("__name__", "m1")], TimeRange::ALL, 9)?;
+        let mut column = quiver_model::SampleColumn::default();
+        let mut n = 0;
+        for i in 0..set.len() {
+            set.read(i, TimeRange::ALL, crate::Need::ALL, &mut column)?;
+            n += column.len();
+        }
+        Ok(n)
+    };
+    let mut failed = 0;
+    for skip in 0..60 {
+        disk.push(
+            FaultRule::new(DiskOp::Read, FaultAction::Fail(DiskErrorKind::Media)).on("blocks/").after(skip).times(1),
+        );
+        match read(&store) {
+            Ok(n) => assert_eq!(n, 3),
+            Err(e) => {
+                failed += 1;
+                assert!(e.to_string().contains("blocks/"), "{e}");
+            }
+        }
+        disk.clear();
+        assert_eq!(read(&store), Ok(3), "the next query is answered");
+    }
+    assert!(failed > 3, "{failed}");
+    assert_eq!(found(&store), whole);
+    row.passed(format_args!("{failed} failed reads"), 3 * SERIES as u64);
+}
+
 /// A repair that loses its power at any operation is done by the next one; nothing that is whole is lost.
 #[test]
 fn a_repair_that_loses_its_power_is_done_by_the_next_one() {

@@ -421,6 +421,10 @@ impl Disk for FaultyDisk {
         self.inner.free_bytes()
     }
 
+    fn maps(&self) -> bool {
+        self.inner.maps()
+    }
+
     fn name(&self) -> String {
         self.inner.name()
     }

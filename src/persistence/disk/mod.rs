@@ -77,6 +77,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, dir: &str) -> Result<DiskLock, DiskError>;
     /// Bytes that can still be written.
     fn free_bytes(&self) -> Result<u64, DiskError>;
+    /// Are whole files to be had as memory that need not be read? Else what is large is better read by ranges.
+    fn maps(&self) -> bool {
+        true
+    }
     /// What to call the disk in messages: the root folder of a real one.
     fn name(&self) -> String;
 

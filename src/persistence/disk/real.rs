@@ -222,6 +222,10 @@ impl Disk for RealDisk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    fn maps(&self) -> bool {
+        self.map_files.load(Ordering::Relaxed)
+    }
+
     fn name(&self) -> String {
         self.root.display().to_string()
     }

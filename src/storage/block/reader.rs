@@ -115,6 +115,9 @@ const SHORT: Damaged = Damaged("section ends early");
 impl Block {
     /// Opens the block at `path`, mapped where the disk can.
     pub fn open(disk: &dyn Disk, path: &str) -> Result<Self, StorageError> {
+        if !disk.maps() {
+            return Self::open_unmapped(disk, path);
+        }
         let mapped = disk.map(path)?;
         Self::from_bytes(path, mapped.bytes().clone())
     }

@@ -13,7 +13,7 @@ use quiver_model::{
 };
 use quiver_persistence::testing::Row;
 
-use crate::server::QUIVER;
+use crate::server::binary;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -191,7 +191,7 @@ fn fixture_folders_of_every_version_are_read() {
         block_on(store.compact()).expect("merged");
         assert_eq!(dump(&*store), expected, "{name:?}, written anew");
         store.close();
-        let checked = Command::new(QUIVER).arg("check").arg(&data).output().expect("it runs");
+        let checked = Command::new(binary()).arg("check").arg(&data).output().expect("it runs");
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
     }
     assert!(count > 0, "no fixtures");
@@ -212,7 +212,7 @@ fn folders_of_a_later_version_are_refused_and_left_alone() {
         copy(&whole, &data);
         std::fs::write(data.join(&name), later).expect("written");
         let before = files(&data);
-        let out = Command::new(QUIVER)
+        let out = Command::new(binary())
             .args(["serve", "--http-listen", "127.0.0.1:0", "--grpc-listen", "off", "--data-dir"])
             .arg(&data)
             .output()

@@ -195,7 +195,7 @@ fn run(seed: u64, time: Duration) -> (usize, u32, u64) {
     queries += oracle(&server, &load, &mut random);
     assert_eq!(server.terminate().code(), Some(0));
     let out =
-        std::process::Command::new(crate::server::QUIVER).arg("check").arg(&server.data).output().expect("it runs");
+        std::process::Command::new(crate::server::binary()).arg("check").arg(&server.data).output().expect("it runs");
     assert!(out.status.success(), "no byte is damaged: {}", String::from_utf8_lossy(&out.stdout));
     (n, strikes, queries)
 }
