@@ -5,7 +5,7 @@
 //! cargo bench --bench server -- backfill [RUNS FOLDER]                    acks of live writes while a week comes in
 //! ```
 //!
-//! `series`: every host sends all its series with every scrape, through a flush and on. Printed: resident memory after
+//! `series`: every host sends all its series with every scrape, through flushes and on. Printed: resident memory after
 //! each scrape and its peak, per active series.
 //!
 //! `backfill`: live hosts write every 100 ms. Each run has a quiet part and then one in which two clients write a week of
@@ -199,17 +199,18 @@ fn series(folder: &Path, hosts: usize, series: usize, scrapes: i64) -> Result<()
 const LIVE_HOSTS: usize = 20;
 const LIVE_SERIES: usize = 500;
 const LIVE_EVERY: Duration = Duration::from_millis(100);
-/// Length of each part of a run.
-const PART: Duration = Duration::from_secs(20);
-/// The backfill: hosts × series × a week at this step.
+/// Length of the quiet part of a run; the other takes as long as the backfill does.
+const QUIET: Duration = Duration::from_secs(20);
+/// The backfill: hosts, each so many series, a week at this step, so many scrapes a request.
 const OLD_HOSTS: usize = 10;
 const OLD_SERIES: usize = 200;
 const OLD_STEP_MS: i64 = 60_000;
-const WEEK_MS: i64 = 7 * 24 * 3_600_000;
-/// Scrapes of one request of the backfill.
 const OLD_SCRAPES: i64 = 10;
+const WEEK_MS: i64 = 7 * 24 * 3_600_000;
+/// Number of its first host: its names begin with another digit than the live ones'.
+const OLD_FIRST: usize = 90_000;
 
-/// Live writers until `stop`; gives all latencies.
+/// Live writers until `stop`; gives all latencies and the number of the next scrape.
 fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result<(Vec<Duration>, i64)> {
     let (mut client, mut message) = (server.client(), Vec::new());
     let mut latencies = Vec::new();
@@ -218,13 +219,37 @@ fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result
     while !stop.load(Ordering::Relaxed) {
         for host in 0..fleet.hosts {
             latencies.push(send(&mut client, fleet, host, k, &mut message)?);
-            // Spread over the interval, as scrapes are.
-            due += LIVE_EVERY / fleet.hosts as u32;
+            // Spread over the interval, as scrapes are; a late one does not hurry those after it.
+            due = due.max(Instant::now()) + LIVE_EVERY / fleet.hosts as u32;
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         k += 1;
     }
     Ok((latencies, k))
+}
+
+/// Writes the week, newest first, with two clients. Returns samples written.
+fn fill(server: &Server, old: &Fleet) -> Result<u64> {
+    let parts = WEEK_MS / OLD_STEP_MS / OLD_SCRAPES;
+    let (left, written) = (AtomicU64::new(parts as u64), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let client = || -> Result<()> {
+            let (mut client, mut message) = (server.client(), Vec::new());
+            let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            while let Ok(n) = next() {
+                let from = (n as i64 - 1) * OLD_SCRAPES;
+                for host in OLD_FIRST..OLD_FIRST + old.hosts {
+                    old.history(host, 0..old.series, from..from + OLD_SCRAPES, &mut message);
+                    post(&mut client, &snap::raw::Encoder::new().compress_vec(&message)?)?;
+                    written.fetch_add((old.series as i64 * OLD_SCRAPES) as u64, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        };
+        let clients = [scope.spawn(client), scope.spawn(client)];
+        clients.into_iter().try_for_each(|c| c.join().map_err(|_| "a client panicked")?)
+    })?;
+    Ok(written.into_inner())
 }
 
 fn quantile(latencies: &mut [Duration], q: f64) -> f64 {
@@ -233,14 +258,65 @@ fn quantile(latencies: &mut [Duration], q: f64) -> f64 {
     latencies.get(at).map_or(0.0, |d| d.as_secs_f64() * 1e3)
 }
 
-/// Body of several scrapes of a host at once.
-fn old_body(fleet: &Fleet, host: usize, from: i64, message: &mut Vec<u8>) -> Result<Vec<u8>> {
-    let mut all = Vec::new();
-    for k in from..from + OLD_SCRAPES {
-        fleet.message(Version::V1, host, 0..fleet.series, k, message);
-        all.extend_from_slice(message);
-    }
-    Ok(snap::raw::Encoder::new().compress_vec(&all)?)
+/// One run: p99 of the quiet part and of the other, ms.
+fn backfill_once(folder: &Path) -> Result<(f64, f64)> {
+    let server = Server::start(folder, &["--enable-feature", "promql-delayed-name-removal"])?;
+    let now = now_ms();
+    let (step_ms, is_restless) = (LIVE_EVERY.as_millis() as i64, false);
+    let fleet = Fleet { hosts: LIVE_HOSTS, series: LIVE_SERIES, start_ms: now, step_ms, is_restless };
+    let (start_ms, step_ms) = (now - WEEK_MS, OLD_STEP_MS);
+    let old = Fleet { hosts: OLD_HOSTS, series: OLD_SERIES, start_ms, step_ms, is_restless };
+    let part = |first: i64, work: &(dyn Fn() -> Result<u64> + Sync)| -> Result<(Vec<Duration>, i64, u64)> {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let live = scope.spawn(|| live(&server, &fleet, first, &stop));
+            let done = work();
+            stop.store(true, Ordering::Relaxed);
+            let (latencies, next) = live.join().map_err(|_| "the live client panicked")??;
+            Ok((latencies, next, done?))
+        })
+    };
+    let samples = |host: &str, range: &str, at: i64| {
+        server.value(&format!("sum(count_over_time({{job=\"node\",instance=~\"{host}\"}}[{range}]))"), at)
+    };
+    // New series are dearer than known ones: they are all known before it begins.
+    let (_, next, _) = part(0, &|| {
+        thread::sleep(Duration::from_secs(3));
+        Ok(0)
+    })?;
+    let (mut quiet, next, _) = part(next, &|| {
+        thread::sleep(QUIET);
+        Ok(0)
+    })?;
+    let began = Instant::now();
+    let (mut busy, next, written) = part(next, &|| {
+        thread::scope(|scope| {
+            let filling = scope.spawn(|| fill(&server, &old));
+            // Answers during: the newest hours are there first.
+            thread::sleep(Duration::from_secs(10));
+            let (got, want) = (samples("host-9.*", "1h", now - 3_600_000)?, old.hosts * old.series * 60);
+            println!("  during: {got} of {want} samples of an hour");
+            filling.join().map_err(|_| "the backfill panicked")?
+        })
+    })?;
+    let took = began.elapsed().as_secs_f64();
+    // Answers after: every acknowledged sample once.
+    let end = fleet.time(next);
+    let (got_old, got_live) = (samples("host-9.*", "8d", end)?, samples("host-0.*", "8d", end)?);
+    let (want_old, want_live) = (written.to_string(), (next * (LIVE_HOSTS * LIVE_SERIES) as i64).to_string());
+    let (a, b) = (quantile(&mut quiet, 0.99), quantile(&mut busy, 0.99));
+    println!(
+        "  live ack p50 {:.2} / {:.2} ms, p99 {a:.2} / {b:.2} ms: {:.2} x; {written} old samples in {took:.0} s; after: {}",
+        quantile(&mut quiet, 0.5),
+        quantile(&mut busy, 0.5),
+        b / a,
+        if got_old == want_old && got_live == want_live {
+            "each there once".to_owned()
+        } else {
+            format!("WRONG: {got_old} of {want_old} old, {got_live} of {want_live} live")
+        }
+    );
+    Ok((a, b))
 }
 
 fn backfill(folder: &Path, runs: usize) -> Result<()> {
@@ -252,89 +328,14 @@ fn backfill(folder: &Path, runs: usize) -> Result<()> {
     );
     let mut ratios = Vec::new();
     for run in 0..runs {
-        let server = Server::start(folder, &[])?;
-        let now = now_ms();
-        let step_ms = LIVE_EVERY.as_millis() as i64;
-        let live_fleet = Fleet { hosts: LIVE_HOSTS, series: LIVE_SERIES, start_ms: now, step_ms, is_restless: false };
-        let scrapes = WEEK_MS / OLD_STEP_MS / OLD_SCRAPES * OLD_SCRAPES;
-        // Its hosts have other names than the live ones have.
-        let old = Fleet {
-            hosts: OLD_HOSTS,
-            series: OLD_SERIES,
-            start_ms: now - WEEK_MS,
-            step_ms: OLD_STEP_MS,
-            is_restless: false,
-        };
-        let part = |first: i64, busy: bool| -> Result<(Vec<Duration>, i64, i64)> {
-            let stop = AtomicBool::new(false);
-            let (left, written) = (AtomicU64::new((scrapes / OLD_SCRAPES) as u64), AtomicU64::new(0));
-            thread::scope(|scope| {
-                let clients: Vec<_> = (0..if busy { 2 } else { 0 })
-                    .map(|_| {
-                        scope.spawn(|| -> Result<()> {
-                            let (mut client, mut message) = (server.client(), Vec::new());
-                            while !stop.load(Ordering::Relaxed) {
-                                let Ok(n) =
-                                    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                                else {
-                                    return Ok(());
-                                };
-                                for host in 0..old.hosts {
-                                    let body =
-                                        old_body(&old, OLD_FIRST + host, (n as i64 - 1) * OLD_SCRAPES, &mut message)?;
-                                    post(&mut client, &body)?;
-                                    written.fetch_add((old.series as i64 * OLD_SCRAPES) as u64, Ordering::Relaxed);
-                                }
-                            }
-                            Ok(())
-                        })
-                    })
-                    .collect();
-                let live = scope.spawn(|| live(&server, &live_fleet, first, &stop));
-                thread::sleep(PART);
-                if busy {
-                    // Answers during: what is acknowledged of the newest hour is all there.
-                    let hour =
-                        format!("sum(count_over_time({{instance=~\"host-9.*\"}}[1h] @ {}))", (now - 3_600_000) / 1000);
-                    let got = server.value(&hour, now)?;
-                    println!("  during: {got} of {} samples of the hour before the last", old.hosts * old.series * 60);
-                }
-                stop.store(true, Ordering::Relaxed);
-                clients.into_iter().try_for_each(|c| c.join().map_err(|_| "a client panicked")?)?;
-                let (latencies, next) = live.join().map_err(|_| "the live client panicked")??;
-                Ok((latencies, next, written.load(Ordering::Relaxed) as i64))
-            })
-        };
-        let (mut quiet, next, _) = part(0, false)?;
-        let (mut busy, next, written) = part(next, true)?;
-        // Answers after: every acknowledged sample once, live ones and old ones.
-        let end = now.max(live_fleet.time(next));
-        let old_samples = server.value("sum(count_over_time({instance=~\"host-9.*\"}[8d]))", end)?;
-        let live_samples = server.value("sum(count_over_time({instance!~\"host-9.*\"}[8d]))", end)?;
-        let (want_old, want_live) = (written.to_string(), (next * (LIVE_HOSTS * LIVE_SERIES) as i64).to_string());
-        let (a, b) = (quantile(&mut quiet, 0.99), quantile(&mut busy, 0.99));
-        ratios.push(b / a);
-        println!(
-            "run {}: live ack p50 {:.2} / {:.2} ms, p99 {a:.2} / {b:.2} ms: {:.2} x; {written} old samples, {:.0} k/s; after: {}",
-            run + 1,
-            quantile(&mut quiet, 0.5),
-            quantile(&mut busy, 0.5),
-            b / a,
-            written as f64 / PART.as_secs_f64() / 1e3,
-            if old_samples == want_old && live_samples == want_live {
-                "all there once".to_owned()
-            } else {
-                format!("WRONG: {old_samples} of {want_old} old, {live_samples} of {want_live} live")
-            }
-        );
+        println!("run {}", run + 1);
+        let (quiet, busy) = backfill_once(folder)?;
+        ratios.push(busy / quiet);
     }
     ratios.sort_by(f64::total_cmp);
     println!("median of {runs}: {:.2} x", ratios.get(runs / 2).copied().unwrap_or(0.0));
     Ok(())
 }
-
-/// Number of the first host of the backfill.
-const OLD_FIRST: usize = 90_000;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| !w.starts_with("--")).collect();

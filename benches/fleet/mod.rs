@@ -120,6 +120,22 @@ impl Fleet {
         }
     }
 
+    /// A 1.0 message with series `series` of host `h`, all of their samples of some scrapes together, as a backfill has them.
+    pub fn history(&self, h: usize, series: std::ops::Range<usize>, scrapes: std::ops::Range<i64>, out: &mut Vec<u8>) {
+        out.clear();
+        for j in series {
+            let mut body = Vec::with_capacity(256);
+            for (n, v) in self.labels(h, j) {
+                let mut label = Vec::with_capacity(64);
+                bytes(&mut label, 1, n.as_bytes());
+                bytes(&mut label, 2, v.as_bytes());
+                bytes(&mut body, 1, &label);
+            }
+            scrapes.clone().for_each(|k| bytes(&mut body, 2, &self.sample(h, j, k)));
+            bytes(out, 1, &body);
+        }
+    }
+
     fn sample(&self, h: usize, j: usize, k: i64) -> Vec<u8> {
         let mut out = vec![1 << 3 | 1];
         out.extend_from_slice(&self.value(h, j, k).to_bits().to_le_bytes());

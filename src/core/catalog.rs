@@ -36,10 +36,17 @@ pub(crate) struct StoredBlock {
     learnt: Arc<Learnt>,
 }
 
+/// Rows whose labels are kept together.
+const GROUP_ROWS: usize = 256;
+
+/// Labels of some rows, as far as they were asked for.
+type RowGroup = OnceLock<Box<[OnceLock<Labels>]>>;
+
 /// What was read of a block once and is kept, whatever is deleted of it.
 #[derive(Default)]
 struct Learnt {
-    labels: OnceLock<Box<[OnceLock<Labels>]>>,
+    /// By group of rows: a query for one metric, whose rows stand together, takes no room for the others.
+    labels: OnceLock<Box<[RowGroup]>>,
     metadata: OnceLock<Vec<(String, Vec<Metadata>)>>,
     damage: OnceLock<String>,
 }
@@ -142,8 +149,12 @@ impl StoredBlock {
     }
 
     fn row_labels(&self, block: &Block, row: u32, packed: &mut Vec<u8>) -> Result<Labels, ReadError> {
-        let all = self.learnt.labels.get_or_init(|| (0..block.meta().series).map(|_| OnceLock::new()).collect());
-        let slot = all.get(row as usize);
+        let rows = block.meta().series as usize;
+        let groups = rows.div_ceil(GROUP_ROWS);
+        let all = self.learnt.labels.get_or_init(|| (0..groups).map(|_| OnceLock::new()).collect());
+        let group = all.get(row as usize / GROUP_ROWS);
+        let group = group.map(|g| g.get_or_init(|| (0..GROUP_ROWS).map(|_| OnceLock::new()).collect()));
+        let slot = group.and_then(|g| g.get(row as usize % GROUP_ROWS));
         if let Some(labels) = slot.and_then(OnceLock::get) {
             return Ok(labels.clone());
         }

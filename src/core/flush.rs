@@ -29,7 +29,7 @@ use crate::head::page::Pieces;
 use crate::head::{Counters, Head};
 use crate::merge::merge_columns;
 use crate::place::{Place, Sink};
-use crate::report::{IndexUse, ReadCounts};
+use crate::report::ReadCounts;
 use crate::store::{BLOCK_DIR, Inner};
 use crate::{Need, ReadError, TimeRange};
 
@@ -52,7 +52,7 @@ impl Inner {
         // Either way: a clock that was set back must not keep the head from being flushed.
         let age = self.options.clock.now_ms().saturating_sub(first).unsigned_abs();
         (first > 0 && age >= self.options.flush_interval_ms.unsigned_abs())
-            || head.bytes() >= self.options.head_bytes_max
+            || head.bytes() >= head.bytes_max(self.options.head_bytes_max)
     }
 
     /// Flushes what is in the head now.
@@ -206,13 +206,16 @@ pub(crate) fn write_head(
     let mut writer = BlockWriter::create(Arc::clone(disk), path)?;
     let mut pieces = Pieces::default();
     let mut conflicts = 0;
-    let list = head.select(&[], TimeRange::ALL, u32::MAX, false, IndexUse::Auto, None).0;
-    let total = list.len() as u64;
-    for (done, s) in (0u64..).zip(list) {
+    let ids = head.in_order();
+    let total = ids.len() as u64;
+    for (done, id) in (0u64..).zip(ids) {
         if !progress(done, total) {
             return Err(ReadError::Io { file: path.to_owned(), what: "the store is shutting down".into() });
         }
-        head.collect(s.id, TimeRange::ALL, &mut pieces);
+        if head.kinds(id) == 0 {
+            continue;
+        }
+        head.collect(id, TimeRange::ALL, &mut pieces);
         let chunks = if pieces.late.is_empty() && pieces.late_sealed.is_empty() {
             let mut chunks: Vec<Chunk> = pieces.sealed.drain(..).collect();
             chunks.extend(writer.encode(&pieces.open, CHUNK_SAMPLES));
@@ -230,7 +233,7 @@ pub(crate) fn write_head(
             }
             writer.encode(&out, CHUNK_SAMPLES)
         };
-        writer.push(s.labels.as_ref(), &chunks)?;
+        writer.push(head.labels(id).as_ref(), &chunks)?;
     }
     let place = Place::Head(Arc::clone(head), u32::MAX);
     let mut exemplars = place.exemplars(&[], TimeRange::ALL)?;

@@ -20,10 +20,15 @@ pub(crate) fn hash(packed: &[u8]) -> u64 {
     rapidhash_v3_seeded(packed, SEED.get_or_init(|| RapidSecrets::seed(RandomState::new().hash_one(0u8))))
 }
 
-/// See the module.
+/// See the module. Hashes are not kept: with a million sets they would take more room than computing them again takes
+/// time, as tables grow seldom.
 #[derive(Default)]
 pub(crate) struct Interner {
-    shards: [Mutex<HashTable<(u64, Labels)>>; SHARDS],
+    shards: [Mutex<HashTable<Labels>>; SHARDS],
+}
+
+fn of(labels: &Labels) -> u64 {
+    hash(labels.packed())
 }
 
 impl Interner {
@@ -35,11 +40,11 @@ impl Interner {
         make: impl FnOnce() -> Result<Labels, E>,
     ) -> Result<Labels, E> {
         let mut shard = self.shards[(hash >> 60) as usize % SHARDS].lock();
-        if let Some((_, labels)) = shard.find(hash, |(h, l)| *h == hash && l.packed() == packed) {
+        if let Some(labels) = shard.find(hash, |l| l.packed() == packed) {
             return Ok(labels.clone());
         }
         let labels = make()?;
-        shard.insert_unique(hash, (hash, labels.clone()), |(h, _)| *h);
+        shard.insert_unique(hash, labels.clone(), of);
         Ok(labels)
     }
 
@@ -48,9 +53,9 @@ impl Interner {
         let mut left = 0;
         for shard in &self.shards {
             let mut shard = shard.lock();
-            shard.retain(|(_, labels)| labels.is_shared());
+            shard.retain(|labels| labels.is_shared());
             if shard.len() * 4 < shard.capacity() {
-                shard.shrink_to_fit(|(h, _)| *h);
+                shard.shrink_to_fit(of);
             }
             left += shard.len();
         }

@@ -23,6 +23,7 @@ pub use quiver_model::{Need, SeriesKinds, TimeRange};
 
 mod background;
 pub mod backup;
+pub mod cardinality;
 mod catalog;
 pub mod changes;
 pub mod check;
@@ -58,6 +59,7 @@ mod tests;
 mod tombstones;
 mod wire;
 
+pub use cardinality::{Cardinality, cardinality};
 pub use condense::{Condense, Edges, Keep};
 
 pub use background::{TaskKind, TaskState, TaskStatus};

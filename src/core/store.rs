@@ -320,7 +320,7 @@ impl Inner {
             let Some(head) = view.heads.first() else { return Err(WriteError::Closed) };
             head.enter()
         };
-        if head.bytes() / 2 >= self.options.head_bytes_max {
+        if head.bytes() / 2 >= head.bytes_max(self.options.head_bytes_max) {
             return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
         }
         let caps = SeriesCaps::of(&limits);

@@ -29,6 +29,7 @@ mod server;
 
 mod admission;
 mod api;
+mod cardinality;
 mod cli;
 mod disk_full;
 mod explain;

@@ -37,6 +37,10 @@ use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
 
 /// New series registered under one hold of the table's write lock.
 const REGISTER_RUN: usize = 64;
+/// What a series takes beside its labels' bytes: slot, tables, lists. Measured with a million of them.
+const SERIES_BYTES: i64 = 180;
+/// What a label of a series takes in the index.
+const LABEL_BYTES: i64 = 4;
 /// Labels for which refused series are counted.
 const REFUSED_LABELS: usize = 1000;
 /// Versions of metadata kept for one metric family.
@@ -96,16 +100,28 @@ impl Counters {
 
 #[derive(Default)]
 struct Series {
-    /// (hash, id)
-    table: HashTable<(u64, u32)>,
+    /// (half of the hash, id): the half is what a growing table places by.
+    table: HashTable<(u32, u32)>,
     labels: Vec<Labels>,
 }
 
 impl Series {
     fn find(&self, hash: u64, packed: &[u8]) -> Option<u32> {
-        let same = |(h, id): &(u64, u32)| *h == hash && self.labels[*id as usize].packed() == packed;
-        self.table.find(hash, same).map(|(_, id)| *id)
+        let half = hash as u32;
+        let same = |(h, id): &(u32, u32)| *h == half && self.labels[*id as usize].packed() == packed;
+        self.table.find(spread(half), same).map(|(_, id)| *id)
     }
+
+    fn add(&mut self, hash: u64, labels: Labels) {
+        let (half, id) = (hash as u32, self.labels.len() as u32);
+        self.table.insert_unique(spread(half), (half, id), |(h, _)| spread(*h));
+        self.labels.push(labels);
+    }
+}
+
+/// Half a hash over all bits again.
+fn spread(half: u32) -> u64 {
+    u64::from(half).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Series ids in label order, and each id's place in it.
@@ -141,6 +157,7 @@ pub(crate) struct Head {
     touched: AtomicBool,
     samples: AtomicU64,
     bytes: AtomicI64,
+    series_bytes: AtomicI64,
     min_ts: AtomicI64,
     max_ts: AtomicI64,
     /// By log shard, the last segment that holds a frame of this head.
@@ -166,6 +183,7 @@ impl Head {
             touched: AtomicBool::new(false),
             samples: AtomicU64::new(0),
             bytes: AtomicI64::new(0),
+            series_bytes: AtomicI64::new(0),
             min_ts: AtomicI64::new(i64::MAX),
             max_ts: AtomicI64::new(i64::MIN),
             logged: Mutex::default(),
@@ -281,12 +299,11 @@ impl Head {
             }
             pages[page].lock().push_series();
             index.insert(id, labels.as_ref());
-            bytes += 200 + labels.packed().len() as i64 + 16 * labels.len() as i64;
-            series.labels.push(labels);
-            series.table.insert_unique(*hash, (*hash, id), |(h, _)| *h);
+            bytes += SERIES_BYTES + labels.packed().len() as i64 + LABEL_BYTES * labels.len() as i64;
+            series.add(*hash, labels);
             ids[*k as usize] = id;
         }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.series_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Adds a batch's samples, whose series have the ids `ids`. Takes the histograms out of the batch.
@@ -372,7 +389,18 @@ impl Head {
 
     /// Memory held, bytes (about).
     pub(crate) fn bytes(&self) -> usize {
-        usize::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
+        let samples = usize::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0);
+        samples.saturating_add(self.series_bytes())
+    }
+
+    fn series_bytes(&self) -> usize {
+        usize::try_from(self.series_bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Memory at which it is to be flushed, where `max` is configured: the series alone take what they take, and a flush
+    /// does not make them fewer; so their samples get half as much at least.
+    pub(crate) fn bytes_max(&self, max: usize) -> usize {
+        max.max(self.series_bytes().saturating_mul(3) / 2)
     }
 
     /// Samples applied, repeats included.
@@ -479,6 +507,25 @@ impl Head {
             }
         }
         found
+    }
+
+    /// Labels of a series.
+    pub(crate) fn labels(&self, id: u32) -> Labels {
+        self.series.read().labels[id as usize].clone()
+    }
+
+    /// All series in label order.
+    pub(crate) fn in_order(&self) -> Vec<u32> {
+        let order = self.order();
+        let series = self.series.read();
+        let labels = |id: &u32| &series.labels[*id as usize];
+        let mut ids = Vec::with_capacity(series.labels.len());
+        ids.extend_from_slice(&order.ids);
+        ids.extend(order.ids.len() as u32..series.labels.len() as u32);
+        // All but a few are sorted: the sort finds that.
+        ids[order.ids.len()..].sort_unstable_by(|a, b| labels(a).cmp(labels(b)));
+        ids.sort_by(|a, b| labels(a).cmp(labels(b)));
+        ids
     }
 
     /// Labels and spans of `ids` (ascending), in label order.

@@ -33,8 +33,6 @@ use crate::merge::samples_in;
 pub(crate) const PAGE_SERIES: usize = 256;
 /// Samples at which an open column is sealed.
 pub(crate) const SEAL_SAMPLES: u32 = CHUNK_SAMPLES as u32;
-/// What an open sample is counted as: its value, and a share of its time.
-const OPEN_SAMPLE_BYTES: i64 = 10;
 /// Samples at which a late column is sealed.
 const LATE_SAMPLES: usize = 256;
 /// Width of the steps in which a series' span of time is known to cached rosters: 2^21 ms, about 35 minutes.
@@ -204,13 +202,12 @@ impl Page {
         if t > slot.max_ts || slot.kinds == 0 {
             let at = self.advance(i, t, applied);
             let slot = &mut self.slots[i];
-            slot.push_value(&mut self.values, at, v);
+            applied.bytes += slot.push_value(&mut self.values, at, v);
             slot.kinds |= FLOATS;
             slot.last_is_histogram = false;
             if start != 0 || slot.extra.is_some() {
                 slot.push_start(at, start);
             }
-            applied.bytes += OPEN_SAMPLE_BYTES;
             self.seal_if_full(i, applied);
         } else if t == slot.max_ts && !slot.last_is_histogram && start == 0 && v.to_bits() == slot.last.to_bits() {
             // A repeat.
@@ -226,12 +223,11 @@ impl Page {
         if t > slot.max_ts || slot.kinds == 0 {
             let at = self.advance(i, t, applied);
             let slot = &mut self.slots[i];
-            slot.push_value(&mut self.values, at, sum);
+            applied.bytes += bytes + slot.push_value(&mut self.values, at, sum);
             slot.kinds |= HISTOGRAMS;
             slot.last_is_histogram = true;
             slot.extra.get_or_insert_default().histograms.push((at, h));
             slot.push_start(at, start);
-            applied.bytes += OPEN_SAMPLE_BYTES + bytes;
             self.seal_if_full(i, applied);
         } else {
             self.push_late(i, Late { ts: t, start, value: sum, histogram: Some(h) }, applied);
@@ -362,7 +358,7 @@ impl Page {
             let chunk = encoder.encode_with(time, column, 0..column.len());
             let histograms: usize = column.histograms.iter().map(|(_, h)| 160 + h.heap_bytes()).sum();
             applied.bytes += chunk.heap_bytes() as i64 - histograms as i64;
-            applied.bytes -= OPEN_SAMPLE_BYTES * column.len() as i64;
+            applied.bytes -= if slot.values.is_none() { 0 } else { 8 * column.len() as i64 };
             column.histograms.clear();
             chunk
         });
@@ -483,18 +479,21 @@ impl Page {
 }
 
 impl Slot {
-    /// Appends a value at position `at` (the open column's end).
+    /// Appends a value at position `at` (the open column's end). Returns the bytes that takes.
     #[inline]
-    fn push_value(&mut self, values: &mut Values, at: u32, v: f64) {
+    fn push_value(&mut self, values: &mut Values, at: u32, v: f64) -> i64 {
+        let mut bytes = 8;
         if self.values.is_none() {
             if at == 0 || v.to_bits() == self.last.to_bits() {
                 self.last = v;
-                return;
+                return 0;
             }
             values.fill(&mut self.values, at, self.last);
+            bytes += 8 * i64::from(at);
         }
         values.push(&mut self.values, at, v);
         self.last = v;
+        bytes
     }
 
     #[cold]
@@ -537,6 +536,7 @@ impl Slot {
         if order == Ordering::Greater {
             if self.values.is_none() {
                 values.fill(&mut self.values, self.len, self.last);
+                applied.bytes += 8 * i64::from(self.len);
             }
             values.set(self.values, at, new.value);
             let newest = at + 1 == self.len;

@@ -15,12 +15,12 @@ use crate::Gateway;
 
 const TRUNCATED: &str = "results truncated due to limit";
 
-fn time_range(p: &Params) -> Result<TimeRange, ApiError> {
+pub(super) fn time_range(p: &Params) -> Result<TimeRange, ApiError> {
     Ok(TimeRange { min: p.time_or("start", i64::MIN)?, max: p.time_or("end", i64::MAX)? })
 }
 
 /// The selectors of `match[]`; each needs a matcher that does not accept the empty string.
-fn selectors(g: &Gateway, p: &Params) -> Result<Vec<Vec<Matcher>>, ApiError> {
+pub(super) fn selectors(g: &Gateway, p: &Params) -> Result<Vec<Vec<Matcher>>, ApiError> {
     let options = g.services.engine.parse_options();
     let mut out = Vec::new();
     for text in p.all("match[]") {

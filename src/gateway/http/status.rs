@@ -9,6 +9,7 @@ use quiver_core::{Health, NamedCount, TaskState};
 
 use super::error::{ApiError, ErrorType};
 use super::json::Json;
+use super::labels::{selectors, time_range};
 use super::params::Params;
 use super::{ok_json, success};
 use crate::Gateway;
@@ -19,16 +20,16 @@ const PROMETHEUS_VERSION: &str = "3.16.0";
 
 /// `status/PAGE`
 pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<Response<Body>, ApiError> {
+    if page == "cardinality" {
+        return cardinality(g, headers, p);
+    }
     let health = g.services.maintain.health();
     let stats = match page {
-        "tsdb" => Some(g.services.maintain.stats(match p.limit()? {
-            0 => 10,
-            n if n > 10_000 => return Err(ApiError::invalid_param("limit", "limit must not exceed 10000".into())),
-            n => n,
-        })),
+        "tsdb" => Some(g.services.maintain.stats(top(p)?)),
         _ => None,
     };
-    let known = ["buildinfo", "runtimeinfo", "tsdb", "flags", "config", "walreplay", "active_queries", "tasks"];
+    let known =
+        ["cardinality", "buildinfo", "runtimeinfo", "tsdb", "flags", "config", "walreplay", "active_queries", "tasks"];
     if !known.contains(&page) {
         return Err(ApiError::new(
             ErrorType::NotFound,
@@ -88,6 +89,44 @@ pub fn page(g: &Gateway, headers: &HeaderMap, p: &Params, page: &str) -> Result<
             }
             j.raw("]}}");
         }
+    }))
+}
+
+/// Length of top lists.
+fn top(p: &Params) -> Result<usize, ApiError> {
+    match p.limit()? {
+        0 => Ok(10),
+        n if n > 10_000 => Err(ApiError::invalid_param("limit", "limit must not exceed 10000".into())),
+        n => Ok(n),
+    }
+}
+
+/// `status/cardinality`: counts over heads and blocks, of the series that `match[]` selects (all, without) in a range of
+/// time; `focus` names a label whose values are counted one by one.
+fn cardinality(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
+    let (top, range, selectors) = (top(p)?, time_range(p)?, selectors(g, p)?);
+    let matchers = match selectors.as_slice() {
+        [] => &[][..],
+        [one] => one,
+        _ => return Err(ApiError::invalid_param("match[]", "one selector at most".into())),
+    };
+    let series_max = g.services.limits.get().query_series_max;
+    let set = g.services.source.snapshot().select(matchers, range, series_max)?;
+    let focus = Some(p.get("focus")).filter(|name| !name.is_empty());
+    let c = quiver_core::cardinality(&*set, focus, top);
+    Ok(success(headers, &[], &[], |j| {
+        j.raw(r#"{"numSeries":"#).int(c.series as i64).raw(r#","numLabelPairs":"#).int(c.pairs as i64);
+        for (name, list) in [
+            ("seriesCountByMetricName", &c.series_by_metric),
+            ("seriesCountByLabelName", &c.series_by_label),
+            ("labelValueCountByLabelName", &c.values_by_label),
+            ("seriesCountByLabelValuePair", &c.series_by_pair),
+            ("seriesCountByFocusLabelValue", &c.series_by_focus),
+        ] {
+            j.raw(",").string(name).raw(":");
+            counts(j, list);
+        }
+        j.raw("}");
     }))
 }
 
