@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::client::Server;
-use super::offline;
 use super::when::{TimeArgs, When};
+use super::{json, offline};
 
 /// Flags of `quiver explain`.
 #[derive(Args, Debug)]
@@ -48,7 +48,7 @@ pub async fn run(args: ExplainArgs) -> Result<(), String> {
             let options = QueryOptions { hints, explain, ..QueryOptions::default() };
             let answer = offline::answer(folder, &args.enable_feature, &args.expression, when, options).await?;
             let tree = answer.explain.ok_or("there is no explanation")?;
-            if args.json { pretty(&tree)? } else { tree.to_string() }
+            json::with_stack(move || if args.json { pretty(&tree) } else { Ok(tree.to_string()) })??
         }
         None => ask(&args, when, explain).await?,
     };
@@ -72,10 +72,12 @@ async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<Str
     if !args.json {
         return Ok(String::from_utf8_lossy(&body).into_owned());
     }
-    let envelope: Value =
-        serde_json::from_slice(&body).map_err(|e| format!("the server's answer is not JSON to this program: {e}"))?;
-    match &envelope["data"]["explain"] {
-        Value::Null => Err("the answer has no explanation: is the server older than this program?".into()),
-        tree => pretty(tree),
-    }
+    json::with_stack(|| {
+        let envelope =
+            json::parse(&body).map_err(|e| format!("the server's answer is not JSON to this program: {e}"))?;
+        match &envelope["data"]["explain"] {
+            Value::Null => Err("the answer has no explanation: is the server older than this program?".into()),
+            tree => pretty(tree),
+        }
+    })?
 }

@@ -7,6 +7,7 @@ mod client;
 mod explain;
 mod export;
 mod inspect;
+mod json;
 mod offline;
 mod query;
 mod sql;

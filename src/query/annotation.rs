@@ -45,8 +45,8 @@ pub enum MergeDetail {
         max_bucket: f64,
         /// Largest difference between a bucket's count and a smaller one above it.
         max_diff: f64,
-        /// Reports merged.
-        count: u64,
+        /// Reports merged, as Prometheus counts them: over many steps too many, and it may overflow.
+        count: i64,
     },
     /// Overlapping start times: how many.
     StartTimeOverlap {
@@ -401,7 +401,7 @@ impl MergeDetail {
                 *min_bucket = min_bucket.min(b0);
                 *max_bucket = max_bucket.max(b1);
                 *max_diff = max_diff.max(d);
-                *count += n;
+                *count = count.wrapping_add(n);
             }
             (MergeDetail::StartTimeOverlap { count }, MergeDetail::StartTimeOverlap { count: n }) => *count += n,
             _ => {}

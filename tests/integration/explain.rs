@@ -416,3 +416,38 @@ fn sql_says_what_was_pushed_down_pruned_and_read() {
     assert!(!text.contains("chunks_decoded=0") && !text.contains("bytes_decoded=0"), "{text}");
     assert!(ask("EXPLAIN", "job = 'db'").contains("blocks_pruned=0"));
 }
+
+#[test]
+fn a_long_chain_of_operators_is_explained_as_json_too() {
+    let server = filled();
+    let query = vec!["room"; 900].join(" + ");
+    for arguments in [&["--analyze"][..], &[]] {
+        let out = Command::new(QUIVER)
+            .args(["explain", "--url", &server.url(), "--json", "--time", AT])
+            .args(arguments)
+            .arg(&query)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(text.matches("\"details\": \"+ one-to-one\"").count(), 899);
+    }
+}
+
+#[test]
+fn operators_with_two_inputs_say_what_memory_they_took() {
+    let server = filled();
+    let at = |s: i64| (T / 1000 + s).to_string();
+    for query in ["requests_total * requests_total", "requests_total or rate(requests_total[5m])"] {
+        let (start, end) = (at(-600), at(0));
+        let p = [("query", query), ("start", &*start), ("end", &*end), ("step", "1"), ("explain", "analyze")];
+        let v = server.get("/api/v1/query_range", &p).json();
+        let mut node = &v["data"]["explain"]["root"];
+        while node["inputs"].as_array().is_some_and(|i| i.len() == 1) {
+            node = &node["inputs"][0];
+        }
+        let memory = node["actual"]["memoryPeakBytes"].as_u64().unwrap_or(0);
+        // 60 series of 601 steps are kept until the other side comes.
+        assert!(memory >= 60 * 601 * 8, "{query}: {memory} bytes, {node:#}");
+    }
+}

@@ -40,6 +40,7 @@ mod maintenance;
 mod otlp;
 mod query_of_death;
 mod reuse;
+mod same_numbers;
 mod sql;
 mod survival;
 mod tidy;

@@ -13,6 +13,13 @@ const AT: &str = "1700000000";
 /// A debug build is some ten times slower, and other tests run beside this one.
 const SLOW: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
 
+/// The 99th and the 50th of a hundred times.
+fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort_unstable();
+    let at = |q: f64| times.get((times.len() as f64 * q) as usize).or(times.last()).copied().unwrap_or_default();
+    (at(0.99), at(0.5))
+}
+
 /// 400 series of a minute, 50 targets, a classic histogram.
 fn server(limits: &str) -> Server {
     let flags = ["--limit", limits, "--enable-feature", "promql-experimental-functions"];
@@ -42,6 +49,11 @@ fn memory(server: &Server, field: &str) -> u64 {
     line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or(0) / 1024
 }
 
+fn error_of(r: &crate::http::Response) -> String {
+    let v: Value = serde_json::from_slice(&r.body).unwrap_or_default();
+    v["error"].as_str().unwrap_or_default().to_owned()
+}
+
 enum Ask {
     /// At one time.
     Once(String),
@@ -65,6 +77,7 @@ fn table() -> Vec<(&'static str, Ask, &'static str)> {
         let one = |q: String, i| format!("label_join({q}, \"l{i}\", \"-\", \"i\", \"job\")");
         (0..k).fold("known".to_owned(), one)
     };
+    let others = |op: &str| (0..990).map(|k| format!("known{{i!=\"{k}\"}}")).collect::<Vec<_>>().join(op);
     let doubled = |k: usize| {
         let one = |q: String, _| format!("label_replace({q}, \"i\", \"$1$1$1$1\", \"i\", \"(.*)\")");
         (0..k).fold("known".to_owned(), one)
@@ -78,6 +91,10 @@ fn table() -> Vec<(&'static str, Ask, &'static str)> {
         ("or", Ask::Once(vec!["known"; n].join(" or ")), chain),
         ("or, as long as it may be", Ask::Once(vec!["known{i=\"1\"}"; 990].join(" or ")), ""),
         ("plus, as long as it may be", Ask::Once(vec!["known{i=\"1\"}"; 990].join(" + ")), ""),
+        ("or of all, as long as it may be", Ask::Once(vec!["known"; 990].join(" or ")), ""),
+        ("plus of all, as long as it may be", Ask::Once(vec!["known"; 990].join(" + ")), ""),
+        ("and of others, as long as it may be", Ask::Once(others(" and ")), ""),
+        ("plus of others over many steps", Ask::Range(others(" + on (i) "), 600, 1), ""),
         ("an expression of 1 MB", Ask::Once(format!("known{{i=~\"{}\"}}", "a|b.*".repeat(200_000))), "bytes compiled"),
         ("an expression that grows", once("known{i=~\"(\\\\pL{1000}a){1000}\"}"), "invalid repeat count"),
         ("a slow expression", once("known{i=~\"(.*.*.*.*.*.*)*x(a?){100}.{200}\"}"), ""),
@@ -129,6 +146,14 @@ fn a_query_of_death_ends_itself_only() {
     for _ in 0..20 {
         other(&server);
     }
+    let shown = std::env::var("QUIVER_TEST_TIMES").is_ok();
+    let (quiet, median) = quantiles((0..500).map(|_| other(&server)).collect());
+    if shown {
+        println!("| query | status | s | RSS MiB | p99 of others ms | p50 | |\n|---|--:|--:|--:|--:|--:|---|");
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        println!("| (none) | | | {} | {:.1} | {:.1} | |", memory(&server, "VmRSS:"), ms(quiet), ms(median));
+    }
+    let mut beside_all = Vec::new();
     let begin = memory(&server, "VmRSS:");
     let failures: Vec<String> = table()
         .into_iter()
@@ -136,11 +161,13 @@ fn a_query_of_death_ends_itself_only() {
             let begun = Instant::now();
             // Twice the time an answer may take: then its time is up.
             let done = AtomicBool::new(false);
-            let r = std::thread::scope(|scope| {
+            let (r, times) = std::thread::scope(|scope| {
                 let beside = scope.spawn(|| {
+                    let mut times = Vec::new();
                     while !done.load(Ordering::Relaxed) {
-                        other(&server);
+                        times.push(other(&server));
                     }
+                    times
                 });
                 let r = match &ask {
                     Ask::Once(q) => server.post("/api/v1/query", &[("query", q), ("time", AT), ("timeout", "10s")]),
@@ -152,8 +179,7 @@ fn a_query_of_death_ends_itself_only() {
                     }
                 };
                 done.store(true, Ordering::Relaxed);
-                beside.join().expect("others are answered");
-                r
+                (r, beside.join().expect("others are answered"))
             });
             let took = begun.elapsed();
             let text: String = r.text().chars().take(300).collect();
@@ -161,8 +187,13 @@ fn a_query_of_death_ends_itself_only() {
                 "" => [200, 422, 503].contains(&r.status),
                 word => [400, 422].contains(&r.status) && text.contains(word),
             };
-            if std::env::var("QUIVER_TEST_TIMES").is_ok() {
-                println!("{name}: {} in {took:?}, {} MiB, {text}", r.status, memory(&server, "VmRSS:"));
+            beside_all.extend(times.iter().copied());
+            if shown {
+                let (p99, p50) = quantiles(times);
+                let (p99, p50, took) = (p99.as_secs_f64() * 1e3, p50.as_secs_f64() * 1e3, took.as_secs_f64());
+                let error = error_of(&r).chars().take(110).collect::<String>().replace('|', "\\|");
+                let rss = memory(&server, "VmRSS:");
+                println!("| {name} | {} | {took:.2} | {rss} | {p99:.1} | {p50:.1} | {error} |", r.status);
             }
             let bad = !good || took > Duration::from_secs(2) * SLOW || r.body.len() > 64 << 20;
             bad.then(|| format!("{name}: {} in {took:?}: {text}", r.status))
@@ -171,6 +202,12 @@ fn a_query_of_death_ends_itself_only() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(server.is_alive());
     let peak = memory(&server, "VmHWM:");
+    let (p99, p50) = quantiles(beside_all);
+    if shown {
+        println!(
+            "others beside all of them: p99 {p99:?}, p50 {p50:?}; quiet: p99 {quiet:?}, p50 {median:?}; peak {peak} MiB"
+        );
+    }
     assert!(peak - begin < 256, "memory grew by {} MiB", peak - begin);
     assert!(peak < 512, "{peak} MiB in all");
     assert!(!server.log().contains("panicked"), "{}", server.log());

@@ -25,6 +25,8 @@ pub struct Native {
     pub buckets: Vec<u64>,
     /// Upper bounds of custom buckets.
     pub bounds: Vec<f64>,
+    /// Observations that lie in no bucket: NaN.
+    pub nans: u64,
     /// Is it of the float kind?
     pub is_float: bool,
     /// Is it a gauge?
@@ -35,18 +37,18 @@ impl Native {
     /// An exponential histogram of integers.
     pub fn exponential(schema: i32, zero: u64, offset: i32, buckets: &[u64], sum: f64) -> Self {
         let buckets = buckets.to_vec();
-        Self { schema, sum, zero, offset, buckets, bounds: Vec::new(), is_float: false, is_gauge: false }
+        Self { schema, sum, zero, offset, buckets, bounds: Vec::new(), nans: 0, is_float: false, is_gauge: false }
     }
 
     /// A histogram with custom buckets.
     pub fn custom(bounds: &[f64], buckets: &[u64], sum: f64) -> Self {
         let (buckets, bounds) = (buckets.to_vec(), bounds.to_vec());
-        Self { schema: -53, sum, zero: 0, offset: 0, buckets, bounds, is_float: false, is_gauge: false }
+        Self { schema: -53, sum, zero: 0, offset: 0, buckets, bounds, nans: 0, is_float: false, is_gauge: false }
     }
 
     /// Observations.
     pub fn count(&self) -> u64 {
-        self.zero + self.buckets.iter().sum::<u64>()
+        self.zero + self.nans + self.buckets.iter().sum::<u64>()
     }
 
     fn deltas(&self) -> Vec<i64> {

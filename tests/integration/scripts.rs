@@ -1,17 +1,20 @@
 //! Scripts of PromQL: `tests/promql/*.test`, written over remote write and asked over HTTP.
 //!
 //! ```text
+//! features a,b                                first: what is enabled, where it is not the usual
 //! write                                       then series, indented: name{labels} @start +step values…
-//!   m{a="b"} @0 +15 1 2 _ stale h:0:1,2/7      seconds since 1,700,000,000; _ none, h:SCHEMA:buckets/sum a histogram,
-//!                                             g: a gauge one, c:bounds:buckets/sum custom bounds
+//!   m{a="b"} @0 +15 1 2 _ stale h:0:1,2/7      seconds since 1,700,000,000; _ none, h:SCHEMA:zero,buckets/sum a
+//!                                             histogram (/sum+3: three observations of NaN), g: a gauge one,
+//!                                             c:bounds:buckets/sum custom bounds, since:30 start time from here on
 //! flush | compact | restart                   what the store does here; the answers must not change
 //! query TIME EXPR                             or: range START END STEP EXPR
 //! = {…}                                       the answer
 //! ```
 //!
 //! The answers are those of Prometheus 3.16: `QUIVER_SCRIPTS_RECORD=HOST:PORT` asks a Prometheus there (fresh, with a
-//! receiver of remote write and a wide out-of-order window) and writes them into the files. What was asked after the
-//! last write is asked again from blocks, and after a restart.
+//! receiver of remote write, a wide out-of-order window and the features of the script) and writes them into the files
+//! whose names contain `QUIVER_SCRIPTS_FILE`. What was asked after the last write is asked again from blocks, and after a
+//! restart.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,6 +29,7 @@ const BASE: i64 = 1_700_000_000;
 
 enum Line {
     Write(Vec<Series>),
+    Features(String),
     Store(String),
     Ask { text: String, answer: Option<Value> },
     Other,
@@ -34,14 +38,17 @@ enum Line {
 fn native(kind: &str, text: &str) -> Native {
     let (head, sum) = text.split_once('/').expect("a sum");
     let (head, buckets) = head.split_once(':').expect("buckets");
+    let (sum, nans) = sum.split_once('+').unwrap_or((sum, "0"));
+    let nans = nans.parse().expect("a number");
     let counts: Vec<u64> = buckets.split(',').map(|n| n.parse().expect("a count")).collect();
     let sum: f64 = sum.parse().expect("a sum");
     if kind == "c" {
         let bounds: Vec<f64> = head.split(',').map(|n| n.parse().expect("a bound")).collect();
-        return Native::custom(&bounds, &counts, sum);
+        return Native { nans, ..Native::custom(&bounds, &counts, sum) };
     }
     let mut h = Native::exponential(head.parse().expect("a schema"), counts[0], 1, &counts[1..], sum);
     h.is_gauge = kind == "g";
+    h.nans = nans;
     h
 }
 
@@ -55,7 +62,12 @@ fn series(text: &str) -> Series {
     let mut time: f64 = words.next().and_then(|w| w.parse().ok()).expect("a start");
     let step: f64 = words.next().and_then(|w| w.strip_prefix('+')).and_then(|w| w.parse().ok()).expect("a step");
     let mut s = Series::new(name, &pairs);
+    let mut since = 0;
     for w in words {
+        if let Some(start) = w.strip_prefix("since:") {
+            since = BASE * 1000 + start.parse::<i64>().expect("a start") * 1000;
+            continue;
+        }
         // 5x20: so many of it; 1~2x20: rising by 2.
         let (value, times) = w.rsplit_once('x').map_or((w, 1), |(v, n)| (v, n.parse().expect("a number")));
         let (value, rise) = value.split_once('~').map_or((value, 0.0), |(v, r)| (v, r.parse().expect("a rise")));
@@ -67,6 +79,9 @@ fn series(text: &str) -> Series {
                 v if v.starts_with(['h', 'g', 'c']) => s.histogram(ts, native(&v[..1], &v[2..])),
                 v => s.float(ts, v.parse::<f64>().expect("a value") + rise * f64::from(k)),
             };
+            if let Some(last) = s.samples.last_mut().filter(|last| last.ts == ts) {
+                last.start = since;
+            }
             time += step;
         }
     }
@@ -78,6 +93,7 @@ fn parse(text: &str) -> Vec<Line> {
     for line in text.lines() {
         match (line.split(' ').next().unwrap_or(""), out.last_mut()) {
             ("write", _) => out.push(Line::Write(Vec::new())),
+            ("features", _) => out.push(Line::Features(line["features".len()..].trim().to_owned())),
             ("flush" | "compact" | "restart", _) => out.push(Line::Store(line.to_owned())),
             ("query" | "range", _) => out.push(Line::Ask { text: line.to_owned(), answer: None }),
             ("=", Some(Line::Ask { answer, .. })) => *answer = serde_json::from_str(&line[1..]).ok(),
@@ -147,7 +163,7 @@ fn record(path: &Path, address: SocketAddr) {
     let mut parsed = parse(&text).into_iter().filter(|l| !matches!(l, Line::Other));
     for line in text.lines().filter(|l| !l.starts_with('=')) {
         lines.push(line.to_owned());
-        if line.starts_with(' ') || line.is_empty() || line.starts_with('#') {
+        if line.starts_with([' ', '#']) || line.is_empty() {
             continue;
         }
         match parsed.next() {
@@ -159,6 +175,51 @@ fn record(path: &Path, address: SocketAddr) {
     std::fs::write(path, lines.join("\n") + "\n").expect("written");
 }
 
+/// What Prometheus has to say (`util/annotations`), each as far as it is the same every time.
+const TEXTS: &[&str] = &[
+    "strategy should be 0, 1, or 2 (default), using 2, got ",
+    "ratio value should be between -1 and 1, got ",
+    "quantile value should be between 0 and 1, got ",
+    "bucket label \\\"le\\\" is missing or has a malformed value of ",
+    "encountered a mix of histograms and floats for metric name ",
+    "encountered a mix of histograms and floats for aggregation",
+    "vector contains a mix of classic and native histograms",
+    "vector contains a mix of classic and native histograms for metric name ",
+    "this native histogram metric is not a counter: ",
+    "this native histogram metric is not a gauge: ",
+    "vector contains a mix of histograms with exponential and custom buckets schemas for metric name ",
+    "incompatible bucket layout encountered for binary operator ",
+    "sort is ineffective for range queries since results are always ordered by labels",
+    "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: ",
+    "metric might not be a counter, __type__ label is not set to \\\"counter\\\" or \\\"histogram\\\", got ",
+    "input to histogram_quantile needed to be fixed for monotonicity (see ",
+    "incompatible sample types encountered for binary operator ",
+    "ignored histogram in ",
+    "ignored histograms in a range containing both floats and histograms for metric name ",
+    "input to histogram_quantile has NaN observations, result is NaN",
+    "input to histogram_quantile has NaN observations, result is skewed higher",
+    "input to histogram_fraction has NaN observations, which are excluded from all fractions",
+    "conflicting counter resets during histogram addition",
+    "conflicting counter resets during histogram subtraction",
+    "conflicting counter resets during histogram aggregation",
+    "mismatched custom buckets were reconciled during addition",
+    "mismatched custom buckets were reconciled during subtraction",
+    "mismatched custom buckets were reconciled during aggregation",
+    "sample has start time that overlaps with previous sample timestamp for metric ",
+];
+
+#[test]
+fn every_text_is_in_a_script() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promql");
+    let all: String = std::fs::read_dir(folder)
+        .expect("tests/promql")
+        .filter_map(|e| std::fs::read_to_string(e.ok()?.path()).ok())
+        .flat_map(|text| text.lines().filter(|l| l.starts_with('=')).map(|l| format!("{l}\n")).collect::<Vec<_>>())
+        .collect();
+    let missing: Vec<_> = TEXTS.iter().filter(|t| !all.contains(**t)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn scripts_are_answered_as_prometheus_does() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promql");
@@ -167,15 +228,20 @@ fn scripts_are_answered_as_prometheus_does() {
     files.sort();
     assert!(files.len() >= 5);
     if let Some(address) = std::env::var("QUIVER_SCRIPTS_RECORD").ok().and_then(|a| a.parse().ok()) {
+        let only = std::env::var("QUIVER_SCRIPTS_FILE").unwrap_or_default();
+        files.retain(|f| f.to_string_lossy().contains(&only));
         return files.iter().for_each(|f| record(f, address));
     }
-    let features = "promql-experimental-functions,promql-binop-fill-modifiers";
     let mut wrong = Vec::new();
     let mut count = 0;
     for path in &files {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut server = Start::new().with(&["--enable-feature", features]).ready();
         let lines = parse(&std::fs::read_to_string(path).expect("a script"));
+        let features = match lines.first() {
+            Some(Line::Features(list)) => list,
+            _ => "promql-experimental-functions,promql-binop-fill-modifiers",
+        };
+        let mut server = Start::new().with(&["--enable-feature", features]).ready();
         let mut since = 0;
         for (i, line) in lines.iter().enumerate() {
             match line {
@@ -188,7 +254,7 @@ fn scripts_are_answered_as_prometheus_does() {
                     count += 1;
                     check(&server, &name, text, answer.as_ref(), &mut wrong);
                 }
-                Line::Other => {}
+                Line::Features(_) | Line::Other => {}
             }
         }
         for what in ["flush", "compact", "restart"] {

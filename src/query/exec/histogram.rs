@@ -104,7 +104,7 @@ mod tests {
             ["PromQL warning: bucket label \"le\" is missing or has a malformed value of \"?\" (1:23)"]
         );
         assert!(infos[0].ends_with(
-            "from buckets +Inf to +Inf, with a max diff of 2, over 2 samples from 1970-01-01T00:00:00Z to \
+            "from buckets +Inf to +Inf, with a max diff of 2, over 4 samples from 1970-01-01T00:00:00Z to \
              1970-01-01T00:01:00Z (1:23)"
         ));
         let a = answer("histogram_fraction(0, 0.5, h{job=\"a\"})");

@@ -163,7 +163,8 @@ impl TileOperator for MachineOp {
         for s in scalars {
             args.push(s.collect_scalar(env)?);
         }
-        let mut run = Running { op: self, env, args: Some(args), machine: None, memory: None, sink };
+        let memory = Held::new(&self.what, env);
+        let mut run = Running { op: self, env, args: Some(args), machine: None, memory, sink };
         vector.run(env, &mut run)?;
         match run.machine {
             Some(m) => m.finish(env, run.sink),
@@ -177,7 +178,7 @@ struct Running<'a> {
     env: &'a RunEnv,
     args: Option<Vec<Vec<f64>>>,
     machine: Option<Box<dyn Machine>>,
-    memory: Option<MemoryReservation>,
+    memory: Held<'a>,
     sink: &'a mut dyn TileSink,
 }
 
@@ -210,12 +211,27 @@ const SMALL: usize = 64 << 10;
 
 impl Running<'_> {
     fn grown(&mut self) -> Result<(), QueryError> {
-        let bytes = self.machine.as_ref().map_or(0, |m| m.bytes());
+        self.memory.grown(self.machine.as_ref().map_or(0, |m| m.bytes()))
+    }
+}
+
+/// What an operator holds, charged to the query once it is worth counting.
+struct Held<'a> {
+    what: &'a str,
+    env: &'a RunEnv,
+    memory: Option<MemoryReservation>,
+}
+
+impl<'a> Held<'a> {
+    fn new(what: &'a str, env: &'a RunEnv) -> Self {
+        Self { what, env, memory: None }
+    }
+
+    fn grown(&mut self, bytes: usize) -> Result<(), QueryError> {
         if bytes < SMALL {
             return Ok(());
         }
-        let memory =
-            self.memory.get_or_insert_with(|| MemoryConsumer::new(self.op.what.as_str()).register(&self.env.memory));
+        let memory = self.memory.get_or_insert_with(|| MemoryConsumer::new(self.what).register(&self.env.memory));
         if bytes > memory.size() {
             memory.try_resize(bytes)?;
         }
@@ -236,6 +252,11 @@ pub trait JoinMachine: Send {
 
     /// The rest.
     fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError>;
+
+    /// Bytes it holds, about.
+    fn bytes(&self) -> usize {
+        0
+    }
 
     /// Which rows of the left and the right side cannot change the answer, by their labels alone (`true`).
     fn unused(&self) -> [Vec<bool>; 2];
@@ -315,29 +336,33 @@ impl TileOperator for JoinOp {
         };
         let ready = self.ready.lock().take();
         if let (Some(machine), Some(roster)) = (ready, &self.roster) {
-            return drive(machine, roster, left, right, env, sink);
+            return drive(&self.what, machine, roster, left, right, env, sink);
         }
         if let (Some(l), Some(r)) = (left.roster(), right.roster()) {
             let (machine, roster) = (self.make)(env, l, r)?;
-            return drive(machine, &roster, left, right, env, sink);
+            return drive(&self.what, machine, &roster, left, right, env, sink);
         }
         // Labels depend on values: both sides are read before the machine can be made.
         let (l, lt) = left.collect(env)?;
         let (r, rt) = right.collect(env)?;
         let (mut machine, roster) = (self.make)(env, &l, &r)?;
         let (first, second) = if machine.left_first() { (lt, rt) } else { (rt, lt) };
+        let mut held = Held::new(&self.what, env);
         for t in first {
             machine.build(t, env)?;
+            held.grown(machine.bytes())?;
         }
         sink.begin(&roster)?;
         for t in second {
             machine.probe(t, env, sink)?;
+            held.grown(machine.bytes())?;
         }
         machine.finish(env, sink)
     }
 }
 
 fn drive(
+    what: &str,
     mut machine: Box<dyn JoinMachine>,
     roster: &Arc<Roster>,
     left: &PromExec,
@@ -345,16 +370,28 @@ fn drive(
     env: &RunEnv,
     sink: &mut dyn TileSink,
 ) -> Result<(), QueryError> {
-    if machine.left_first() {
-        left.run(env, &mut Each(|t| machine.build(t, env)))?;
-        sink.begin(roster)?;
-        right.run(env, &mut Each(|t| machine.probe(t, env, sink)))?;
+    let (left_first, held) = (machine.left_first(), &mut Held::new(what, env));
+    let (first, second) = if left_first { (left, right) } else { (right, left) };
+    let build = |t| {
+        machine.build(t, env)?;
+        held.grown(machine.bytes())
+    };
+    // Of equal annotations that of the last place counts, and Prometheus comes to the right side last.
+    let notes = if left_first {
+        first.run(env, &mut Each(build))?;
+        None
     } else {
-        // Of equal annotations that of the last place counts, and Prometheus comes to the right side last.
-        let (built, notes) = env.ctx.apart(|| right.run(env, &mut Each(|t| machine.build(t, env))));
+        let (built, notes) = env.ctx.apart(|| first.run(env, &mut Each(build)));
         built?;
-        sink.begin(roster)?;
-        left.run(env, &mut Each(|t| machine.probe(t, env, sink)))?;
+        Some(notes)
+    };
+    sink.begin(roster)?;
+    let probe = |t| {
+        machine.probe(t, env, sink)?;
+        held.grown(machine.bytes())
+    };
+    second.run(env, &mut Each(probe))?;
+    if let Some(notes) = notes {
         env.ctx.annotate(notes);
     }
     machine.finish(env, sink)

@@ -125,6 +125,10 @@ pub fn set(
             push_all(self.0.finish()?, out)
         }
 
+        fn bytes(&self) -> usize {
+            self.0.bytes()
+        }
+
         fn unused(&self) -> [Vec<bool>; 2] {
             self.0.unused()
         }
@@ -161,6 +165,10 @@ pub fn binary(
 
         fn finish(self: Box<Self>, env: &RunEnv, out: &mut dyn TileSink) -> Result<(), QueryError> {
             push_all(self.0.finish(&env.ctx)?, out)
+        }
+
+        fn bytes(&self) -> usize {
+            self.0.bytes()
         }
 
         fn unused(&self) -> [Vec<bool>; 2] {

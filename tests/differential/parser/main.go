@@ -42,7 +42,7 @@ type line struct {
 func main() {
 	seed := flag.Int64("seed", 1, "random seed")
 	count := flag.Int("n", 50000, "number of queries")
-	corpus := flag.String("corpus", "../../../src/query/promql/testdata/corpus.jsonl", "queries to start from")
+	corpus := flag.String("corpus", "../../src/query/promql/testdata/corpus.jsonl", "queries to start from")
 	flag.Parse()
 	base, valid, err := queries(*corpus)
 	if err != nil {

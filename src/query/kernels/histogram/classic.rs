@@ -15,6 +15,7 @@
 //! 2. Rows of the result are in the order of labels.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use quiver_model::labels::push_packed;
@@ -141,7 +142,8 @@ impl ClassicHistograms {
         let (classics, natives) = self.group(&mut annotations);
         let values = self.label_values();
         let outputs = self.outputs(&classics, &natives, &values)?;
-        let mut run = Run { me: &self, classics: &classics, natives: &natives, values: &values, buckets: Vec::new() };
+        let (buckets, forced) = (Vec::new(), HashMap::new());
+        let mut run = Run { me: &self, classics: &classics, natives: &natives, values: &values, buckets, forced };
 
         let width = self.spec.grid.len;
         let per_tile = rows_per_tile(width);
@@ -161,6 +163,9 @@ impl ClassicHistograms {
             if let Some(tile) = tiles.last_mut() {
                 run.output(output, tile, &mut annotations)?;
             }
+        }
+        for (name, forced) in run.forced {
+            annotations.histogram_quantile_forced_monotonicity_info(name, self.spec.pos, forced.detail());
         }
         Ok((Arc::new(Roster { rows }), tiles, annotations))
     }
@@ -302,6 +307,30 @@ struct Run<'a> {
     natives: &'a [Native],
     values: &'a LabelValues,
     buckets: Vec<Bucket>,
+    /// By metric name.
+    forced: HashMap<&'a str, ForcedSteps>,
+}
+
+/// Counts that were forced to rise.
+#[derive(Debug)]
+struct ForcedSteps {
+    first: MergeDetail,
+    /// Reports of each step.
+    steps: Vec<i64>,
+}
+
+impl ForcedSteps {
+    /// All in one. Prometheus counts with every step what it has counted so far once more.
+    fn detail(self) -> MergeDetail {
+        let mut detail = self.first;
+        if let MergeDetail::ForcedMonotonicity { count, .. } = &mut detail {
+            let seen = self.steps.iter().skip_while(|n| **n == 0);
+            let total =
+                seen.fold(None, |sum: Option<i64>, n| Some(sum.map_or(*n, |sum| sum.wrapping_add(*n).wrapping_mul(2))));
+            *count = total.unwrap_or(0);
+        }
+        detail
+    }
 }
 
 /// What to report of a row.
@@ -310,16 +339,12 @@ struct Notes {
     mixed: bool,
     nan_result: bool,
     nan_present: bool,
-    forced: Option<MergeDetail>,
+    forced: Vec<(usize, MergeDetail)>,
 }
 
 impl Notes {
-    fn force(&mut self, ts: i64, f: Forced) {
-        let detail = MergeDetail::forced_monotonicity(ts, f.min_bucket, f.max_bucket, f.max_diff);
-        match &mut self.forced {
-            Some(have) => have.fold(detail),
-            None => self.forced = Some(detail),
-        }
+    fn force(&mut self, step: usize, ts: i64, f: Forced) {
+        self.forced.push((step, MergeDetail::forced_monotonicity(ts, f.min_bucket, f.max_bucket, f.max_diff)));
     }
 
     fn nan(&mut self, n: NanObservations) {
@@ -355,8 +380,15 @@ impl Run<'_> {
             (true, false) => annotations.native_histogram_quantile_nan_skew_info(name, pos),
             _ => {}
         }
-        if let Some(detail) = notes.forced {
-            annotations.histogram_quantile_forced_monotonicity_info(name, pos, detail);
+        for (step, detail) in notes.forced {
+            let steps = self.me.spec.grid.len;
+            match self.forced.entry(name) {
+                Entry::Occupied(mut e) => {
+                    e.get_mut().first.fold(detail);
+                    e.get_mut().steps[step] += 1;
+                }
+                Entry::Vacant(e) => e.insert(ForcedSteps { first: detail, steps: vec![0; steps] }).steps[step] += 1,
+            }
         }
         Ok(())
     }
@@ -384,7 +416,7 @@ impl Run<'_> {
                     HistogramFunction::Quantile { q } => {
                         let (v, forced) = bucket_quantile(at_step(&q.0, step), &mut gathered);
                         if let Some(f) = forced {
-                            notes.force(grid.time(step), f);
+                            notes.force(step, grid.time(step), f);
                         }
                         put(out, step, v)?;
                     }
@@ -399,7 +431,7 @@ impl Run<'_> {
                             if let Some(f) = forced
                                 && !qs[..i].iter().any(|(q, _)| is_quantile(at_step(q, step)))
                             {
-                                notes.force(grid.time(step), f);
+                                notes.force(step, grid.time(step), f);
                             }
                             put(out, step, v)?;
                         }

@@ -308,6 +308,14 @@ impl VectorBinary {
         ids.get(sid as usize).copied()
     }
 
+    /// Bytes it holds, about.
+    pub fn bytes(&self) -> usize {
+        let words = self.one_any.len() + self.many_any.len() + self.matched.len() + self.twice_bits.len();
+        let numbers = self.ids.left.len() + self.ids.right.len() + self.slot.len() + self.out_fill.len();
+        let tables = self.outs.len() * size_of::<SmallVec<[(u32, u32); 1]>>() + self.pair_slot.len() * 16;
+        words * 8 + numbers * 4 + tables + self.one_rows.bytes() + self.rows.bytes()
+    }
+
     /// Takes a tile of the build side.
     pub fn build(&mut self, tile: &Tile, ctx: &QueryContext) -> Result<(), QueryError> {
         for (row, sid) in tile.sids.iter().enumerate() {

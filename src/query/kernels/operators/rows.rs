@@ -35,6 +35,8 @@ pub struct Rows {
     tiles: Vec<Tile>,
     hist: Vec<Vec<(u32, Arc<Histogram>)>>,
     overlap: Option<(usize, u32)>,
+    /// Bytes of histograms.
+    hist_bytes: usize,
 }
 
 impl Rows {
@@ -50,6 +52,7 @@ impl Rows {
             tiles: Vec::new(),
             hist: Vec::new(),
             overlap: None,
+            hist_bytes: 0,
         }
     }
 
@@ -118,12 +121,15 @@ impl Rows {
             return;
         }
         bits::or_at(&mut self.tiles[t].present, cell, 1);
+        self.hist_bytes += 200 + 8 * (h.positive_buckets.len() + h.negative_buckets.len());
         self.hist[t].push((cell as u32, h));
     }
 
     /// Marks a histogram whose presence bit [`Rows::put`] has set.
     fn attach(&mut self, sid: u32, step: usize, h: Arc<Histogram>) {
         let (t, row) = self.place(sid);
+        // Shared with whose row it is.
+        self.hist_bytes += 16;
         self.hist[t].push(((row * self.width + step) as u32, h));
     }
 
@@ -158,6 +164,11 @@ impl Rows {
         }
         let slot = slot as usize;
         Some((&self.tiles[slot / self.per_tile], slot % self.per_tile))
+    }
+
+    /// Bytes it holds, about.
+    pub fn bytes(&self) -> usize {
+        self.slot.len() * 4 + self.count as usize * (self.width * 8 + self.width / 8 + 4) + self.hist_bytes
     }
 
     /// The first step at which a cell was set twice, and the series.

@@ -81,6 +81,12 @@ impl SetOp {
         if self.op == BinaryOp::Or { Side::Left } else { Side::Right }
     }
 
+    /// Bytes it holds, about.
+    pub fn bytes(&self) -> usize {
+        let ids = self.ids.left.len() + self.ids.right.len() + self.out_left.len() + self.out_right.len();
+        self.there.len() * 8 + ids * 4 + self.rows.bytes()
+    }
+
     /// The signature numbers.
     pub fn ids(&self) -> &MatchIds {
         &self.ids

@@ -141,7 +141,7 @@ fn reports() {
             "PromQL warning: quantile value should be between 0 and 1, got 7 (1:1)",
             "PromQL info: input to histogram_quantile needed to be fixed for monotonicity (see \
              https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile) for metric name \
-             \"h\", from buckets +Inf to +Inf, with a max diff of 2, over 1 samples from 1970-01-01T00:10:00Z to \
+             \"h\", from buckets +Inf to +Inf, with a max diff of 2, over 2 samples from 1970-01-01T00:10:00Z to \
              1970-01-01T00:10:00Z (1:3)",
         ]
     );

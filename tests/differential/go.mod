@@ -1,4 +1,4 @@
-module quiver/tests/differential/parser
+module quiver/tests/differential
 
 go 1.26.7
 
