@@ -20,6 +20,16 @@ pub enum StorageError {
     /// The disk said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A remote store that has the bytes said no, or nothing in time.
+    #[error("{file} cannot be read from the store {store}: {what}")]
+    Remote {
+        /// Which file.
+        file: String,
+        /// Which store.
+        store: String,
+        /// What it said.
+        what: String,
+    },
     /// A format this program does not know: written by a newer one.
     #[error("{file} has format version {found}, this program reads up to {known}: it was written by a newer version")]
     Version {

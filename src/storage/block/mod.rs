@@ -16,6 +16,7 @@
 mod format;
 mod inspect;
 mod reader;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -23,4 +24,5 @@ mod writer;
 pub use format::BlockMeta;
 pub use inspect::{BlockSummary, Share};
 pub use reader::{Block, BlockBytes, ChunkEntry};
+pub use tail::{Tailed, tail_file};
 pub use writer::BlockWriter;

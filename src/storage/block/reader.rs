@@ -4,6 +4,7 @@
 //! each is checked against its checksum every time it is read from the file.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use crate::codec::{Chunk, ChunkStats, Decoder, SAMPLES_MAX, TimeColumn};
 use crate::error::StorageError;
 use crate::index::{self, BlockIndex, IndexUse, MatcherStep, Picked};
 
-/// Where the bytes of a block come from: memory, a file, later an object store.
+/// Where the bytes of a block come from: memory, a file, a remote store.
 pub trait BlockBytes: Send + Sync {
     /// Length of the block.
     fn len(&self) -> Result<u64, StorageError>;
@@ -34,6 +35,23 @@ pub trait BlockBytes: Send + Sync {
     }
     /// `len` bytes from `offset`; fewer where the block ends before.
     fn range(&self, offset: u64, len: usize) -> Result<Bytes, StorageError>;
+    /// Bytes that were found damaged, once more from where they come from, past whatever keeps copies on the way. `None`
+    /// where nothing does.
+    fn again(&self, _offset: u64, _len: usize) -> Option<Result<Bytes, StorageError>> {
+        None
+    }
+}
+
+impl<T: BlockBytes + ?Sized> BlockBytes for Arc<T> {
+    fn len(&self) -> Result<u64, StorageError> {
+        (**self).len()
+    }
+    fn range(&self, offset: u64, len: usize) -> Result<Bytes, StorageError> {
+        (**self).range(offset, len)
+    }
+    fn again(&self, offset: u64, len: usize) -> Option<Result<Bytes, StorageError>> {
+        (**self).again(offset, len)
+    }
 }
 
 impl BlockBytes for Bytes {
@@ -174,6 +192,68 @@ impl Block {
         Ok(Self { name: name.to_owned(), uid: next_uid(), bytes: Box::new(bytes), footer, loaded: OnceLock::new() })
     }
 
+    /// A block from elsewhere whose bytes are those of one that is open: decoded columns of that one count for it, too.
+    pub fn from_source_like(name: &str, bytes: impl BlockBytes + 'static, other: &Block) -> Result<Self, StorageError> {
+        let mut block = Self::from_source(name, bytes)?;
+        if block.footer.meta != other.footer.meta {
+            return Err(StorageError::corrupt(name, 0, "another block than the one it was made from"));
+        }
+        block.uid = other.uid;
+        Ok(block)
+    }
+
+    /// Where its bytes come from.
+    pub(super) fn source(&self) -> &dyn BlockBytes {
+        &*self.bytes
+    }
+
+    /// From here on it is metadata, index and footer: what it takes to open it and to select series.
+    pub fn tail_offset(&self) -> u64 {
+        let first = SectionKind::Metadata as usize;
+        let offsets = self.footer.sections.iter().skip(first).map(|s| s.offset);
+        offsets.min().unwrap_or(self.footer.meta.bytes)
+    }
+
+    /// Byte ranges it takes to read a series in a time range: chunks that `wanted` accepts, and their columns of times where
+    /// those are not read yet. Ranges may come twice and in any order.
+    pub fn byte_ranges(
+        &self,
+        id: u32,
+        range: TimeRange,
+        wanted: &mut dyn FnMut(&ChunkEntry) -> bool,
+        out: &mut Vec<Range<u64>>,
+    ) -> Result<(), StorageError> {
+        let loaded = self.loaded()?;
+        for e in self.chunk_entries(id, range)? {
+            if !wanted(&e) {
+                continue;
+            }
+            out.push(e.offset..e.offset.saturating_add(u64::from(e.len) + 4));
+            if loaded.columns.get(e.time as usize).is_some_and(|c| c.get().is_none()) {
+                let t = self.time_entry(loaded, e.time).map_err(self.corrupt(loaded.series_offset))?;
+                out.push(t.offset..t.offset.saturating_add(u64::from(t.len)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that `is_good` accepts; where it does not, they are read once more from where they come from.
+    fn checked(
+        &self,
+        offset: u64,
+        len: usize,
+        is_good: impl Fn(&Bytes) -> bool,
+    ) -> Result<Option<Bytes>, StorageError> {
+        let bytes = self.bytes.range(offset, len)?;
+        if is_good(&bytes) {
+            return Ok(Some(bytes));
+        }
+        match self.bytes.again(offset, len) {
+            None => Ok(None),
+            Some(bytes) => Ok(Some(bytes?).filter(is_good)),
+        }
+    }
+
     /// The name it was opened by.
     pub fn name(&self) -> &str {
         &self.name
@@ -201,17 +281,11 @@ impl Block {
     fn section(&self, kind: SectionKind) -> Result<Bytes, StorageError> {
         let s: Section = self.footer.sections[kind as usize];
         let len = usize::try_from(s.len).map_err(|_| StorageError::corrupt(&self.name, s.offset, SHORT))?;
-        let bytes = self.bytes.range(s.offset, len)?;
-        if bytes.len() != len {
-            return Err(StorageError::corrupt(&self.name, s.offset, SHORT));
-        }
-        if placed_crc(&bytes, s.offset) != s.crc {
-            return Err(StorageError::corrupt(
-                &self.name,
-                s.offset,
-                format!("{kind:?} section does not match its checksum"),
-            ));
-        }
+        let is_good = |bytes: &Bytes| bytes.len() == len && placed_crc(bytes, s.offset) == s.crc;
+        let Some(bytes) = self.checked(s.offset, len, is_good)? else {
+            let what = format!("{kind:?} section does not match its checksum");
+            return Err(StorageError::corrupt(&self.name, s.offset, what));
+        };
         if s.raw_len == 0 {
             return Ok(bytes);
         }
@@ -287,10 +361,10 @@ impl Block {
             return Ok(column);
         }
         let e = self.time_entry(loaded, number).map_err(bad)?;
-        let bytes = self.bytes.range(e.offset, e.len as usize)?;
-        if bytes.len() != e.len as usize || placed_crc(&bytes, e.offset) != e.crc {
+        let is_good = |bytes: &Bytes| bytes.len() == e.len as usize && placed_crc(bytes, e.offset) == e.crc;
+        let Some(bytes) = self.checked(e.offset, e.len as usize, is_good)? else {
             return Err(StorageError::corrupt(&self.name, e.offset, "a column of times does not match its checksum"));
-        }
+        };
         Ok(slot.get_or_init(|| Arc::new(TimeColumn::from_parts(next_uid(), e.count, e.min, e.max, bytes))))
     }
 
@@ -332,14 +406,12 @@ impl Block {
 
     fn payload(&self, e: &ChunkEntry) -> Result<Bytes, StorageError> {
         let len = e.len as usize;
-        let bytes = self.bytes.range(e.offset, len + 4)?;
-        let crc = bytes.get(len..len + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let crc = crc.ok_or_else(|| StorageError::corrupt(&self.name, e.offset, "chunk ends early"))?;
-        let payload = bytes.slice(..len);
-        if placed_crc(&payload, e.offset) != crc {
-            return Err(StorageError::corrupt(&self.name, e.offset, "chunk does not match its checksum"));
+        let crc_of = |bytes: &Bytes| bytes.get(len..len + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let is_good = |bytes: &Bytes| crc_of(bytes).is_some_and(|crc| placed_crc(&bytes[..len], e.offset) == crc);
+        match self.checked(e.offset, len + 4, is_good)? {
+            Some(bytes) => Ok(bytes.slice(..len)),
+            None => Err(StorageError::corrupt(&self.name, e.offset, "chunk does not match its checksum")),
         }
-        Ok(payload)
     }
 
     /// Series that fulfil all matchers and have a chunk in `range`, in label order.
