@@ -153,8 +153,8 @@ impl<T: Clone> Predictor<T> {
         }
     }
 
-    /// What will be asked for within `ahead_ms`, each once for every time it is expected; with `again` also what has been
-    /// prepared, since what there is to read has changed.
+    /// What will be asked for within `ahead_ms`, each once for every time it is expected; with `again` all that will be asked
+    /// for at all, since there is more to read.
     pub fn expected(&mut self, now_ms: i64, ahead_ms: i64, again: bool) -> Vec<Expected<T>> {
         let mut out = Vec::new();
         for p in self.patterns.values_mut() {
@@ -162,7 +162,7 @@ impl<T: Clone> Predictor<T> {
             let is_live = p.times >= TIMES_MIN && now_ms <= at.saturating_add(2 * p.every_ms);
             let is_due = now_ms.saturating_add(ahead_ms.max(p.every_ms / 2)) >= at;
             if is_live && ((is_due && !p.is_prepared) || again) {
-                p.is_prepared = true;
+                p.is_prepared |= !again;
                 let range =
                     TimeRange { min: p.range.min.saturating_add(p.moved), max: p.range.max.saturating_add(p.moved) };
                 // From the window of now to the next: a refresh that comes late still finds its own.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! tick (1 s) ──▶ due? ─┐              lane of heads:      flush ▸ delete
-//! by hand ─────────────┴─▶ pending ─▶ lane of blocks:     compact ▸ clean ▸ retain    ─▶ threads (3) ─▶ whoever waits
+//! by hand ─────────────┴─▶ pending ─▶ lane of blocks:     compact ▸ clean ▸ retain    ─▶ threads (5) ─▶ whoever waits
 //!                                     lane of snapshots:  snapshot
+//!                                     lane of the store:  tier        lane ahead of queries:  prefetch
 //! ```
 //!
 //! Invariants
@@ -37,11 +38,15 @@ pub enum TaskKind {
     Clean,
     /// Drops what is past the retention.
     Retain,
+    /// Moves blocks to the remote store.
+    Tier,
+    /// Reads ahead of dashboards.
+    Prefetch,
 }
 
 impl TaskKind {
     /// All of them, by priority.
-    pub const ALL: [TaskKind; 7] = [
+    pub const ALL: [TaskKind; 9] = [
         TaskKind::Flush,
         TaskKind::Delete,
         TaskKind::Snapshot,
@@ -49,6 +54,8 @@ impl TaskKind {
         TaskKind::CompactAll,
         TaskKind::Clean,
         TaskKind::Retain,
+        TaskKind::Tier,
+        TaskKind::Prefetch,
     ];
 
     /// Its name on the status page.
@@ -61,6 +68,8 @@ impl TaskKind {
             TaskKind::CompactAll => "compact_all",
             TaskKind::Clean => "clean_tombstones",
             TaskKind::Retain => "retention",
+            TaskKind::Tier => "tier",
+            TaskKind::Prefetch => "prefetch",
         }
     }
 
@@ -69,12 +78,14 @@ impl TaskKind {
             TaskKind::Flush | TaskKind::Delete => 0,
             TaskKind::Compact | TaskKind::CompactAll | TaskKind::Clean | TaskKind::Retain => 1,
             TaskKind::Snapshot => 2,
+            TaskKind::Tier => 3,
+            TaskKind::Prefetch => 4,
         }
     }
 }
 
 /// Threads that make every lane move.
-pub(crate) const LANES: usize = 3;
+pub(crate) const LANES: usize = 5;
 
 /// What a task does at this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -195,6 +195,7 @@ impl Backup {
             }
         }
         manifest.log_floor = LogFloor::default();
+        manifest.forget_tier();
         manifest.extra.insert(BACKUP_KEY.to_owned(), now_ms.into());
         let before: BTreeSet<String> = self.store.current().entries.iter().map(|e| e.file.clone()).collect();
         self.store.edit(|m| *m = Manifest { generation: m.generation, ..manifest })?;
@@ -234,6 +235,7 @@ impl Backup {
         if store.current().generation == 0 && !source.exists(LOG_DIR)? {
             return Err(BackupError::Refused(format!("{} is not a data folder", source.name())));
         }
+        refuse_remote(&store.current(), &source.name())?;
         let offline = OfflineStore::data_folder(Arc::clone(&source))?;
         if !offline.replay_report().is_clean() {
             tracing::warn!(damages = offline.replay_report().damage.len(), "the log is damaged: the backup lacks that");
@@ -349,6 +351,7 @@ pub fn restore_on(
     if manifest.generation == 0 {
         return Err(BackupError::Refused(format!("{} holds no backup: it has no manifest", source.name())));
     }
+    refuse_remote(&manifest, &source.name())?;
     let mut segments = Vec::new();
     if source.exists(LOG_DIR)? {
         segments = source.list(LOG_DIR)?.into_iter().filter(|n| SegmentId::parse(n).is_some()).collect();
@@ -381,8 +384,19 @@ pub fn restore_on(
     store.edit(|m| {
         *m = Manifest { generation: m.generation, ..(*manifest).clone() };
         m.extra.remove(BACKUP_KEY);
+        m.forget_tier();
     })?;
     Ok(report)
+}
+
+/// Refuses a folder whose blocks are not all in it.
+fn refuse_remote(manifest: &Manifest, name: &str) -> Result<(), BackupError> {
+    match manifest.remote_entries() {
+        0 => Ok(()),
+        n => Err(BackupError::Refused(format!(
+            "{n} blocks of {name} are in its remote store alone: make the copy from the running server, which has both"
+        ))),
+    }
 }
 
 /// Refuses a folder with anything in it, or moves that aside.

@@ -7,7 +7,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use quiver_cache::RemoteBlock;
 use quiver_model::{Labels, Matcher, Metadata, SeriesKinds};
+use quiver_persistence::manifest::Place as TierPlace;
 use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore, Tombstone};
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
@@ -20,6 +22,7 @@ use crate::options::OpenError;
 use crate::place::{PlaceSeries, tested};
 use crate::report::{IndexUse, PlaceReport};
 use crate::store::BLOCK_DIR;
+use crate::tier::Tier;
 use crate::tombstones::{Deletion, Deletions, Rows};
 use crate::{ReadError, TimeRange};
 
@@ -30,6 +33,8 @@ pub(crate) const QUARANTINE_DIR: &str = "quarantine";
 pub(crate) struct StoredBlock {
     pub(crate) entry: ManifestEntry,
     block: Result<Arc<Block>, StorageError>,
+    /// Where its chunks are fetched from, if that is not the local disk.
+    remote: Option<Arc<RemoteBlock>>,
     /// What of it does not count any more.
     deletions: Option<Arc<Deletions>>,
     interner: Arc<Interner>,
@@ -56,6 +61,7 @@ impl From<StorageError> for ReadError {
         match e {
             StorageError::Corrupt { file, offset, what } => ReadError::Corrupt { file, offset, what },
             StorageError::Disk(e) => ReadError::Io { file: e.path.clone(), what: e.to_string() },
+            StorageError::Remote { file, store, what } => ReadError::Remote { file, store, what },
             StorageError::Version { ref file, .. } | StorageError::Parquet { ref file, .. } => {
                 ReadError::Io { file: file.clone(), what: e.to_string() }
             }
@@ -82,14 +88,64 @@ pub(crate) fn block_id(path: &str) -> Option<u64> {
 }
 
 impl StoredBlock {
-    /// Opens the block of an entry.
+    /// Opens the block of an entry that is on the local disk.
     pub(crate) fn open(disk: &dyn Disk, entry: ManifestEntry, interner: &Arc<Interner>) -> Self {
-        let block = Block::open(disk, &entry.file).map(Arc::new);
-        if let Err(e) = &block {
+        Self::open_in(disk, None, entry, interner)
+    }
+
+    /// Opens the block of an entry, wherever it is.
+    pub(crate) fn open_in(
+        disk: &dyn Disk,
+        tier: Option<&Tier>,
+        entry: ManifestEntry,
+        interner: &Arc<Interner>,
+    ) -> Self {
+        let opened = match (entry.place(), tier) {
+            (TierPlace::Local | TierPlace::Both, _) => Block::open(disk, &entry.file).map(|b| (Arc::new(b), None)),
+            (TierPlace::Remote, Some(tier)) => tier.open_block(disk, &entry, None).map(|(b, r)| (b, Some(r))),
+            (TierPlace::Remote, None) => Err(StorageError::Remote {
+                file: entry.file.clone(),
+                store: "none".into(),
+                what: "the block was moved to a remote store, and none is configured (--tier-url)".into(),
+            }),
+        };
+        if let Err(e) = &opened {
             tracing::error!(block = entry.file, error = %e, "a block cannot be read: queries that need it fail");
         }
+        let (block, remote) = match opened {
+            Ok((block, remote)) => (Ok(block), remote),
+            Err(e) => (Err(e), None),
+        };
         let interner = Arc::clone(interner);
-        Self { entry, block, deletions: None, interner, learnt: Arc::default() }
+        Self { entry, block, remote, deletions: None, interner, learnt: Arc::default() }
+    }
+
+    /// The same block as another entry describes it.
+    pub(crate) fn with_entry(&self, entry: ManifestEntry) -> Self {
+        Self { entry, ..self.with_deletions(self.deletions.clone()) }
+    }
+
+    /// The same block in another place.
+    pub(crate) fn moved(
+        &self,
+        entry: ManifestEntry,
+        opened: Result<(Arc<Block>, Arc<RemoteBlock>), StorageError>,
+    ) -> Self {
+        let (block, remote) = match opened {
+            Ok((block, remote)) => (Ok(block), Some(remote)),
+            Err(e) => (Err(e), None),
+        };
+        Self { entry, block, remote, ..self.with_deletions(self.deletions.clone()) }
+    }
+
+    /// Where its chunks are fetched from, if that is not the local disk.
+    pub(crate) fn remote(&self) -> Option<&Arc<RemoteBlock>> {
+        self.remote.as_ref()
+    }
+
+    /// Could it not be opened, and may that be better now?
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.entry.place() == TierPlace::Remote && matches!(self.block, Err(StorageError::Remote { .. }))
     }
 
     /// The same block under other deletions.
@@ -97,6 +153,7 @@ impl StoredBlock {
         Self {
             entry: self.entry.clone(),
             block: self.block.clone(),
+            remote: self.remote.clone(),
             deletions,
             interner: Arc::clone(&self.interner),
             learnt: Arc::clone(&self.learnt),
@@ -228,11 +285,12 @@ pub(crate) fn open_blocks(
     disk: &dyn Disk,
     manifest: &ManifestStore,
     interner: &Arc<Interner>,
+    tier: Option<&Tier>,
 ) -> Result<Vec<Arc<StoredBlock>>, OpenError> {
     let mut blocks = Vec::new();
     let deletions = deletions(manifest)?;
     for entry in manifest.current().entries.iter().filter(|e| e.kind == EntryKind::Metrics) {
-        let block = StoredBlock::open(disk, entry.clone(), interner);
+        let block = StoredBlock::open_in(disk, tier, entry.clone(), interner);
         if let Err(e @ StorageError::Version { .. }) = &block.block {
             return Err(OpenError::Newer(e.to_string()));
         }

@@ -20,7 +20,7 @@ use quiver_persistence::disk::{file_crc, link_or_copy};
 use quiver_persistence::log::{Damage, SegmentId, read_segment};
 use quiver_persistence::manifest::{self, MANIFEST_FILE};
 use quiver_persistence::{
-    Disk, Frame, ManifestEntry, ManifestStore, RealDisk, ReplayError, ReplayReport, ReplayShard, Tombstone,
+    Disk, Frame, ManifestEntry, ManifestStore, Place, RealDisk, ReplayError, ReplayReport, ReplayShard, Tombstone,
 };
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
@@ -155,6 +155,10 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     }
     let mut bad: Vec<&ManifestEntry> = Vec::new();
     for e in &current.entries {
+        if e.place() == Place::Remote {
+            report.note(&e.file, "it lies in the remote store alone: not checked here");
+            continue;
+        }
         progress(&e.file);
         let before = report.findings.len();
         check_block(&*disk, &e.file, Some(e), &mut report);

@@ -22,7 +22,7 @@ use quiver_storage::merge::{MergeOptions, MergeReport, merge};
 use crate::background::TaskKind;
 use crate::catalog::{StoredBlock, block_path};
 use crate::flush::{entry, io, manifest_error, note_crc};
-use crate::ladder::{Rung, plan, plan_all};
+use crate::ladder::{Rung, SMALL_BYTES, plan, plan_all};
 use crate::snapshot::StoreSnapshot;
 use crate::store::Inner;
 use crate::tombstones::{LeftOut, MergeDeletions};
@@ -38,11 +38,13 @@ impl Inner {
     fn rungs(&self) -> Vec<Rung> {
         let unmergeable = self.unmergeable.lock();
         let view = self.view.load();
-        let sound = |b: &&Arc<StoredBlock>| b.block().is_ok() && !unmergeable.contains(&b.entry.id);
+        // What is in the store alone stays as it is, unless it is so small that many of its kind would come together.
+        let is_near = |b: &StoredBlock| b.remote().is_none() || b.entry.bytes <= SMALL_BYTES;
+        let sound = |b: &&Arc<StoredBlock>| b.block().is_ok() && is_near(b) && !unmergeable.contains(&b.entry.id);
         view.blocks.iter().filter(sound).map(|b| b.rung()).collect()
     }
 
-    fn next_merge(&self) -> Option<Vec<u64>> {
+    pub(crate) fn next_merge(&self) -> Option<Vec<u64>> {
         plan(&self.rungs(), &self.options.ladder_ms, self.options.compact_bytes_max)
     }
 
@@ -152,8 +154,9 @@ impl Inner {
         } else {
             let mut entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
             note_crc(&*self.disk, &mut entry)?;
-            let merged = StoredBlock::open(&*self.disk, entry, &self.interner);
+            let merged = Arc::new(StoredBlock::open(&*self.disk, entry, &self.interner));
             merged.block()?;
+            self.foresee_block(&merged);
             Some(merged)
         };
         let applied: Vec<u64> = blocks.iter().filter_map(|b| b.deletions()).flat_map(|d| d.ids()).collect();
@@ -161,6 +164,7 @@ impl Inner {
             let _publishing = self.publishing.lock();
             let added: Vec<ManifestEntry> = merged.iter().map(|m| m.entry.clone()).collect();
             let edited = self.manifest.edit(|m| {
+                m.supersede(ids, added.first().map(|e| e.id));
                 if !added.is_empty() {
                     // Deletions that came while this was written count in the result, too.
                     m.carry(ids, id, &applied);
@@ -170,7 +174,7 @@ impl Inner {
             edited.map_err(manifest_error)?;
             self.change_view(|view| {
                 view.blocks.retain(|b| !ids.contains(&b.entry.id));
-                view.blocks.extend(merged.map(Arc::new));
+                view.blocks.extend(merged);
                 self.refresh_deletions(view);
             });
         }
@@ -264,7 +268,7 @@ impl Inner {
             if let (Some(cache), Ok(block)) = (&self.cache, b.block()) {
                 cache.forget_block(block.uid());
             }
-            if let Err(e) = self.disk.remove(&b.entry.file).map_err(io) {
+            if let Err(e) = self.disk.remove(&b.entry.local_file()).map_err(io) {
                 tracing::warn!(error = %e, "the file of an old block stays for now");
             }
         }

@@ -103,6 +103,7 @@ impl Inner {
         let block = Arc::new(StoredBlock::open(&*self.disk, entry.clone(), &self.interner));
         // A block that was written and cannot be read must not take the log's place.
         block.block()?;
+        self.foresee_block(&block);
         {
             let _publishing = self.publishing.lock();
             let published = self.manifest.edit(|m| {

@@ -25,7 +25,7 @@ const OVERLAP_COUNT: usize = 4;
 /// More small blocks than this are merged whatever their times.
 const SMALL_COUNT: usize = 64;
 /// What is small.
-const SMALL_BYTES: u64 = 16 << 20;
+pub(crate) const SMALL_BYTES: u64 = 16 << 20;
 
 /// The blocks to merge next, if any.
 pub(crate) fn plan(blocks: &[Rung], ladder_ms: &[i64], bytes_max: u64) -> Option<Vec<u64>> {

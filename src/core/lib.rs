@@ -56,6 +56,7 @@ mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 mod tombstones;
 mod wire;
 
@@ -65,8 +66,10 @@ pub use condense::{Condense, Edges, Keep};
 pub use background::{TaskKind, TaskState, TaskStatus};
 pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
+pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
+pub use tier::{ForesightFigures, TierFigures, TierOptions};
 
 /// A future in a box.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -160,6 +163,16 @@ pub enum ReadError {
         /// Which file.
         file: String,
         /// What the system said.
+        what: String,
+    },
+    /// A remote store that has the bytes said no, or nothing in time. Other data is not concerned.
+    #[error("{file} cannot be read from the store {store}: {what}")]
+    Remote {
+        /// Which file.
+        file: String,
+        /// Which store.
+        store: String,
+        /// What it said.
         what: String,
     },
     /// There is no such thing.
@@ -319,6 +332,10 @@ pub struct StoreStats {
     pub blocks_dropped: u64,
     /// Blocks known to be damaged, with what was found.
     pub damaged_blocks: Vec<(String, String)>,
+    /// What is kept in memory of blocks, and how often it was found.
+    pub caches: CacheStats,
+    /// The remote tier, where there is one.
+    pub tier: Option<TierFigures>,
     /// Top metrics by series.
     pub series_by_metric: Vec<NamedCount>,
     /// Top labels by distinct values.
@@ -327,6 +344,17 @@ pub struct StoreStats {
     pub bytes_by_label: Vec<NamedCount>,
     /// Top pairs by series.
     pub series_by_pair: Vec<NamedCount>,
+}
+
+/// Figures of the caches under the scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// L1: decoded columns.
+    pub working_set: WorkingSetFigures,
+    /// What queries read, by tier.
+    pub reads: ReadCounts,
+    /// Reading ahead.
+    pub foresight: ForesightFigures,
 }
 
 /// How the store is.
@@ -378,6 +406,10 @@ pub trait Maintain: Send + Sync {
     /// Takes what is deleted out of the blocks; resolves when it is gone.
     fn clean_tombstones(&self) -> BoxFuture<'_, Result<(), ReadError>> {
         unsupported()
+    }
+    /// Does all that is due between the local disk and the remote store; resolves when done. Nothing where there is none.
+    fn tier(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async { Ok(()) })
     }
     /// Makes a consistent copy under a name, the head included unless it is to be skipped.
     fn create_snapshot(&self, _name: String, _skip_head: bool) -> BoxFuture<'_, Result<(), ReadError>> {

@@ -45,7 +45,7 @@ impl OfflineStore {
     pub fn data_folder(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
         let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
         let interner = Arc::new(Interner::default());
-        let blocks = open_blocks(&*disk, &manifest, &interner)?;
+        let blocks = open_blocks(&*disk, &manifest, &interner, None)?;
         let head = Arc::new(Head::new(1, Arc::new(Counters::default())));
         let make = |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&interner), None);
         let report = replay(&*disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;

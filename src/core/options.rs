@@ -5,6 +5,8 @@ use std::sync::Arc;
 use quiver_model::{Clock, Limits, Matcher, SystemClock};
 use quiver_persistence::{DiskError, DiskErrorKind, LogOptions, ManifestError, ReplayError};
 
+use crate::tier::TierOptions;
+
 const HOUR_MS: i64 = 3_600_000;
 
 /// How long series of a selector are kept.
@@ -61,6 +63,12 @@ pub struct StoreOptions {
     pub cache_bytes_max: usize,
     /// Blocks are written anew without what was deleted of them so long ago, ms; `None`: only on demand or by a merge.
     pub clean_after_ms: Option<i64>,
+    /// Bytes the process should stay under; the working set gives way first. 0: it may take what it wants.
+    pub process_bytes_max: u64,
+    /// Reads ahead of dashboards.
+    pub foresee: bool,
+    /// The remote store that blocks move to by age; none: they stay.
+    pub tier: Option<TierOptions>,
     /// Flushes, merges and drops blocks by itself. Off: only on demand.
     pub background: bool,
     /// Maps the files of blocks. Off: they are read by ranges, so that a medium that fails to give bytes is the error of a query and
@@ -89,6 +97,9 @@ impl Default for StoreOptions {
             compact_bytes_max: 8 << 30,
             cache_bytes_max: 128 << 20,
             clean_after_ms: Some(10 * 60_000),
+            process_bytes_max: 0,
+            foresee: true,
+            tier: None,
             background: true,
             map_blocks: true,
             replay_threads: 0,
@@ -112,6 +123,9 @@ pub enum OpenError {
     /// The manifest cannot be read.
     #[error("{0}")]
     Damaged(String),
+    /// The remote store belongs to somebody else, or does not answer where it has to.
+    #[error("{0}")]
+    Tier(String),
     /// The disk said no.
     #[error("cannot open the data folder: {0}")]
     Disk(DiskError),

@@ -48,7 +48,7 @@ pub(crate) struct Cached {
 }
 
 /// Payloads up to this are constant or nearly so: decoding them costs less than a look-up.
-const PLAIN_CHUNK_BYTES: u32 = 24;
+pub(crate) const PLAIN_CHUNK_BYTES: u32 = 24;
 
 /// Where decoded columns go: those that continue `out` are appended, the others set aside to be merged.
 pub(crate) struct Sink<'a, 'b> {
@@ -122,15 +122,13 @@ impl Sink<'_, '_> {
                     }
                     if let Some(column) = held {
                         if decoded {
-                            self.counts.mapped_chunks += 1;
-                            self.counts.mapped_bytes += u64::from(e.len);
+                            self.decoded(stored, e.len);
                         }
                         self.part(&column);
                         continue;
                     }
                 }
-                self.counts.mapped_chunks += 1;
-                self.counts.mapped_bytes += u64::from(e.len);
+                self.decoded(stored, e.len);
                 // Times are shared by all series of a target: they pay where the values do not.
                 let times = match cached {
                     Some(c) => Some(c.set.get_or_load(&ColumnKey::times(block.uid(), e.time), &c.admission, || {
@@ -170,6 +168,16 @@ impl Sink<'_, '_> {
         c.push(kept, self.out);
         self.counts.headers += 1;
         true
+    }
+
+    fn decoded(&mut self, stored: &StoredBlock, bytes: u32) {
+        let counts = &mut *self.counts;
+        let (chunks, sum) = match stored.remote() {
+            None => (&mut counts.mapped_chunks, &mut counts.mapped_bytes),
+            Some(_) => (&mut counts.remote_chunks, &mut counts.remote_bytes),
+        };
+        *chunks += 1;
+        *sum += u64::from(bytes);
     }
 
     /// Would samples from `min_ts` on, as far as they are in the range, come after all in `out`?

@@ -37,6 +37,16 @@ pub struct ReadCounts {
     pub mapped_chunks: u64,
     /// Their bytes.
     pub mapped_bytes: u64,
+    /// Chunks of remote blocks that were decoded.
+    pub remote_chunks: u64,
+    /// Their bytes.
+    pub remote_bytes: u64,
+    /// Pages of remote blocks found on the local disk.
+    pub pages_found: u64,
+    /// Pages of remote blocks that had to be fetched.
+    pub pages_fetched: u64,
+    /// Bytes fetched, gaps between pages included.
+    pub fetched_bytes: u64,
     /// Chunks found decoded in the working set.
     pub hits: u64,
     /// Chunks looked for in the working set and not found.
@@ -48,12 +58,12 @@ pub struct ReadCounts {
 impl ReadCounts {
     /// Chunks decoded, wherever they were.
     pub fn chunks(&self) -> u64 {
-        self.memory_chunks + self.mapped_chunks
+        self.memory_chunks + self.mapped_chunks + self.remote_chunks
     }
 
     /// Bytes decoded, wherever they were.
     pub fn bytes(&self) -> u64 {
-        self.memory_bytes + self.mapped_bytes
+        self.memory_bytes + self.mapped_bytes + self.remote_bytes
     }
 
     fn fields(&self) -> [u64; FIELDS] {
@@ -65,6 +75,11 @@ impl ReadCounts {
             self.memory_bytes,
             self.mapped_chunks,
             self.mapped_bytes,
+            self.remote_chunks,
+            self.remote_bytes,
+            self.pages_found,
+            self.pages_fetched,
+            self.fetched_bytes,
             self.hits,
             self.misses,
             self.headers,
@@ -81,13 +96,18 @@ impl std::ops::AddAssign for ReadCounts {
         self.memory_bytes += other.memory_bytes;
         self.mapped_chunks += other.mapped_chunks;
         self.mapped_bytes += other.mapped_bytes;
+        self.remote_chunks += other.remote_chunks;
+        self.remote_bytes += other.remote_bytes;
+        self.pages_found += other.pages_found;
+        self.pages_fetched += other.pages_fetched;
+        self.fetched_bytes += other.fetched_bytes;
         self.hits += other.hits;
         self.misses += other.misses;
         self.headers += other.headers;
     }
 }
 
-const FIELDS: usize = 10;
+const FIELDS: usize = 15;
 
 /// [`ReadCounts`] that several threads add to.
 #[derive(Debug, Default)]
@@ -105,7 +125,7 @@ impl ReadStats {
 
     /// The sums so far.
     pub fn counts(&self) -> ReadCounts {
-        let [a, b, c, d, e, f, g, h, i, j] = &self.0;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = &self.0;
         let get = |v: &AtomicU64| v.load(Ordering::Relaxed);
         ReadCounts {
             series: get(a),
@@ -115,9 +135,14 @@ impl ReadStats {
             memory_bytes: get(e),
             mapped_chunks: get(f),
             mapped_bytes: get(g),
-            hits: get(h),
-            misses: get(i),
-            headers: get(j),
+            remote_chunks: get(h),
+            remote_bytes: get(i),
+            pages_found: get(j),
+            pages_fetched: get(k),
+            fetched_bytes: get(l),
+            hits: get(m),
+            misses: get(n),
+            headers: get(o),
         }
     }
 }
@@ -237,7 +262,12 @@ mod tests {
             mapped_bytes: 7,
             hits: 8,
             misses: 9,
-            headers: 10,
+            remote_chunks: 10,
+            remote_bytes: 11,
+            pages_found: 12,
+            pages_fetched: 13,
+            fetched_bytes: 14,
+            headers: 15,
         };
         let stats = ReadStats::default();
         std::thread::scope(|s| {
@@ -249,6 +279,6 @@ mod tests {
         want += one;
         want += one;
         assert_eq!(stats.counts(), want);
-        assert_eq!((want.chunks(), want.bytes()), (30, 36));
+        assert_eq!((want.chunks(), want.bytes()), (60, 69));
     }
 }

@@ -162,7 +162,11 @@ impl Inner {
         let blocks: Vec<Arc<StoredBlock>> = view.blocks.iter().filter(|b| ids.contains(&b.entry.id)).cloned().collect();
         {
             let _publishing = self.publishing.lock();
-            self.manifest.edit(|m| m.replace(&ids, Vec::new())).map_err(manifest_error)?;
+            let drop_them = |m: &mut quiver_persistence::Manifest| {
+                m.supersede(&ids, None);
+                m.replace(&ids, Vec::new());
+            };
+            self.manifest.edit(drop_them).map_err(manifest_error)?;
             self.change_view(|view| view.blocks.retain(|b| !ids.contains(&b.entry.id)));
         }
         blocks.iter().filter_map(|b| b.time_bounds()).for_each(|range| self.changes.note(range));

@@ -13,13 +13,16 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use quiver_cache::{FetchCounts, fetch_counts};
 use quiver_model::{Labels, SampleColumn};
 
+use crate::catalog::StoredBlock;
 use crate::condense::{Condense, Condensing};
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::merge::merge_columns;
 use crate::place::{Cached, Place, PlaceSeries};
 use crate::report::{ReadCounts, ReadStats};
+use crate::tier::{Ahead, Watched};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
 
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,10 @@ pub(crate) struct Roster {
     range: TimeRange,
     cached: Option<Cached>,
     reads: Option<Arc<ReadStats>>,
+    totals: Option<Arc<ReadStats>>,
+    /// Where blocks are remote: what was fetched of them.
+    ahead: Option<Ahead>,
+    watched: Option<Watched>,
     labels: Vec<Labels>,
     /// `parts[first[i]..first[i + 1]]` are those of series `i`.
     first: Vec<u32>,
@@ -92,6 +99,9 @@ impl Roster {
             range,
             cached: None,
             reads: None,
+            totals: None,
+            ahead: None,
+            watched: None,
             labels: Vec::with_capacity(base.len()),
             first: vec![0],
             parts: Vec::new(),
@@ -120,7 +130,57 @@ impl Roster {
                 out.parts[at[0] as usize..at[1] as usize].sort_unstable_by_key(|p| p.place);
             }
         }
+        let is_remote = |p: &Place| matches!(p, Place::Block(b) if b.remote().is_some());
+        if out.places.iter().any(is_remote) {
+            out.ahead = Some(Ahead::new(out.labels.len()));
+        }
         Ok(out)
+    }
+
+    /// Counts reads for the figures of the store, and says what is read to whoever reads ahead.
+    pub(crate) fn with_watch(mut self, totals: Option<Arc<ReadStats>>, watched: Option<Watched>) -> Self {
+        self.totals = totals;
+        self.watched = watched;
+        self
+    }
+
+    /// Sees to it that what is read next is at hand. Gives what this thread had fetched before.
+    fn prepare(&self, i: usize, range: TimeRange, need: Need) -> Result<FetchCounts, ReadError> {
+        if let Some(watched) = &self.watched {
+            watched.needs(need);
+        }
+        let fetched = fetch_counts();
+        if let Some(ahead) = &self.ahead {
+            let parts = |i: usize, each: &mut dyn FnMut(&Arc<StoredBlock>, u32)| self.remote_parts(i, each);
+            ahead.ensure(i, self.len(), range, need, self.cached.as_ref(), &parts)?;
+        }
+        Ok(fetched)
+    }
+
+    /// Counts a series that was read.
+    fn count(&self, mut counts: ReadCounts, samples: usize, before: FetchCounts) {
+        counts.series = 1;
+        counts.samples = samples as u64;
+        if self.ahead.is_some() {
+            let now = fetch_counts();
+            counts.pages_found = now.hits - before.hits;
+            counts.pages_fetched = now.misses - before.misses;
+            counts.fetched_bytes = now.bytes - before.bytes;
+        }
+        for reads in [&self.reads, &self.totals].into_iter().flatten() {
+            reads.add(&counts);
+        }
+    }
+
+    /// Remote blocks that hold parts of a series, and its rows there.
+    fn remote_parts(&self, i: usize, each: &mut dyn FnMut(&Arc<StoredBlock>, u32)) {
+        for p in self.parts(i) {
+            if let Place::Block(block) = &self.places[p.place as usize]
+                && block.remote().is_some()
+            {
+                each(block, p.row);
+            }
+        }
     }
 
     /// Reads blocks through a working set.
@@ -180,6 +240,7 @@ impl SeriesSet for Roster {
         if range.min > range.max {
             return Ok(());
         }
+        let fetched = self.prepare(i, range, need)?;
         let mut columns = Vec::new();
         let mut counts = ReadCounts::default();
         let mut read = |need, out: &mut SampleColumn, columns: &mut Vec<SampleColumn>| {
@@ -199,9 +260,7 @@ impl SeriesSet for Roster {
             columns.push(std::mem::take(out));
             merge_columns(&mut columns, out);
         }
-        if let Some(reads) = &self.reads {
-            reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..counts });
-        }
+        self.count(counts, out.len(), fetched);
         Ok(())
     }
 
@@ -219,6 +278,7 @@ impl SeriesSet for Roster {
         if range.min > range.max {
             return Ok(());
         }
+        let fetched = self.prepare(i, range, need)?;
         let mut aside = Vec::new();
         let mut counts = ReadCounts::default();
         let mut condensing = Condensing { how: *how, weights: &mut *weights };
@@ -231,9 +291,7 @@ impl SeriesSet for Roster {
                 return self.read(i, range, need, out);
             }
         }
-        if let Some(reads) = &self.reads {
-            reads.add(&ReadCounts { series: 1, samples: out.len() as u64, ..counts });
-        }
+        self.count(counts, out.len(), fetched);
         Ok(())
     }
 }
@@ -245,6 +303,9 @@ pub(crate) fn empty() -> Arc<dyn SeriesSet> {
         range: TimeRange::ALL,
         cached: None,
         reads: None,
+        totals: None,
+        ahead: None,
+        watched: None,
         labels: Vec::new(),
         first: vec![0],
         parts: Vec::new(),

@@ -13,15 +13,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use quiver_cache::WorkingSet;
-use quiver_model::{Exemplar, Labels, Matcher, Metadata};
+use quiver_cache::{ColumnKey, RemoteCache, WorkingSet};
+use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn};
+use quiver_storage::codec::Decoder;
 
 use crate::catalog::StoredBlock;
 use crate::head::{Head, add_exemplar, add_metadata};
-use crate::place::{Cached, Place};
-use crate::report::{IndexUse, SelectOptions, SelectReport};
+use crate::merge::samples_in;
+use crate::place::{Cached, PLAIN_CHUNK_BYTES, Place};
+use crate::report::{IndexUse, ReadStats, SelectOptions, SelectReport};
 use crate::set::Roster;
-use crate::{ReadError, SeriesSet, Snapshot, TimeRange};
+use crate::tier::{Foresight, Wanted};
+use crate::{Need, ReadError, SeriesSet, Snapshot, TimeRange};
 
 /// All that is visible.
 #[derive(Clone, Default)]
@@ -37,6 +40,17 @@ pub(crate) struct StoreSnapshot {
     generation: u64,
     places: Vec<Place>,
     cache: Option<Arc<WorkingSet>>,
+    watch: Watch,
+}
+
+/// Who looks on when something is read.
+#[derive(Clone, Default)]
+pub(crate) struct Watch {
+    pub(crate) totals: Option<Arc<ReadStats>>,
+    pub(crate) foresight: Option<Arc<Foresight>>,
+    /// Counts queries for the pages of remote blocks.
+    pub(crate) remote: Option<Arc<RemoteCache>>,
+    pub(crate) now_ms: i64,
 }
 
 impl StoreSnapshot {
@@ -44,7 +58,59 @@ impl StoreSnapshot {
     pub(crate) fn new(generation: u64, view: &View, cache: Option<&Arc<WorkingSet>>) -> Self {
         let heads = view.heads.iter().map(|h| Place::Head(Arc::clone(h), h.series_len() as u32));
         let blocks = view.blocks.iter().rev().map(|b| Place::Block(Arc::clone(b)));
-        Self { generation, places: heads.chain(blocks).collect(), cache: cache.cloned() }
+        let watch = Watch::default();
+        Self { generation, places: heads.chain(blocks).collect(), cache: cache.cloned(), watch }
+    }
+
+    /// The same, looked on by others.
+    pub(crate) fn watched(mut self, watch: Watch) -> Self {
+        self.watch = watch;
+        self
+    }
+
+    /// Decodes into the working set what a selector has in a range of blocks; gives the bytes it takes.
+    pub(crate) fn foresee(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        need: Need,
+        series_max: usize,
+        set: &Arc<WorkingSet>,
+    ) -> Result<u64, ReadError> {
+        let cached = Cached { set: Arc::clone(set), admission: set.admission() };
+        let mut decoder = Decoder::new();
+        let mut bytes = 0;
+        for place in self.overlapping(range) {
+            let Place::Block(stored) = place else { continue };
+            let rows = stored.select(matchers, range, IndexUse::Auto, None)?;
+            if rows.len() > series_max {
+                return Ok(bytes);
+            }
+            if stored.remote().is_some() {
+                let mut wanted = Wanted::default();
+                for s in &rows {
+                    wanted.row(stored, s.row, range, need, Some(&cached))?;
+                }
+                wanted.fetch()?;
+            }
+            let block = stored.block()?;
+            for s in &rows {
+                for e in block.chunk_entries(s.row, range)? {
+                    // What a query would put there.
+                    let inside = samples_in(e.min_time, e.max_time, e.count as usize, range);
+                    if e.len <= PLAIN_CHUNK_BYTES || 2 * inside < e.count as usize {
+                        continue;
+                    }
+                    let key = ColumnKey { block: block.uid(), chunk: e.offset, need };
+                    bytes += set.foresee(&key, &cached.admission, || {
+                        let mut column = SampleColumn::default();
+                        block.read_chunk(&e, TimeRange::ALL, need, &mut decoder, &mut column)?;
+                        Ok::<_, ReadError>(column)
+                    })?;
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &Place> {
@@ -108,8 +174,14 @@ impl Snapshot for StoreSnapshot {
             return Ok(crate::set::empty());
         }
         let cached = self.cache.as_ref().map(|set| Cached { set: Arc::clone(set), admission: set.admission() });
+        let watch = &self.watch;
+        if let Some(remote) = &watch.remote {
+            remote.next_epoch();
+        }
+        let watched = watch.foresight.as_ref().map(|f| f.seen(matchers, range, watch.now_ms));
         let roster = self.roster(matchers, range, series_max, options.index, report)?;
-        Ok(Arc::new(roster.with_cache(cached).with_reads(options.reads.clone())))
+        let roster = roster.with_cache(cached).with_reads(options.reads.clone());
+        Ok(Arc::new(roster.with_watch(watch.totals.clone(), watched)))
     }
 
     fn label_names(

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use quiver_persistence::disk::{file_crc, link_or_copy};
+use quiver_persistence::disk::file_crc;
 use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE};
 use quiver_persistence::{Disk, DiskError, LogFloor, Manifest, ManifestStore};
 use tokio::sync::oneshot;
@@ -94,12 +94,13 @@ impl Inner {
             if self.background.is_stopping() {
                 return Err(ReadError::Io { file: folder.to_owned(), what: "the store is shutting down".into() });
             }
-            link_or_copy(disk, &entry.file, &format!("{folder}/{}", entry.file)).map_err(io)?;
+            self.copy_block(entry, &format!("{folder}/{}", entry.file))?;
         }
         disk.sync_dir(&blocks).map_err(io)?;
         let copy = ManifestStore::open(Arc::clone(&self.disk), folder).map_err(manifest_error)?;
         copy.edit(|m| {
             *m = Manifest { generation: m.generation, log_floor: LogFloor::default(), ..manifest.clone() };
+            m.forget_tier();
         })
         .map_err(manifest_error)?;
         disk.remove(&partial).map_err(io)?;

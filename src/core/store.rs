@@ -18,11 +18,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
+use quiver_cache::budget::Budget;
 use quiver_cache::{WorkingSet, WorkingSetFigures};
 use quiver_model::{LiveLimits, Matcher, WriteBatch};
 use quiver_persistence::disk::open_with_faults;
 use quiver_persistence::log::LogHealth;
-use quiver_persistence::{Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay};
+use quiver_persistence::{
+    Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay, resident_bytes,
+};
 use tokio::sync::oneshot;
 
 use crate::background::{Background, LANES, TaskKind};
@@ -36,12 +39,14 @@ use crate::interner::Interner;
 use crate::options::{OpenError, Retention, StoreOptions};
 use crate::refusal::SeriesCaps;
 use crate::replay::{Phase, Progress, ShardReplay};
-use crate::snapshot::{StoreSnapshot, View};
+use crate::report::ReadStats;
+use crate::snapshot::{StoreSnapshot, View, Watch};
 use crate::snapshots::{self, SnapshotRequest};
 use crate::steps::Steps;
+use crate::tier::{Foresight, Tier};
 use crate::{
-    BoxFuture, Health, Ingest, Maintain, MetadataRef, ReadError, Snapshot, SnapshotFile, Source, StoreStats, Tasks,
-    TimeRange, WriteError, WriteReceipt,
+    BoxFuture, CacheStats, Health, Ingest, Maintain, MetadataRef, ReadError, Snapshot, SnapshotFile, Source,
+    StoreStats, Tasks, TimeRange, WriteError, WriteReceipt,
 };
 
 /// Folder of the log's segments.
@@ -70,6 +75,12 @@ pub(crate) struct Inner {
     pub(crate) interner: Arc<Interner>,
     /// Decoded chunks of blocks; none where it has no room.
     pub(crate) cache: Option<Arc<WorkingSet>>,
+    /// The remote store that blocks move to.
+    pub(crate) tier: Option<Arc<Tier>>,
+    /// What dashboards will ask for.
+    pub(crate) foresight: Option<Arc<Foresight>>,
+    /// What was read since the start.
+    pub(crate) reads: Arc<ReadStats>,
     /// A head on its way into a block.
     pub(crate) frozen: Mutex<Option<Frozen>>,
     /// One flush at a time.
@@ -135,7 +146,11 @@ impl Store {
         let floor = manifest.current().log_floor.clone();
         let head = Arc::new(Head::new(1, Arc::clone(&counters)));
         let interner = Arc::new(Interner::default());
-        let blocks = open_blocks(&*disk, &manifest, &interner)?;
+        let tier = match &options.tier {
+            Some(tier) => Some(Tier::open(tier, &disk, &manifest)?),
+            None => None,
+        };
+        let blocks = open_blocks(&*disk, &manifest, &interner, tier.as_deref())?;
         let next_block = AtomicU64::new(sweep(&*disk, &manifest)?);
         if let Err(e) = snapshots::sweep(&*disk) {
             tracing::warn!(error = %e, "what a crash left of a snapshot stays for now");
@@ -145,6 +160,7 @@ impl Store {
         }
         let cache_bytes = options.cache_bytes_max as u64;
         let cache = (cache_bytes > 0).then(|| Arc::new(WorkingSet::new(cache_bytes)));
+        let foresight = (options.foresee && cache.is_some()).then(Arc::<Foresight>::default);
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
         let pool = Arc::new(Pool::new(options.pooled));
@@ -162,6 +178,9 @@ impl Store {
             background: Arc::default(),
             interner,
             cache,
+            tier,
+            foresight,
+            reads: Arc::default(),
             frozen: Mutex::default(),
             flushing: Mutex::default(),
             next_block,
@@ -272,6 +291,9 @@ impl Store {
                 tracing::error!("a thread of the store ended by a panic");
             }
         }
+        if let Some(tier) = &self.inner.tier {
+            tier.cache.close();
+        }
         *self.lock.lock() = None;
     }
 }
@@ -362,6 +384,26 @@ impl Inner {
         } else if self.clean_is_due() {
             self.schedule(TaskKind::Clean);
         }
+        if self.tier_is_due() {
+            self.schedule(TaskKind::Tier);
+        }
+        if self.foresee_is_due() {
+            self.schedule(TaskKind::Prefetch);
+        }
+        self.keep_budget();
+    }
+
+    /// The working set gives way where the process grows past what it should take.
+    fn keep_budget(&self) {
+        let Some(cache) = &self.cache else { return };
+        let (capacity_max, process_max) = (self.options.cache_bytes_max as u64, self.options.process_bytes_max);
+        let Some(process) = (process_max > 0).then(resident_bytes).flatten() else { return };
+        let now = cache.figures().capacity;
+        let next = Budget { capacity_max, process_max }.next(now, process);
+        if next != now {
+            tracing::info!(from = now, to = next, process, "the working set changes its size");
+            cache.set_capacity(next);
+        }
     }
 
     /// Asks for a task, unless its last run failed a moment ago.
@@ -380,6 +422,8 @@ impl Inner {
             TaskKind::CompactAll => self.compact_all(),
             TaskKind::Clean => self.clean_now(),
             TaskKind::Retain => self.retain_now(),
+            TaskKind::Tier => self.tier_now(),
+            TaskKind::Prefetch => self.foresee_now(),
         };
         let mut not_before = self.not_before.lock();
         not_before.retain(|(k, _)| *k != kind);
@@ -419,7 +463,14 @@ impl Ingest for Store {
 impl Source for Store {
     fn snapshot(&self) -> Arc<dyn Snapshot> {
         let generation = self.inner.counters.generation.load(Ordering::Acquire);
-        Arc::new(StoreSnapshot::new(generation, &self.inner.view.load(), self.inner.cache.as_ref()))
+        let inner = &self.inner;
+        let watch = Watch {
+            totals: Some(Arc::clone(&inner.reads)),
+            foresight: inner.foresight.clone(),
+            remote: inner.tier.as_ref().map(|t| Arc::clone(&t.cache)),
+            now_ms: inner.options.clock.now_ms(),
+        };
+        Arc::new(StoreSnapshot::new(generation, &inner.view.load(), inner.cache.as_ref()).watched(watch))
     }
 
     fn changes(&self) -> Option<&Changes> {
@@ -448,6 +499,10 @@ impl Maintain for Store {
 
     fn clean_tombstones(&self) -> BoxFuture<'_, Result<(), ReadError>> {
         self.task(TaskKind::Clean)
+    }
+
+    fn tier(&self) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.task(TaskKind::Tier)
     }
 
     fn create_snapshot(&self, name: String, skip_head: bool) -> BoxFuture<'_, Result<(), ReadError>> {
@@ -509,6 +564,14 @@ impl Maintain for Store {
         out.blocks_dropped = get(&inner.counters.blocks_dropped);
         let damaged = |b: &Arc<StoredBlock>| b.damage().map(|what| (b.entry.file.clone(), what));
         out.damaged_blocks = view.blocks.iter().filter_map(damaged).collect();
+        let working_set = self.cache_figures();
+        let now = inner.options.clock.now_ms();
+        let foresight = inner
+            .foresight
+            .as_ref()
+            .map_or_else(Default::default, |f| f.figures(now, working_set.foreseen, working_set.foreseen_used));
+        out.caches = CacheStats { working_set, reads: inner.reads.counts(), foresight };
+        out.tier = inner.tier.as_ref().map(|t| t.figures(&manifest));
         out
     }
 
@@ -549,6 +612,10 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
+    pub(crate) fn inner_for_test(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub(crate) fn retain_for_test(&self) -> Result<(), ReadError> {
         self.inner.retain_now()
     }

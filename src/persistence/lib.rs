@@ -28,7 +28,7 @@ pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,
 };
-pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore, Tombstone};
+pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, Tombstone};
 
 /// CRC32C (Castagnoli) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
@@ -63,6 +63,13 @@ impl Crc32c {
     pub fn value(&self) -> u32 {
         u32::try_from(self.0.finalize() & 0xFFFF_FFFF).unwrap_or(0)
     }
+}
+
+/// Bytes of memory that the process takes, where the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    let status = read_text(std::path::Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The text of a small file that is not part of a data folder, such as a configuration; at most 1 MiB of it.

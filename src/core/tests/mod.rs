@@ -13,3 +13,4 @@ mod report;
 mod retention;
 mod snapshots;
 mod store;
+mod tier;

@@ -13,6 +13,7 @@
 //! 4. A manifest of a newer version is refused and left alone.
 
 mod file;
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Disk, DiskError, join};
 use crate::log::LogFloor;
 use file::FileState;
+
+pub use place::{Place, Superseded, TierMark};
 
 pub use serde_json::Value as Json;
 
@@ -377,17 +380,17 @@ impl ManifestStore {
     /// while [`ManifestStore::is_certain`] is false; else they are leftovers of a crash.
     pub fn orphans(&self, dir: &str) -> Result<Vec<String>, DiskError> {
         let current = self.current();
-        let named: BTreeSet<&str> = current.entries.iter().map(|e| e.file.as_str()).collect();
+        let named: BTreeSet<String> = current.entries.iter().map(ManifestEntry::local_file).collect();
         let paths = self.disk.list(dir)?.into_iter().map(|name| join(dir, &name));
-        Ok(paths.filter(|path| !named.contains(path.as_str())).collect())
+        Ok(paths.filter(|path| !named.contains(path)).collect())
     }
 
     /// Entries whose file is not there or has another length.
     pub fn missing(&self) -> Result<Vec<ManifestEntry>, DiskError> {
         let mut missing = Vec::new();
         for entry in &self.current().entries {
-            match self.disk.len(&entry.file) {
-                Ok(bytes) if bytes == entry.bytes => {}
+            match self.disk.len(&entry.local_file()) {
+                Ok(bytes) if bytes == entry.bytes || entry.place() == Place::Remote => {}
                 Err(e) if !e.is_not_found() => return Err(e),
                 _ => missing.push(entry.clone()),
             }

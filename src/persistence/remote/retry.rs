@@ -14,7 +14,7 @@ use super::{ObjectError, ObjectErrorKind, ObjectFuture, ObjectInfo, ObjectOp, Ob
 /// How long and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// One attempt may take this long, and a second more for every MiB it moves.
+    /// One attempt may take this long, and an eighth more for every MiB it moves.
     pub attempt: Duration,
     /// All attempts of a read together.
     pub deadline: Duration,
@@ -72,7 +72,8 @@ impl Retrying {
         bytes: u64,
         attempt: impl Fn() -> ObjectFuture<'a, T>,
     ) -> Result<T, ObjectError> {
-        let extra = Duration::from_secs(bytes >> 20);
+        // At the default a second for every MiB.
+        let extra = self.policy.attempt.saturating_mul(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 8;
         let (began, deadline) = (Instant::now(), self.policy.deadline + extra);
         let mut pause = self.policy.pause;
         loop {

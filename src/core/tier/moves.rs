@@ -1,0 +1,344 @@
+//! Moving blocks, and publishing where they are.
+
+use std::sync::Arc;
+
+use quiver_persistence::manifest::TierMark;
+use quiver_persistence::remote::{CatalogError, ObjectError, Objects};
+use quiver_persistence::{Crc32c, Disk, Manifest, ManifestEntry, Place};
+
+use super::{Standing, Tier, bare, new_name, write_tail};
+use crate::ReadError;
+use crate::background::TaskKind;
+use crate::catalog::StoredBlock;
+use crate::flush::{crc_of, io, manifest_error};
+use crate::store::Inner;
+
+/// Bytes read at a time of an object that is compared or copied as a whole.
+const PIECE_BYTES: u64 = 4 << 20;
+
+fn remote(e: &ObjectError) -> ReadError {
+    ReadError::Remote { file: e.key.clone(), store: e.store.clone(), what: e.to_string() }
+}
+
+fn catalog_error(store: &str, e: &CatalogError) -> ReadError {
+    ReadError::Remote { file: "catalog".into(), store: store.to_owned(), what: e.to_string() }
+}
+
+fn object_of(entry: &ManifestEntry, crc: u32) -> String {
+    format!("blocks/{:016}-{crc:08x}.block", entry.id)
+}
+
+impl Tier {
+    /// Reads an object as a whole, piece by piece; gives its length and CRC.
+    pub(crate) fn read_all(
+        &self,
+        object: &str,
+        bytes: u64,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ReadError>,
+    ) -> Result<u32, ReadError> {
+        let (mut at, mut crc) = (0, Crc32c::default());
+        while at < bytes {
+            let range = at..(at + PIECE_BYTES).min(bytes);
+            let (key, end) = (object.to_owned(), range.end);
+            let piece = self.cache.io().wait(move |o| async move { o.get(&key, range).await });
+            let piece = piece.map_err(|e| remote(&e))?;
+            crc.update(&piece);
+            each(&piece)?;
+            at = end;
+        }
+        Ok(crc.value())
+    }
+
+    /// Is an object there, as long as it has to be and with the bytes it has to have?
+    fn is_there(&self, object: &str, bytes: u64, crc: u32) -> Result<bool, ReadError> {
+        let key = object.to_owned();
+        match self.cache.io().wait(move |o: Arc<dyn Objects>| async move { o.head(&key).await }) {
+            Ok(info) if info.bytes != bytes => Ok(false),
+            Ok(_) => Ok(self.read_all(object, bytes, &mut |_| Ok(()))? == crc),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(remote(&e)),
+        }
+    }
+
+    fn upload(&self, disk: &dyn Disk, entry: &ManifestEntry, object: &str, crc: u32) -> Result<(), ReadError> {
+        // A crash may have come between an upload and its note.
+        if self.is_there(object, entry.bytes, crc)? {
+            return Ok(());
+        }
+        let source = disk.open_read(&entry.file).map_err(io)?;
+        let key = object.to_owned();
+        let sent = self.cache.io().wait(move |o| async move { o.upload(&key, source).await });
+        sent.map_err(|e| remote(&e))?;
+        if self.is_there(object, entry.bytes, crc)? {
+            return Ok(());
+        }
+        // What was sent is not what the manifest says: the file has rotted, or the store has other bytes.
+        let what = format!("{object} in {} is not what {} was when it was written", self.name(), entry.file);
+        Err(ReadError::Corrupt { file: entry.file.clone(), offset: 0, what })
+    }
+
+    /// Publishes the catalog of a manifest, unless that is what the store has. Gives its generation where it is a new one.
+    fn publish(&self, current: &Manifest) -> Result<Option<u64>, CatalogError> {
+        let (generation, published) = match &*self.standing.lock() {
+            Standing::Ours { generation, published } => (*generation, published.clone()),
+            Standing::Unknown | Standing::Fenced(_) => return Ok(None),
+        };
+        let Some(mark) = current.tier() else { return Ok(None) };
+        let wanted = current.catalog();
+        if published.as_ref().is_some_and(|p| p.entries == wanted.entries && p.tombstones == wanted.tombstones) {
+            return Ok(None);
+        }
+        let next = generation + 1;
+        let mut catalog = Manifest { generation: next, ..wanted.clone() };
+        catalog.set_tier(&TierMark {
+            writer: mark.writer,
+            generation: next,
+            session: self.session.clone(),
+            folder_generation: current.generation,
+            superseded: Vec::new(),
+        });
+        self.catalogs.publish(&catalog).map_err(|e| {
+            if let CatalogError::Taken { store, found } = &e {
+                let who = found.manifest.tier().unwrap_or_default().writer;
+                self.fence(format!(
+                    "{store} was taken over (writer {who}, catalog {}): nothing is moved there",
+                    found.generation
+                ));
+            }
+            e
+        })?;
+        if generation == 0 {
+            self.catalogs.prove_conditional(&catalog).inspect_err(|e| self.fence(e.to_string()))?;
+        }
+        *self.standing.lock() = Standing::Ours { generation: next, published: Some(bare(wanted)) };
+        tracing::info!(store = self.name(), catalog = next, blocks = catalog.entries.len(), "the catalog is published");
+        if let Err(e) = self.catalogs.prune(next) {
+            tracing::warn!(error = %e, "old catalogs stay for now");
+        }
+        Ok(Some(next))
+    }
+
+    /// Does the newest published catalog name an object?
+    fn is_published(&self, object: &str) -> bool {
+        match &*self.standing.lock() {
+            Standing::Ours { published: Some(p), .. } => {
+                p.entries.iter().any(|e| e.object().as_deref() == Some(object))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Inner {
+    /// Is there anything to move, to publish or to sweep?
+    pub(crate) fn tier_is_due(&self) -> bool {
+        let Some(tier) = &self.tier else { return false };
+        if tier.is_fenced() {
+            return false;
+        }
+        let is_attached = *tier.standing.lock() != Standing::Unknown;
+        let manifest = self.manifest.current();
+        !is_attached
+            || tier.progress.lock().agreed != manifest.generation
+            || tier.sweep_is_due()
+            || self.view.load().blocks.iter().any(|b| b.is_unreachable())
+            || !self.to_upload(tier).is_empty()
+            || !self.to_drop(tier).is_empty()
+    }
+
+    fn age_of(&self, entry: &ManifestEntry) -> i64 {
+        self.options.clock.now_ms().saturating_sub(entry.max_ts)
+    }
+
+    fn to_upload(&self, tier: &Tier) -> Vec<u64> {
+        let merging = self.next_merge().unwrap_or_default();
+        let unmergeable = self.unmergeable.lock().clone();
+        let view = self.view.load();
+        let due = |b: &&Arc<StoredBlock>| {
+            b.entry.place() == Place::Local
+                && self.age_of(&b.entry) >= tier.options.after_ms
+                && b.damage().is_none()
+                && !merging.contains(&b.entry.id)
+                && !unmergeable.contains(&b.entry.id)
+        };
+        view.blocks.iter().filter(due).map(|b| b.entry.id).collect()
+    }
+
+    fn to_drop(&self, tier: &Tier) -> Vec<u64> {
+        let view = self.view.load();
+        let due = |b: &&Arc<StoredBlock>| {
+            b.entry.place() == Place::Both
+                && self.age_of(&b.entry) >= tier.options.drop_after_ms.max(tier.options.after_ms)
+                && b.entry.object().is_some_and(|o| tier.is_published(&o))
+        };
+        view.blocks.iter().filter(due).map(|b| b.entry.id).collect()
+    }
+
+    fn stored(&self, id: u64) -> Option<Arc<StoredBlock>> {
+        self.view.load().blocks.iter().find(|b| b.entry.id == id).cloned()
+    }
+
+    /// Does all that is due between the local disk and the store.
+    pub(crate) fn tier_now(&self) -> Result<(), ReadError> {
+        let Some(tier) = self.tier.clone() else { return Ok(()) };
+        tier.attach(&self.manifest).map_err(|e| catalog_error(&tier.name(), &e))?;
+        self.reopen_unreachable();
+        if tier.is_fenced() || !self.manifest.is_certain() {
+            tier.progress.lock().agreed = self.manifest.current().generation;
+            return Ok(());
+        }
+        if self.manifest.current().tier().is_none() {
+            let mark = TierMark { writer: new_name(), ..TierMark::default() };
+            self.manifest.edit(|m| m.set_tier(&mark)).map_err(manifest_error)?;
+        }
+        let uploads = self.to_upload(&tier);
+        let mut failed = None;
+        for (done, id) in (0u64..).zip(&uploads) {
+            self.background.progress(TaskKind::Tier, done, uploads.len() as u64);
+            if self.background.is_stopping() {
+                return Ok(());
+            }
+            match self.upload_block(&tier, *id) {
+                // A block that has rotted must not hold up the others.
+                Err(e @ ReadError::Corrupt { .. }) => failed = failed.or(Some(e)),
+                other => other?,
+            }
+        }
+        let agreed = self.publish_catalog(&tier)?;
+        for id in self.to_drop(&tier) {
+            if self.background.is_stopping() {
+                return Ok(());
+            }
+            self.drop_local(&tier, id)?;
+        }
+        if tier.sweep_is_due() {
+            tier.sweep(&self.manifest)?;
+        }
+        tier.progress.lock().agreed = agreed;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn upload_block(&self, tier: &Tier, id: u64) -> Result<(), ReadError> {
+        let Some(stored) = self.stored(id) else { return Ok(()) };
+        let entry = &stored.entry;
+        let crc = match crc_of(entry) {
+            Some(crc) => crc,
+            None => quiver_persistence::disk::file_crc(&*self.disk, &entry.file).map_err(io)?.1,
+        };
+        let object = object_of(entry, crc);
+        tier.upload(&*self.disk, entry, &object, crc).inspect_err(|e| stored.note(e))?;
+        {
+            let _publishing = self.publishing.lock();
+            if self.manifest.current().entry(id).is_none() {
+                // Merged or dropped meanwhile; the object is a stray now.
+                return Ok(());
+            }
+            let edited = self.manifest.edit(|m| {
+                m.entries.iter_mut().filter(|e| e.id == id).for_each(|e| e.set_place(Place::Both, &object));
+            });
+            let manifest = edited.map_err(manifest_error)?;
+            if let Some(entry) = manifest.entry(id) {
+                let entry = entry.clone();
+                self.change_block(id, |b| b.with_entry(entry));
+            }
+        }
+        let mut progress = tier.progress.lock();
+        progress.uploads += 1;
+        progress.upload_bytes += stored.entry.bytes;
+        tracing::info!(block = stored.entry.file, object, bytes = stored.entry.bytes, "a block is in the remote store");
+        Ok(())
+    }
+
+    fn change_block(&self, id: u64, change: impl FnOnce(&StoredBlock) -> StoredBlock) {
+        self.change_view(|view| {
+            if let Some(b) = view.blocks.iter_mut().find(|b| b.entry.id == id) {
+                *b = Arc::new(change(b));
+            }
+        });
+    }
+
+    /// Publishes the catalog of the present manifest; gives the manifest's generation. Flushes do not wait for it.
+    fn publish_catalog(&self, tier: &Tier) -> Result<u64, ReadError> {
+        let current = self.manifest.current();
+        let published = tier.publish(&current).map_err(|e| catalog_error(&tier.name(), &e))?;
+        let Some(mark) = current.tier() else { return Ok(current.generation) };
+        let mut settled = (*current).clone();
+        settled.settle();
+        let is_settled = settled.tier() != Some(mark);
+        if published.is_some() || is_settled {
+            let edited = self.manifest.edit(|m| {
+                m.settle();
+                if let (Some(generation), Some(mark)) = (published, m.tier()) {
+                    m.set_tier(&TierMark { generation, ..mark });
+                }
+            });
+            edited.map_err(manifest_error)?;
+        }
+        Ok(current.generation)
+    }
+
+    /// From now on a block is read from the store, and its local file goes.
+    fn drop_local(&self, tier: &Tier, id: u64) -> Result<(), ReadError> {
+        // A merge that reads the block removes its file by the place it knew.
+        let _one_at_a_time = self.compacting.lock();
+        let Some(stored) = self.stored(id) else { return Ok(()) };
+        let mut entry = stored.entry.clone();
+        let block = stored.block()?;
+        let tail = quiver_storage::block::tail_file(block)?;
+        write_tail(&*self.disk, &entry.tail_file(), &tail).map_err(io)?;
+        entry.set_place(Place::Remote, &entry.object().unwrap_or_default());
+        // A reader of it has to be open before the file goes.
+        let (far, source) = tier.open_block(&*self.disk, &entry, Some(block))?;
+        {
+            let _publishing = self.publishing.lock();
+            if self.manifest.current().entry(id).is_none_or(|e| e.place() != Place::Both) {
+                return Ok(());
+            }
+            let object = entry.object().unwrap_or_default();
+            let edited = self.manifest.edit(|m| {
+                m.entries.iter_mut().filter(|e| e.id == id).for_each(|e| e.set_place(Place::Remote, &object));
+            });
+            edited.map_err(manifest_error)?;
+            self.change_block(id, |b| b.moved(entry.clone(), Ok((far, source))));
+        }
+        let _nobody_links_it = self.linking.write();
+        if let Err(e) = self.disk.remove(&entry.file) {
+            tracing::warn!(error = %e, "the local file of a block that was moved stays until the next start");
+        }
+        tracing::info!(block = entry.file, bytes = entry.bytes, "a block is in the remote store alone");
+        Ok(())
+    }
+
+    /// Blocks whose tail could not be had when they were opened.
+    fn reopen_unreachable(&self) {
+        let Some(tier) = &self.tier else { return };
+        let view = self.view.load_full();
+        for stored in view.blocks.iter().filter(|b| b.is_unreachable()) {
+            let opened = tier.open_block(&*self.disk, &stored.entry, None);
+            if opened.is_ok() {
+                let entry = stored.entry.clone();
+                let _publishing = self.publishing.lock();
+                self.change_block(stored.entry.id, |b| b.moved(entry, opened));
+            }
+        }
+    }
+
+    /// Copies the file of a block to a path, wherever it is.
+    pub(crate) fn copy_block(&self, entry: &ManifestEntry, to: &str) -> Result<(), ReadError> {
+        if entry.place() != Place::Remote {
+            return quiver_persistence::disk::link_or_copy(&*self.disk, &entry.file, to).map_err(io);
+        }
+        let Some(tier) = &self.tier else {
+            let what = "it is in a remote store, and none is configured".to_owned();
+            return Err(ReadError::Io { file: entry.file.clone(), what });
+        };
+        let object = entry.object().unwrap_or_default();
+        let mut file = self.disk.create(to).map_err(io)?;
+        let crc = tier.read_all(&object, entry.bytes, &mut |piece| file.write_all(piece).map_err(io))?;
+        if crc_of(entry).is_some_and(|want| want != crc) {
+            let what = format!("{object} in {} has another checksum than the manifest says", tier.name());
+            return Err(ReadError::Corrupt { file: entry.file.clone(), offset: 0, what });
+        }
+        file.sync_data().map_err(io)
+    }
+}
