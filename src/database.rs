@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quiver_core::{
-    Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, WriteError, WriteReceipt,
+    Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, TierOptions, WriteError,
+    WriteReceipt,
 };
 use quiver_model::{Limits, LiveLimits, WriteBatch};
 use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest};
@@ -29,6 +30,14 @@ pub struct OpenOptions {
     pub head_bytes: usize,
     /// Maps the files of blocks; off: they are read by ranges.
     pub map_blocks: bool,
+    /// Bytes of decoded samples of blocks that are kept.
+    pub cache_bytes: usize,
+    /// Bytes the process should stay under: decoded samples give way first. 0: it may take what it wants.
+    pub process_bytes: u64,
+    /// Reads ahead of what is asked for again and again.
+    pub prefetch: bool,
+    /// The remote store that blocks move to by age; none: they stay.
+    pub tier: Option<TierOptions>,
 }
 
 impl Default for OpenOptions {
@@ -42,6 +51,10 @@ impl Default for OpenOptions {
             sync_interval_ms: None,
             head_bytes: 512 << 20,
             map_blocks: true,
+            cache_bytes: 128 << 20,
+            process_bytes: 0,
+            prefetch: true,
+            tier: None,
         }
     }
 }
@@ -99,6 +112,10 @@ impl Database {
             retention_bytes_max: options.retention_bytes,
             head_bytes_max: options.head_bytes,
             map_blocks: options.map_blocks,
+            cache_bytes_max: options.cache_bytes,
+            process_bytes_max: options.process_bytes,
+            foresee: options.prefetch,
+            tier: options.tier,
             ..StoreOptions::default()
         };
         store_options.log.queue_max = options.limits.write_queue_max;

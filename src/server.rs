@@ -77,6 +77,10 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
             sync_interval_ms: config.sync_interval_ms,
             head_bytes: config.head_bytes,
             map_blocks: config.map_blocks,
+            cache_bytes: config.caches.cache_bytes,
+            process_bytes: config.caches.process_bytes,
+            prefetch: config.caches.prefetch,
+            tier: config.caches.tier.as_ref().map(|t| t.options()).transpose()?,
         },
     )
     .await?;

@@ -10,9 +10,15 @@ use std::str::FromStr;
 
 use clap::Args;
 use quiver_model::Limits;
+use quiver_persistence::remote::Secret;
 use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
 use serde::Deserialize;
+
+mod tier;
+
+use tier::TierFile;
+pub use tier::{CacheConfig, TierArgs, TierConfig};
 
 /// An address to listen on, or not to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +104,9 @@ pub struct ServeArgs {
     /// What is logged: error, warn, info, debug, trace, or a list like info,quiver_core=debug [default: info]
     #[arg(long, env = "QUIVER_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+    /// The remote tier and the caches.
+    #[command(flatten)]
+    pub tier: TierArgs,
     /// Set a limit of the README's table, such as query_timeout_ms=30000 or query_memory_bytes_max=256MiB; repeatable
     #[arg(long, env = "QUIVER_LIMIT", value_name = "NAME=VALUE,…", value_delimiter = ',')]
     pub limit: Vec<String>,
@@ -122,7 +131,41 @@ struct File {
     head_bytes: Option<String>,
     map_blocks: Option<String>,
     log: Option<String>,
+    tier_url: Option<String>,
+    tier_after: Option<String>,
+    tier_drop_after: Option<String>,
+    tier_cache_size: Option<String>,
+    tier_takeover: Option<String>,
+    tier_endpoint: Option<String>,
+    tier_region: Option<String>,
+    tier_ca_file: Option<PathBuf>,
+    tier_access_key: Option<String>,
+    tier_secret_key: Option<Secret>,
+    cache_size: Option<String>,
+    memory_budget: Option<String>,
+    prefetch: Option<String>,
     limit: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+}
+
+impl File {
+    /// The keys of tier and caches.
+    fn tier(&mut self) -> TierFile {
+        TierFile {
+            tier_url: self.tier_url.take(),
+            tier_after: self.tier_after.take(),
+            tier_drop_after: self.tier_drop_after.take(),
+            tier_cache_size: self.tier_cache_size.take(),
+            tier_takeover: self.tier_takeover.take(),
+            tier_endpoint: self.tier_endpoint.take(),
+            tier_region: self.tier_region.take(),
+            tier_ca_file: self.tier_ca_file.take(),
+            tier_access_key: self.tier_access_key.take(),
+            tier_secret_key: self.tier_secret_key.take(),
+            cache_size: self.cache_size.take(),
+            memory_budget: self.memory_budget.take(),
+            prefetch: self.prefetch.take(),
+        }
+    }
 }
 
 /// A rule of the file's `retention-rules`.
@@ -220,6 +263,8 @@ pub struct Config {
     pub log: String,
     /// Limits.
     pub limits: Limits,
+    /// The remote tier and the caches.
+    pub caches: CacheConfig,
 }
 
 fn read_file(path: &Path) -> Result<File, ConfigError> {
@@ -262,10 +307,11 @@ fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<(), ConfigE
 impl Config {
     /// Merges defaults, file, environment and flags (clap has merged the last two).
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
-        let file = match &args.config {
+        let mut file = match &args.config {
             Some(path) => read_file(path)?,
             None => File::default(),
         };
+        let tier_file = file.tier();
         fn pick<T: FromStr<Err = String>>(
             key: &'static str,
             flag: Option<T>,
@@ -360,6 +406,7 @@ impl Config {
             map_blocks: pick("map-blocks", args.map_blocks, file.map_blocks.as_deref(), Switch(true))?.0,
             log,
             limits,
+            caches: CacheConfig::load(&args.tier, tier_file, &|name| std::env::var(name).ok())?,
         })
     }
 
@@ -384,6 +431,7 @@ impl Config {
             ("log", self.log.clone()),
         ]
         .into_iter()
+        .chain(self.caches.flags())
         .map(|(n, v)| (n.to_owned(), v))
         .chain(self.limits.list().into_iter().map(|(n, v)| (format!("limit.{n}"), v.to_string())))
         .collect()

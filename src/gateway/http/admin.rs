@@ -7,7 +7,7 @@
 //! GET  tsdb/snapshots/NAME                        its files, with their checksums
 //! GET  tsdb/snapshots/NAME/FILE                   one of them
 //! DELETE tsdb/snapshots/NAME                      204
-//! POST tsdb/flush, tsdb/compact                   204, when it is done
+//! POST tsdb/flush, tsdb/compact, tsdb/tier        204, when it is done; the last moves blocks to the remote store
 //! POST tasks/pause, tasks/resume                  204
 //! POST /-/reload                                  200, or 500 and the old configuration stays
 //! ```
@@ -46,11 +46,12 @@ pub async fn verb(g: &Gateway, headers: &HeaderMap, p: &Params, verb: &str) -> R
     match verb {
         "flush" => g.services.maintain.flush().await?,
         "compact" => g.services.maintain.compact().await?,
+        "tier" => g.services.maintain.tier().await?,
         "delete_series" => delete_series(g, p).await?,
         "clean_tombstones" => g.services.maintain.clean_tombstones().await?,
         "snapshot" => return snapshot(g, headers, p).await,
         other => {
-            let verbs = "flush, compact, delete_series, clean_tombstones and snapshot";
+            let verbs = "flush, compact, tier, delete_series, clean_tombstones and snapshot";
             return Err(ApiError::new(ErrorType::NotFound, format!("no admin verb {other:?}, there are {verbs}")));
         }
     }

@@ -202,7 +202,10 @@ fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
     j.raw(r#","goroutineCount":0,"GOMAXPROCS":"#);
     j.int(std::thread::available_parallelism().map_or(1, |n| n.get()) as i64);
     j.raw(r#","GOMEMLIMIT":0,"GOGC":"","GODEBUG":"","storageRetention":"#).string(&settings.retention);
-    j.raw(r#","durability":"#).string(&about.durability).raw(r#","readOnly":"#).string(read_only).raw("}");
+    j.raw(r#","durability":"#).string(&about.durability).raw(r#","readOnly":"#).string(read_only);
+    let tier = g.services.maintain.stats(0).tier.unwrap_or_default();
+    j.raw(r#","remoteTier":"#).string(&tier.store).raw(r#","remoteTierFenced":"#);
+    j.string(tier.fenced.as_deref().unwrap_or("")).raw("}");
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC.
@@ -293,6 +296,10 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         (f64::from(u8::from(settings.error.is_none())), settings.read_ms)
     };
     let reuse = g.services.engine.reuse();
+    let caches = &s.caches;
+    let (l1, foresight) = (&caches.working_set, &caches.foresight);
+    let tier = s.tier.clone().unwrap_or_default();
+    let l3 = &tier.reads.pages;
     let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
     vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
@@ -330,6 +337,50 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_deletions_total", "Selectors deleted.", s.deletions),
         counter("quiver_blocks_dropped_total", "Blocks dropped by the retention.", s.blocks_dropped),
         gauge("quiver_blocks_damaged", "Blocks known to be damaged.", s.damaged_blocks.len() as f64),
+        counter("quiver_cache_hits_total", "L1: decoded columns found.", l1.hits),
+        counter("quiver_cache_misses_total", "L1: columns decoded.", l1.misses),
+        counter("quiver_cache_passed_total", "L1: columns decoded and not kept: a query had its part.", l1.passed),
+        counter("quiver_cache_evictions_total", "L1: columns that made room.", l1.evictions),
+        gauge("quiver_cache_bytes", "L1: bytes held.", l1.bytes as f64),
+        gauge("quiver_cache_capacity_bytes", "L1: bytes it may hold.", l1.capacity as f64),
+        counter("quiver_mapped_chunks_total", "L2: chunks decoded from mapped blocks.", caches.reads.mapped_chunks),
+        counter("quiver_mapped_bytes_total", "L2: their bytes.", caches.reads.mapped_bytes),
+        counter("quiver_remote_chunks_total", "Chunks decoded from remote blocks.", caches.reads.remote_chunks),
+        counter("quiver_remote_pages_hits_total", "L3: pages of remote blocks found on the local disk.", l3.hits),
+        counter("quiver_remote_pages_fetched_total", "L3: pages that had to be fetched.", caches.reads.pages_fetched),
+        counter("quiver_remote_pages_evictions_total", "L3: pages that made room.", l3.evictions),
+        counter("quiver_remote_pages_promotions_total", "L3: pages kept longer because they were used.", l3.promotions),
+        counter("quiver_remote_pages_damaged_total", "L3: pages that did not match their checksum.", l3.damaged),
+        gauge("quiver_remote_pages_bytes", "L3: bytes held.", l3.bytes as f64),
+        gauge("quiver_remote_pages_capacity_bytes", "L3: bytes it may hold.", l3.capacity as f64),
+        counter("quiver_remote_requests_total", "Ranges read from the remote store.", tier.reads.requests),
+        counter("quiver_remote_read_bytes_total", "Bytes read from the remote store.", tier.reads.bytes),
+        counter("quiver_remote_errors_total", "Operations of the remote store that failed.", tier.reads.errors),
+        counter("quiver_remote_retries_total", "Attempts beyond the first.", tier.retries),
+        counter("quiver_remote_shared_total", "Waits for a request that was in flight already.", tier.reads.shared),
+        gauge("quiver_tier_both_blocks", "Blocks on the local disk and in the remote store.", tier.both_blocks as f64),
+        gauge("quiver_tier_remote_blocks", "Blocks in the remote store alone.", tier.remote_blocks as f64),
+        gauge("quiver_tier_remote_bytes", "Their bytes.", tier.remote_bytes as f64),
+        counter("quiver_tier_uploads_total", "Blocks uploaded.", tier.uploads),
+        counter("quiver_tier_upload_bytes_total", "Their bytes.", tier.upload_bytes),
+        gauge("quiver_tier_catalog", "Number of the newest catalog published.", tier.catalog as f64),
+        gauge(
+            "quiver_tier_fenced",
+            "1 where another server publishes there.",
+            f64::from(u8::from(tier.fenced.is_some())),
+        ),
+        gauge("quiver_prefetch_expected", "Selectors that are expected again.", foresight.learnt.expected as f64),
+        counter("quiver_prefetch_hits_total", "Windows that came as expected.", foresight.learnt.hits),
+        counter("quiver_prefetch_misses_total", "Windows that did not.", foresight.learnt.misses),
+        counter("quiver_prefetch_columns_total", "Columns decoded before anybody asked.", foresight.columns),
+        counter("quiver_prefetch_used_total", "Those of them that somebody asked for.", foresight.used),
+        counter("quiver_prefetch_bytes_total", "Their bytes.", foresight.bytes),
+        counter(
+            "quiver_prefetch_fetched_bytes_total",
+            "Bytes fetched ahead from the remote store.",
+            foresight.fetched_bytes,
+        ),
+        gauge("quiver_prefetch_seconds", "Time that reading ahead took.", foresight.took_us as f64 / 1e6),
         counter("quiver_task_failures_total", "Background tasks that failed.", failures),
         gauge("quiver_config_last_reload_successful", "1 where the configuration in force is the file's.", reloaded),
         gauge("quiver_config_last_reload_success_timestamp_seconds", "When it was last read.", read_ms as f64 / 1000.0),

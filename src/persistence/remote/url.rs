@@ -12,7 +12,8 @@ use super::s3::S3Objects;
 use super::{FolderObjects, Objects};
 
 /// Text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {

@@ -253,6 +253,21 @@ pub struct ExplainRead {
     pub mapped_chunks: u64,
     /// Their bytes.
     pub mapped_bytes: u64,
+    /// Chunks of remote blocks.
+    #[serde(default)]
+    pub remote_chunks: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub remote_bytes: u64,
+    /// Pages of remote blocks found on the local disk.
+    #[serde(default)]
+    pub pages_found: u64,
+    /// Pages of remote blocks that had to be fetched.
+    #[serde(default)]
+    pub pages_fetched: u64,
+    /// Bytes fetched.
+    #[serde(default)]
+    pub fetched_bytes: u64,
     /// Chunks found decoded in the working set.
     pub hits: u64,
     /// Chunks looked for there and not found.
@@ -270,6 +285,11 @@ impl ExplainRead {
         self.memory_bytes += o.memory_bytes;
         self.mapped_chunks += o.mapped_chunks;
         self.mapped_bytes += o.mapped_bytes;
+        self.remote_chunks += o.remote_chunks;
+        self.remote_bytes += o.remote_bytes;
+        self.pages_found += o.pages_found;
+        self.pages_fetched += o.pages_fetched;
+        self.fetched_bytes += o.fetched_bytes;
         self.hits += o.hits;
         self.misses += o.misses;
     }
@@ -287,6 +307,11 @@ impl From<quiver_core::ReadCounts> for ExplainRead {
             memory_bytes: c.memory_bytes,
             mapped_chunks: c.mapped_chunks,
             mapped_bytes: c.mapped_bytes,
+            remote_chunks: c.remote_chunks,
+            remote_bytes: c.remote_bytes,
+            pages_found: c.pages_found,
+            pages_fetched: c.pages_fetched,
+            fetched_bytes: c.fetched_bytes,
             hits: c.hits,
             misses: c.misses,
         }

@@ -169,16 +169,26 @@ fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
         count(r.open_samples)
     }));
     let mut decoded = format!("{} decoded ({})", plural(r.chunks_decoded, "chunk"), bytes(r.bytes_decoded));
-    if r.memory_chunks > 0 && r.mapped_chunks > 0 {
-        let _ = write!(decoded, ", {} in memory and {} mapped", count(r.memory_chunks), count(r.mapped_chunks));
-    } else if r.chunks_decoded > 0 {
-        decoded.push_str(if r.memory_chunks > 0 { ", in memory" } else { ", mapped" });
+    let places = [(r.memory_chunks, "in memory"), (r.mapped_chunks, "mapped"), (r.remote_chunks, "remote")];
+    let places: Vec<_> = places.into_iter().filter(|(n, _)| *n > 0).collect();
+    match places.as_slice() {
+        [] => {}
+        [(_, one)] => _ = write!(decoded, ", {one}"),
+        some => {
+            let all: Vec<String> = some.iter().map(|(n, place)| format!("{} {place}", count(*n))).collect();
+            let _ = write!(decoded, ", {}", all.join(" and "));
+        }
     }
     if r.hits + r.misses > 0 {
         let looked = count(r.hits + r.misses);
         let _ = write!(decoded, "; {} of {looked} found decoded in the working set", count(r.hits));
     }
     note(decoded);
+    if r.pages_found + r.pages_fetched > 0 {
+        let looked = count(r.pages_found + r.pages_fetched);
+        let fetched = bytes(r.fetched_bytes);
+        note(format!("{} of {looked} remote pages found on the local disk, {fetched} fetched", count(r.pages_found)));
+    }
 }
 
 /// A text without line breaks and runs of blanks, at most `max` characters long.
