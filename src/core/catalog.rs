@@ -101,7 +101,17 @@ impl StoredBlock {
         interner: &Arc<Interner>,
     ) -> Self {
         let opened = match (entry.place(), tier) {
-            (TierPlace::Local | TierPlace::Both, _) => Block::open(disk, &entry.file).map(|b| (Arc::new(b), None)),
+            (TierPlace::Local, _) | (TierPlace::Both, None) => {
+                Block::open(disk, &entry.file).map(|b| (Arc::new(b), None))
+            }
+            (TierPlace::Both, Some(tier)) => match Block::open(disk, &entry.file) {
+                Ok(block) => Ok((Arc::new(block), None)),
+                // There is another one of it.
+                Err(e) => {
+                    tracing::warn!(block = entry.file, error = %e, "read from the remote store instead");
+                    tier.open_block(disk, &entry, None).map(|(b, r)| (b, Some(r))).map_err(|_| e)
+                }
+            },
             (TierPlace::Remote, Some(tier)) => tier.open_block(disk, &entry, None).map(|(b, r)| (b, Some(r))),
             (TierPlace::Remote, None) => Err(StorageError::Remote {
                 file: entry.file.clone(),

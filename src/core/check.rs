@@ -199,6 +199,19 @@ fn set_aside(
     for old in bad {
         // A second name first: from here on no sweep can take the file away.
         let aside = if disk.exists(&old.file)? { Some(keep_aside(&**disk, &old.file)?) } else { None };
+        if let Some(object) = old.object() {
+            // It was compared with this file when that was whole.
+            store.edit(|m| {
+                m.entries.iter_mut().filter(|e| e.id == old.id).for_each(|e| e.set_place(Place::Remote, &object));
+            })?;
+            report.note(&old.file, "it is read from the remote store from now on");
+            if let Some(aside) = aside {
+                disk.remove(&old.file)?;
+                disk.sync_dir(BLOCK_DIR)?;
+                report.set_aside.push(aside);
+            }
+            continue;
+        }
         let (saved, new) = save(disk, store, old)?;
         store.edit(|m| {
             m.replace_keeping_deletions(old.id, new);

@@ -442,6 +442,31 @@ fn snapshots_and_checks_know_about_the_store() {
 }
 
 #[test]
+fn a_local_file_that_rots_is_read_from_the_store() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let near = |t: &mut TierOptions| t.drop_after_ms = i64::MAX;
+    let store = far.open_with(&disk, near).unwrap();
+    blocks(&store, 1, 3);
+    block_on(store.tier()).unwrap();
+    store.close();
+    drop(store);
+    let files = disk.list("blocks").unwrap();
+    let (lost, rotten) = (format!("blocks/{}", files[0]), format!("blocks/{}", files[1]));
+    disk.remove(&lost).unwrap();
+    let len = disk.len(&rotten).unwrap();
+    disk.truncate(&rotten, len - 1).unwrap();
+    let store = far.open_with(&disk, near).unwrap();
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20]);
+    store.close();
+    drop(store);
+    let report = crate::check::check_folder(Arc::new(disk.clone()), true, &|_| ()).unwrap();
+    assert!(report.is_damaged() && report.salvaged.is_empty() && report.set_aside.len() == 1, "{report:?}");
+    let store = far.open_with(&disk, near).unwrap();
+    assert_eq!(places(&store), [Place::Remote; 2]);
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20]);
+}
+
+#[test]
 fn a_tail_that_is_lost_or_rots_is_made_again() {
     let (far, disk) = (Far::new(), MemoryDisk::new());
     let store = far.open(&disk);
