@@ -78,7 +78,7 @@ fn a_month_of_blocks_is_ready_at_once() {
     let row = Row::begin("blocks", "start with 30 days of blocks");
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
-    let (blocks, series, per) = (sized(60, 360) as i64, sized(50, 6_000) as i64, sized(10, 24) as i64);
+    let (blocks, series, per) = (sized(60, 360) as i64, sized(50, 6_000) as i64, sized(4, 8) as i64);
     {
         let options = StoreOptions { background: false, ..StoreOptions::default() };
         let store = Store::open_dir(&data, options).expect("a store");
