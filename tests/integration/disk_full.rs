@@ -76,7 +76,13 @@ struct Bench {
 impl Bench {
     fn write(&mut self) -> crate::http::Response {
         let body = batch(self.acknowledged);
-        let r = post(&mut self.client, V2, &body).unwrap_or_else(|e| panic!("{e}"));
+        let r = post(&mut self.client, V2, &body);
+        // A connection that was idle for too long is closed by the server; the same batch again is the same batch.
+        let r = r.or_else(|_| {
+            self.client = self.server.client();
+            post(&mut self.client, V2, &body)
+        });
+        let r = r.unwrap_or_else(|e| panic!("{e}"));
         self.acknowledged += i64::from(r.status == 204);
         r
     }
