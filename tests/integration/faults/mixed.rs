@@ -51,6 +51,10 @@ fn in_background(server: &Server, verb: &'static str) -> std::thread::JoinHandle
 
 /// Does its worst; afterwards the server may be gone.
 fn strike(server: &mut Server, fault: Fault, random: &mut Random, config: &std::path::Path) {
+    if matches!(fault, Fault::KillInStart | Fault::Full) {
+        // A configuration that is wrong refuses a start: that is another test.
+        std::fs::write(config, "{}").expect("a configuration");
+    }
     match fault {
         Fault::Kill | Fault::KillInStart => {
             let asked = (random.below(2) == 0).then(|| in_background(server, "flush"));
