@@ -115,13 +115,21 @@ impl Bench {
         }
     }
 
-    /// Temporary files, which nobody will finish.
+    /// No temporary file stays. One may be there for a moment: the background tries what failed again.
     fn has_no_halves(&self, what: &str) {
-        for folder in [self.server.data.clone(), self.server.data.join("blocks")] {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                assert!(!name.ends_with(".tmp"), "{what}: {name} is left behind");
-            }
+        let halves = || {
+            let folders = [self.server.data.clone(), self.server.data.join("blocks")];
+            let all = folders.iter().flat_map(|f| std::fs::read_dir(f).into_iter().flatten().flatten());
+            let names = all.map(|e| e.file_name().to_string_lossy().into_owned());
+            names.filter(|n| n.ends_with(".tmp")).collect::<Vec<_>>()
+        };
+        let mut left = halves();
+        let begun = Instant::now();
+        while !left.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{what}: {left:?} stay behind");
+            std::thread::sleep(Duration::from_millis(5));
+            let now = halves();
+            left.retain(|n| now.contains(n));
         }
     }
 }
