@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use quiver_core::{Ingest, Maintain, Source, Store, StoreOptions, TierOptions};
 use quiver_model::{Clock, SystemClock, WriteBatch};
 use quiver_persistence::remote::{S3Settings, Secret, TierTarget, TierUrl, open_target};
-use quiver_query::{Engine, EngineOptions, PromqlRequest};
+use quiver_query::{Engine, EngineOptions, PromqlRequest, QueryOptions};
 use s3_server::S3Server;
 
 const PANELS: usize = 20;

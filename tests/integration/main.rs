@@ -18,12 +18,15 @@
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `maintenance` | deletions, snapshots, backups, checks, background tasks |
 //! | `cli` | help, completions, exit codes, messages |
+//! | `tier` | blocks in an S3-compatible service outlive the local disk; two servers; failures of the service |
 //! | `tidy` | rules of the tree that the compiler does not check |
 
 mod http;
 mod load;
 mod matrix;
 mod remote_write;
+#[path = "../support/s3_server.rs"]
+mod s3_server;
 mod scripts;
 mod server;
 
@@ -44,4 +47,5 @@ mod same_numbers;
 mod sql;
 mod survival;
 mod tidy;
+mod tier;
 mod write;

@@ -30,7 +30,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use quiver_cache::{PageOptions, PageStore, RemoteBlock, RemoteCache, RemoteFigures};
 use quiver_persistence::manifest::TierMark;
-use quiver_persistence::remote::{CatalogError, Catalogs, Objects, RemoteIo, RetryPolicy, Retrying};
+use quiver_persistence::remote::{CatalogError, Catalogs, Objects, Published, RemoteIo, RetryPolicy, Retrying};
 use quiver_persistence::{Disk, Manifest, ManifestEntry, ManifestStore, Place};
 use quiver_storage::StorageError;
 use quiver_storage::block::{Block, BlockBytes, Tailed, tail_file};
@@ -184,9 +184,26 @@ impl Tier {
         self.options.objects.name()
     }
 
+    /// The newest catalog, if it is told soon: a start does not wait long for a store that it can do without.
+    fn first_look(&self) -> Result<Option<Published>, CatalogError> {
+        if self.options.takeover {
+            return self.catalogs.latest(0);
+        }
+        let policy = RetryPolicy {
+            attempt: self.options.retry.attempt / 4,
+            deadline: self.options.retry.deadline / 8,
+            ..self.options.retry
+        };
+        let hasty = Arc::new(Retrying::new(Arc::clone(&self.options.objects), policy));
+        match RemoteIo::new(hasty) {
+            Ok(io) => Catalogs::new(Arc::new(io)).latest(0),
+            Err(_) => self.catalogs.latest(0),
+        }
+    }
+
     /// A folder without anything looks at the store.
     fn begin(&self, manifest: &ManifestStore) -> Result<(), OpenError> {
-        let found = match self.catalogs.latest(0) {
+        let found = match self.first_look() {
             Ok(found) => found,
             // Who wants what is in the store must not begin with nothing.
             Err(e) if self.options.takeover => return Err(refused(e)),

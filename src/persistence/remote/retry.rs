@@ -133,7 +133,7 @@ impl Objects for Retrying {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> ObjectFuture<'a, Vec<ObjectInfo>> {
-        Box::pin(async move { self.run(ObjectOp::List, prefix, 64 << 20, || self.inner.list(prefix)).await })
+        Box::pin(async move { self.run(ObjectOp::List, prefix, 4 << 20, || self.inner.list(prefix)).await })
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {

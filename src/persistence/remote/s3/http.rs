@@ -59,6 +59,15 @@ fn unavailable(what: &str, e: impl fmt::Display) -> Failure {
     (ObjectErrorKind::Unavailable, format!("{what}: {e}"))
 }
 
+/// A certificate that is not trusted will not be in a moment.
+fn refused(e: std::io::Error) -> Failure {
+    let tls = e.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+    match tls {
+        Some(tokio_rustls::rustls::Error::InvalidCertificate(_)) => (ObjectErrorKind::Denied, format!("TLS: {e}")),
+        _ => unavailable("TLS", e),
+    }
+}
+
 fn tls(name: &str, ca_file: Option<&Path>) -> Result<(TlsConnector, ServerName<'static>), String> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
@@ -124,7 +133,7 @@ impl Http {
             None => Self::shake(TokioIo::new(stream)).await,
             Some((connector, server)) => {
                 let stream = connector.connect(server.clone(), stream).await;
-                Self::shake(TokioIo::new(stream.map_err(|e| unavailable("TLS", e))?)).await
+                Self::shake(TokioIo::new(stream.map_err(refused)?)).await
             }
         }
     }

@@ -229,7 +229,7 @@ impl S3Objects {
             if let Some(token) = &token {
                 query.push(("continuation-token", token));
             }
-            let answer = self.ask(Ask { query: &query, ..Ask::new(ObjectOp::List, Method::GET, "") }).await?;
+            let answer = self.ask(Ask { query: &query, ..Ask::new(ObjectOp::List, Method::GET, prefix) }).await?;
             let text = String::from_utf8_lossy(&answer.body);
             let skip = if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 };
             for part in xml::parts_of(&text, "Contents") {
