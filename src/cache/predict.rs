@@ -18,6 +18,9 @@ use quiver_model::{Need, TimeRange};
 /// Names what is selected: a hash of the matchers.
 pub type SelectorKey = u64;
 
+/// Names what is selected over about how much time.
+pub type PatternKey = (SelectorKey, i64);
+
 /// What is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected<T> {
@@ -60,7 +63,7 @@ pub struct PredictFigures {
 /// See the module.
 #[derive(Debug)]
 pub struct Predictor<T> {
-    patterns: HashMap<(SelectorKey, i64), Pattern<T>>,
+    patterns: HashMap<PatternKey, Pattern<T>>,
     hits: u64,
     misses: u64,
 }
@@ -86,8 +89,15 @@ impl<T: Clone> Predictor<T> {
     /// Patterns kept.
     pub const PATTERNS_MAX: usize = 1024;
 
-    /// A selector was asked for at `now_ms`, over `range`; `selector` makes what is to be asked for again.
-    pub fn seen(&mut self, key: SelectorKey, range: TimeRange, now_ms: i64, selector: impl FnOnce() -> T) {
+    /// A selector was asked for at `now_ms`, over `range`; `selector` makes what is to be asked for again. Gives what it is
+    /// known by.
+    pub fn seen(
+        &mut self,
+        key: SelectorKey,
+        range: TimeRange,
+        now_ms: i64,
+        selector: impl FnOnce() -> T,
+    ) -> PatternKey {
         let width = range.max.saturating_sub(range.min);
         // Windows whose ends are rounded to steps differ by a little: one width in eight parts.
         let class = match width {
@@ -109,14 +119,14 @@ impl<T: Clone> Predictor<T> {
                 is_prepared: false,
             };
             self.patterns.insert((key, class), pattern);
-            return;
+            return (key, class);
         };
         let every = now_ms.saturating_sub(p.seen_ms);
         if every < EVERY_MIN_MS {
             // Another panel of the same refresh; the wider window counts.
             p.range.min = p.range.min.min(range.min);
             p.range.max = p.range.max.max(range.max);
-            return;
+            return (key, class);
         }
         let moved = range.max.saturating_sub(p.range.max);
         let in_time = p.times > 0 && is_near(every, p.every_ms, p.every_ms / 2 + 1_000);
@@ -133,14 +143,13 @@ impl<T: Clone> Predictor<T> {
             p.times = u32::from(every <= EVERY_MAX_MS && moved >= 0);
         }
         (p.moved, p.every_ms, p.range, p.seen_ms, p.is_prepared) = (moved, every, range, now_ms, false);
+        (key, class)
     }
 
-    /// Columns that are read of a selector.
-    pub fn needs(&mut self, key: SelectorKey, need: Need) {
-        for ((k, _), p) in &mut self.patterns {
-            if *k == key {
-                p.need = need;
-            }
+    /// Columns that are read of what was asked for.
+    pub fn needs(&mut self, key: PatternKey, need: Need) {
+        if let Some(p) = self.patterns.get_mut(&key) {
+            p.need = need;
         }
     }
 

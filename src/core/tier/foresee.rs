@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use quiver_cache::predict::{PredictFigures, Predictor, SelectorKey};
+use quiver_cache::predict::{PatternKey, PredictFigures, Predictor, SelectorKey};
 use quiver_model::{MatchOp, Matcher};
 
 use crate::catalog::StoredBlock;
@@ -65,7 +65,7 @@ pub(crate) struct Foresight {
 /// A selector that was noticed; says which columns are read of it.
 pub(crate) struct Watched {
     foresight: Arc<Foresight>,
-    key: SelectorKey,
+    key: PatternKey,
     is_known: AtomicBool,
 }
 
@@ -98,7 +98,7 @@ impl Foresight {
     pub(crate) fn seen(self: &Arc<Self>, matchers: &[Matcher], range: TimeRange, now_ms: i64) -> Watched {
         let key = key_of(matchers);
         let selector = || matchers.iter().map(|m| (m.op, Arc::clone(&m.name), Arc::clone(&m.value))).collect();
-        self.predictor.lock().seen(key, range, now_ms, selector);
+        let key = self.predictor.lock().seen(key, range, now_ms, selector);
         Watched { foresight: Arc::clone(self), key, is_known: AtomicBool::new(false) }
     }
 
