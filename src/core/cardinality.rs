@@ -75,7 +75,7 @@ fn largest<K: Ord + Copy>(
 mod tests {
     use super::*;
     use crate::memory::MemoryStore;
-    use crate::{Snapshot, Source, TimeRange};
+    use crate::{Source, TimeRange};
     use quiver_model::WriteBatch;
 
     #[test]
