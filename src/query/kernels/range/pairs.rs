@@ -39,7 +39,7 @@ impl PairCounts {
                     (None, None, true) => *v < pv || started(),
                     (None, None, false) => *v != pv && !(v.is_nan() && pv.is_nan()),
                     (Some(a), Some(b), true) => started() || b.detect_reset(a),
-                    (Some(a), Some(b), false) => !b.equals(a),
+                    (Some(a), Some(b), false) => !same_observations(a, b),
                     _ => true,
                 };
                 sum += u32::from(event);
@@ -63,6 +63,23 @@ impl PairCounts {
         }
         Some(f64::from(self.sums[w.hi - 1] - self.sums[lo]))
     }
+}
+
+/// Equal, whatever empty buckets there are: where Prometheus keeps both in one chunk it gives both the same.
+fn same_observations(a: &Histogram, b: &Histogram) -> bool {
+    if b.equals(a) {
+        return true;
+    }
+    let totals = |h: &Histogram| [h.count, h.sum, h.zero_count, h.zero_threshold].map(f64::to_bits);
+    if a.schema != b.schema || totals(a) != totals(b) {
+        return false;
+    }
+    let compacted = |h: &Histogram| {
+        let mut h = h.clone();
+        h.compact(0);
+        h
+    };
+    compacted(b).equals(&compacted(a))
 }
 
 /// `irate` (`per_second`, of counters) and `idelta`: from the last two samples.

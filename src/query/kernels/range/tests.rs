@@ -102,7 +102,14 @@ fn plain_pairs(spec: &RangeSpec, end: i64, all: &[Sample]) -> Plain {
             (Value::Float(x), Value::Float(y), RangeFn::Resets) => y < x || started,
             (Value::Float(x), Value::Float(y), _) => x != y && !(x.is_nan() && y.is_nan()),
             (Value::Histogram(x), Value::Histogram(y), RangeFn::Resets) => started || y.detect_reset(x),
-            (Value::Histogram(x), Value::Histogram(y), _) => !y.equals(x),
+            (Value::Histogram(x), Value::Histogram(y), _) => {
+                let compacted = |h: &Histogram| {
+                    let mut h = h.clone();
+                    h.compact(0);
+                    h
+                };
+                !compacted(y).equals(&compacted(x))
+            }
             _ => true,
         };
         n += u32::from(event);
