@@ -1,13 +1,15 @@
-//! Bytes per sample and speed of every codec, per kind of series.
+//! Bytes per sample and speed of every codec, per kind of series and per codec.
 //!
 //! `cargo bench --bench codec`; `cargo bench --bench codec -- FILE` adds the series of a dump: u32 series, u32 samples,
 //! then for each series its labels (u32 count; u32 length and bytes of name and value) and (i64 time, f64 value) pairs.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quiver_model::{Need, SampleColumn, TimeRange};
+use quiver_model::{Histogram, Need, STALE_NAN, SampleColumn, Span, TimeRange};
+use quiver_storage::codec::TimeColumn;
 use quiver_storage::{Chunk, Decoder, Encoder, TimeInterner};
 
 /// A small generator, so that runs compare.
@@ -69,8 +71,38 @@ fn kinds(samples: usize) -> Vec<(&'static str, Vec<f64>)> {
             }),
         ),
         ("noise", series(&mut |_, r| r.unit())),
+        ("gauge, gone at times", series(&mut |i, r| if i % 97 == 96 { STALE_NAN } else { r.below(50) as f64 / 10.0 })),
     ]
 }
+
+/// A native histogram of latencies, scraped every 15 s: 40 buckets that all may grow.
+fn histograms(samples: usize) -> SampleColumn {
+    let mut r = Random(9);
+    let mut column = SampleColumn::default();
+    let mut buckets = vec![0.0; 40];
+    let mut sum = 0.0;
+    for i in 0..samples {
+        for _ in 0..r.below(60) {
+            let at = (r.below(20) + r.below(21)) as usize;
+            buckets[at] += 1.0;
+            sum += 0.001 * (1 + at) as f64;
+        }
+        let h = Histogram {
+            schema: 3,
+            zero_threshold: 1e-128,
+            count: buckets.iter().sum(),
+            sum,
+            positive_spans: vec![Span { offset: -20, length: 40 }],
+            positive_buckets: buckets.clone(),
+            ..Histogram::default()
+        };
+        column.push_histogram(START + i as i64 * STEP, Arc::new(h), 0);
+    }
+    column
+}
+
+const START: i64 = 1_700_000_000_000;
+const STEP: i64 = 15_000;
 
 fn best<T>(mut f: impl FnMut() -> T) -> Duration {
     let mut best = Duration::MAX;
@@ -90,7 +122,17 @@ struct Row {
     codecs: BTreeMap<&'static str, usize>,
 }
 
-fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize) -> Row {
+/// What one codec was used for.
+#[derive(Default)]
+struct Use {
+    chunks: Vec<Chunk>,
+    samples: usize,
+    bytes: usize,
+}
+
+type Uses = BTreeMap<&'static str, Use>;
+
+fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize, uses: &mut Uses) -> Row {
     let mut times = TimeInterner::default();
     let shared: Vec<Vec<_>> = columns.iter().map(|c| c.ts.chunks(chunk).map(|ts| times.intern(ts)).collect()).collect();
     let mut encoder = Encoder::new();
@@ -131,7 +173,13 @@ fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize) -> Row {
     }
     let mut codecs = BTreeMap::new();
     for c in &chunks {
-        *codecs.entry(c.as_ref().codec_name()).or_insert(0) += c.payload().len();
+        let is_histogram = c.as_ref().kinds().histograms;
+        let name = if is_histogram { "histogram" } else { c.as_ref().codec_name() };
+        *codecs.entry(name).or_insert(0) += c.payload().len();
+        let u = uses.entry(name).or_default();
+        u.samples += c.count();
+        u.bytes += c.payload().len();
+        u.chunks.push(c.clone());
     }
     Row {
         samples: columns.iter().map(SampleColumn::len).sum(),
@@ -185,7 +233,51 @@ fn dump(path: &str) -> std::io::Result<Vec<SampleColumn>> {
     Ok(columns)
 }
 
+/// Every codec over all that it was picked for.
+fn by_codec(uses: &Uses) {
+    println!("\n{:<24} {:>8} {:>8} {:>10} {:>12}", "by codec", "B/sample", "ratio", "M dec/s", "dec MB/s");
+    for (name, u) in uses {
+        let (mut decoder, mut out) = (Decoder::new(), SampleColumn::default());
+        let time = best(|| {
+            for c in &u.chunks {
+                out.clear();
+                let _ = decoder.decode_into(c.as_ref(), Need::ALL, TimeRange::ALL, &mut out);
+                black_box(&out);
+            }
+        });
+        let (bytes, per_second) = (u.bytes as f64 / u.samples as f64, u.samples as f64 / time.as_secs_f64() / 1e6);
+        println!("{name:<24} {bytes:>8.3} {:>8.1} {per_second:>10.1} {:>12.0}", 8.0 / bytes, 8.0 * per_second);
+    }
+}
+
+/// Columns of times, which series share.
+fn times() {
+    println!("\n{:<24} {:>8} {:>10} {:>10}", "times, 480 each", "B/sample", "M enc/s", "M dec/s");
+    let mut r = Random(3);
+    let mut jittered =
+        |ms: u64| (0..480).map(|i| START + i * STEP + r.below(2 * ms + 1) as i64 - ms as i64).collect::<Vec<_>>();
+    let mut gap = jittered(0);
+    gap[200..].iter_mut().for_each(|t| *t += 10 * STEP);
+    for (name, ts) in [("regular", jittered(0)), ("one gap", gap), ("±5 ms", jittered(5)), ("±500 ms", jittered(500))]
+    {
+        let column = TimeColumn::encode(&ts);
+        let encode = best(|| (0..200).map(|_| TimeColumn::encode(&ts).bytes().len()).sum::<usize>());
+        let mut out = Vec::new();
+        let decode = best(|| {
+            for _ in 0..200 {
+                out.clear();
+                let _ = column.decode(&mut out);
+                black_box(&out);
+            }
+        });
+        let per_second = |d: Duration| 200.0 * ts.len() as f64 / d.as_secs_f64() / 1e6;
+        let bytes = column.bytes().len() as f64 / ts.len() as f64;
+        println!("{name:<24} {bytes:>8.3} {:>10.1} {:>10.1}", per_second(encode), per_second(decode));
+    }
+}
+
 fn main() {
+    let mut uses = Uses::new();
     println!(
         "{:<24} {:>8} {:>10} {:>10} {:>12} {:>12}  (payload bytes by codec)",
         "480-sample chunks", "B/sample", "M enc/s", "M dec/s", "enc MB/s", "dec MB/s"
@@ -193,19 +285,22 @@ fn main() {
     for (name, values) in kinds(480 * 40) {
         let mut column = SampleColumn::default();
         for (i, v) in values.into_iter().enumerate() {
-            column.push_float(1_700_000_000_000 + i as i64 * 15_000, v, 0);
+            column.push_float(START + i as i64 * STEP, v, 0);
         }
-        print(name, &measure(&[column], 480, 20));
+        print(name, &measure(&[column], 480, 20, &mut uses));
     }
+    print("histogram, 40 buckets", &measure(&[histograms(480 * 4)], 480, 5, &mut uses));
     let file = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     if let Some(path) = file {
         match dump(&path) {
             Ok(columns) => {
                 for chunk in [120, 240, 480, 1440] {
-                    print(&format!("dump, {chunk} samples"), &measure(&columns, chunk, 1));
+                    print(&format!("dump, {chunk} samples"), &measure(&columns, chunk, 1, &mut uses));
                 }
             }
             Err(e) => eprintln!("{path}: {e}"),
         }
     }
+    by_codec(&uses);
+    times();
 }

@@ -15,7 +15,7 @@
 
 use super::ints::{self, IntScratch};
 use super::{frames, pack::FRAME};
-use crate::bytes::{Damaged, Reader, put_signed, put_varint, varint_len, zigzag};
+use crate::bytes::{Damaged, Reader, put_signed, put_varint};
 
 const CONSTANT: u8 = 0;
 const DECIMAL: u8 = 1;
@@ -83,22 +83,21 @@ pub fn put_floats(out: &mut Vec<u8>, values: &[f64]) {
     for &v in values {
         scale = scale.and_then(|d| scale_of(v, d));
     }
-    if let Some(d) = scale {
-        let int = |v: f64| to_decimal(v, POWERS[d]);
-        if let Some(ints) = values.iter().map(|v| int(*v)).collect::<Option<Vec<i64>>>()
-            && let Some(&first) = ints.first()
-        {
-            let len = varint_len(zigzag(first))
-                + ints[1..].iter().map(|i| varint_len(zigzag(i.wrapping_sub(first)))).sum::<usize>();
-            if len < 8 * values.len() {
-                out.push(d as u8);
-                put_signed(out, first);
-                for i in &ints[1..] {
-                    put_signed(out, i.wrapping_sub(first));
-                }
-                return;
-            }
+    // A later value may ask for a scale that an earlier one does not go with.
+    let holds = |d: &usize| values.iter().all(|v| to_decimal(*v, POWERS[*d]).is_some());
+    if let Some(d) = scale.filter(holds)
+        && let Some(first) = values.first().and_then(|v| to_decimal(*v, POWERS[d]))
+    {
+        let begin = out.len();
+        out.push(d as u8);
+        put_signed(out, first);
+        for v in &values[1..] {
+            put_signed(out, to_decimal(*v, POWERS[d]).unwrap_or(first).wrapping_sub(first));
         }
+        if out.len() - begin - 1 < 8 * values.len() {
+            return;
+        }
+        out.truncate(begin);
     }
     out.push(255);
     for v in values {
