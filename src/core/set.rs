@@ -10,9 +10,11 @@
 //! Reading a series decodes what each of its parts has in the range and merges the columns by time; parts that do not
 //! interleave are only appended.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use quiver_cache::{FetchCounts, fetch_counts};
 use quiver_model::{Labels, SampleColumn};
 
@@ -31,6 +33,35 @@ struct PartOf {
     kinds: u8,
     row: u32,
 }
+
+/// What comes next in the list of a place: the first by labels is the greatest, so that a heap gives it first.
+struct Next {
+    series: PlaceSeries,
+    place: u16,
+}
+
+impl Ord for Next {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (&self.series.labels, &other.series.labels);
+        // Label sets are shared: those of one series mostly are one.
+        let labels = if std::ptr::eq(a.packed(), b.packed()) { Ordering::Equal } else { b.cmp(a) };
+        labels.then(other.place.cmp(&self.place))
+    }
+}
+
+impl PartialOrd for Next {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Next {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Next {}
 
 /// See the module.
 pub(crate) struct Roster {
@@ -55,44 +86,18 @@ impl Roster {
         range: TimeRange,
         series_max: usize,
     ) -> Result<Self, ReadError> {
-        let mut places = Vec::with_capacity(lists.len());
-        let mut runs: Vec<Vec<(Labels, PartOf)>> = Vec::new();
         // In the order of their ends (a late sample moves a beginning), so that one part mostly continues the one before.
+        lists.retain(|(_, list)| !list.is_empty());
         lists.sort_by_key(|(place, _)| place.time_bounds().map(|b| (b.max, b.min)));
-        for (place, list) in lists {
-            if list.is_empty() {
-                continue;
-            }
-            let place_number = places.len() as u16;
+        let longest = lists.iter().map(|(_, list)| list.len()).max().unwrap_or(0);
+        let mut places = Vec::with_capacity(lists.len());
+        let mut rests = Vec::with_capacity(lists.len());
+        let mut heap = BinaryHeap::with_capacity(lists.len());
+        for (number, (place, list)) in (0u16..).zip(lists) {
+            let mut rest = list.into_iter();
+            heap.extend(rest.next().map(|series| Next { series, place: number }));
             places.push(place);
-            let part = |s: &PlaceSeries| PartOf { place: place_number, kinds: s.kinds, row: s.row };
-            runs.push(
-                list.into_iter()
-                    .map(|s| {
-                        let part = part(&s);
-                        (s.labels, part)
-                    })
-                    .collect(),
-            );
-        }
-        // The longest list is the base; most series of the others are in it, and share their label set with it.
-        let longest = (0..runs.len()).max_by_key(|i| runs[*i].len());
-        let base = longest.map_or(Vec::new(), |i| runs.remove(i));
-        let mut joined: Vec<(u32, PartOf)> = Vec::new();
-        let mut rest: Vec<(Labels, PartOf)> = Vec::new();
-        if !runs.is_empty() {
-            let address = |l: &Labels| l.packed().as_ptr() as usize;
-            let by_address: HashMap<usize, u32, rapidhash::fast::RandomState> =
-                (0u32..).zip(&base).map(|(i, (l, _))| (address(l), i)).collect();
-            for (labels, part) in runs.into_iter().flatten() {
-                match by_address.get(&address(&labels)) {
-                    Some(i) => joined.push((*i, part)),
-                    None => rest.push((labels, part)),
-                }
-            }
-            joined.sort_by_key(|(i, _)| *i);
-            // A concatenation of sorted runs: a stable sort finds them and merges.
-            rest.sort_by(|a, b| a.0.cmp(&b.0));
+            rests.push(rest);
         }
         let mut out = Self {
             places,
@@ -102,34 +107,19 @@ impl Roster {
             totals: None,
             ahead: None,
             watched: None,
-            labels: Vec::with_capacity(base.len()),
+            labels: Vec::with_capacity(longest),
             first: vec![0],
-            parts: Vec::new(),
+            parts: Vec::with_capacity(longest),
         };
-        out.parts.reserve(base.len() + joined.len() + rest.len());
-        let mut joined = joined.into_iter().peekable();
-        let mut rest = rest.into_iter().peekable();
-        for (i, (labels, part)) in (0u32..).zip(base) {
-            while let Some((l, p)) = rest.next_if(|(l, _)| *l < labels) {
-                out.add(l, p, series_max)?;
-            }
-            out.add(labels.clone(), part, series_max)?;
-            while let Some((_, p)) = joined.next_if(|(k, _)| *k == i) {
-                out.parts.push(p);
-            }
-            while let Some((_, p)) = rest.next_if(|(l, _)| *l == labels) {
-                out.parts.push(p);
-            }
-        }
-        for (l, p) in rest {
-            out.add(l, p, series_max)?;
+        while let Some(mut top) = heap.peek_mut() {
+            let place = top.place;
+            let series = match rests[place as usize].next() {
+                Some(next) => std::mem::replace(&mut top.series, next),
+                None => PeekMut::pop(top).series,
+            };
+            out.add(series.labels, PartOf { place, kinds: series.kinds, row: series.row }, series_max)?;
         }
         out.first.push(out.parts.len() as u32);
-        if out.parts.len() > out.labels.len() {
-            for at in out.first.windows(2) {
-                out.parts[at[0] as usize..at[1] as usize].sort_unstable_by_key(|p| p.place);
-            }
-        }
         let is_remote = |p: &Place| matches!(p, Place::Block(b) if b.remote().is_some());
         if out.places.iter().any(is_remote) {
             out.ahead = Some(Ahead::new(out.labels.len()));

@@ -13,7 +13,8 @@
 pub mod decode;
 pub mod wire;
 
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -103,8 +104,12 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     let receipt = if batch.is_empty() {
         WriteReceipt::default()
     } else {
+        let newest = batch.time_range().map_or(i64::MAX, |r| r.max);
         match gateway.services.ingest.write(batch).await {
-            Ok(r) => r,
+            Ok(r) => {
+                pace(gateway, newest, options.now_ms, began).await;
+                r
+            }
             Err(e) => return refused(version, &e),
         }
     };
@@ -119,6 +124,23 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         return response;
     }
     answer(version, &receipt, &rejects)
+}
+
+/// A batch none of whose samples is younger is a backfill.
+const OLD_MS: i64 = 3_600_000;
+/// Live writes are going on if the last one was this long ago at most.
+const LIVE_MS: i64 = 2_000;
+/// Longest pause of a backfill.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Live writes go first: while there are any, a backfill is answered after as much time again as it took, so that it has
+/// half of what it could have.
+async fn pace(gateway: &Gateway, newest: i64, now_ms: i64, began: Instant) {
+    if newest >= now_ms.saturating_sub(OLD_MS) {
+        gateway.last_live_ms.store(now_ms, Ordering::Relaxed);
+    } else if now_ms.saturating_sub(gateway.last_live_ms.load(Ordering::Relaxed)) <= LIVE_MS {
+        tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
+    }
 }
 
 fn answer(version: Version, receipt: &WriteReceipt, rejects: &Rejects) -> Response<Body> {
