@@ -550,6 +550,9 @@ proptest! {
                 Step::LoseDisk => {
                     prop_assert_eq!(block_on(store.flush()), Ok(()));
                     prop_assert_eq!(block_on(store.tier()), Ok(()));
+                    // A block that is about to be merged is moved once it is.
+                    prop_assert_eq!(block_on(store.compact()), Ok(()));
+                    prop_assert_eq!(block_on(store.tier()), Ok(()));
                     store.close();
                     drop(store);
                     disk = MemoryDisk::new();
