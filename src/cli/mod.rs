@@ -31,7 +31,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the server
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Ask PromQL: a table, JSON, or a chart
     Query(query::QueryArgs),
     /// Say how PromQL is answered: operators, series, what is read, where the time goes
@@ -126,7 +126,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => run_async(async move {
             let config = Config::load(&args).map_err(|e| e.to_string())?;
             let set_log = log_to_stderr(&config.log);
-            crate::server::serve(config, Origin { args, set_log }).await.map_err(|e| e.to_string())
+            crate::server::serve(config, Origin { args: *args, set_log }).await.map_err(|e| e.to_string())
         }),
         Command::Query(args) => run_async(query::run(args)),
         Command::Explain(args) => run_async(explain::run(args)),

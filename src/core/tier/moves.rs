@@ -97,15 +97,14 @@ impl Tier {
             folder_generation: current.generation,
             superseded: Vec::new(),
         });
-        self.catalogs.publish(&catalog).map_err(|e| {
-            if let CatalogError::Taken { store, found } = &e {
+        self.catalogs.publish(&catalog).inspect_err(|e| {
+            if let CatalogError::Taken { store, found } = e {
                 let who = found.manifest.tier().unwrap_or_default().writer;
                 self.fence(format!(
                     "{store} was taken over (writer {who}, catalog {}): nothing is moved there",
                     found.generation
                 ));
             }
-            e
         })?;
         if generation == 0 {
             self.catalogs.prove_conditional(&catalog).inspect_err(|e| self.fence(e.to_string()))?;
