@@ -23,5 +23,5 @@ mod remote;
 mod working_set;
 
 pub use pages::{PageFigures, PageOptions, PageStore};
-pub use remote::{FetchCounts, RemoteBlock, RemoteCache, RemoteFigures, fetch_counts};
+pub use remote::{Begun, FetchCounts, RemoteBlock, RemoteCache, RemoteFigures, fetch_counts};
 pub use working_set::{Admission, ColumnKey, WorkingSet, WorkingSetFigures, weight_of};

@@ -8,7 +8,8 @@
 //!
 //! Invariants
 //! 1. Of a page one request is in flight, however many ask.
-//! 2. A request that fails fails for those who wait for it, by block and store, and for nobody else; the next one asks again.
+//! 2. A request that fails fails for who asked for it, by block and store, and for nobody else: those who only joined it, and
+//!    those who come later, ask again.
 //! 3. Bytes are not checked here: the block does, at every read; what it finds bad is asked for anew, past L3
 //!    ([`BlockBytes::again`]).
 
@@ -74,6 +75,12 @@ pub struct RemoteFigures {
     /// Waits for a request that was in flight already.
     pub shared: u64,
 }
+
+/// What to wait for, and whether somebody else began it.
+type Waits = Vec<(Arc<Flight>, bool)>;
+
+/// Ranges on their way, see [`RemoteBlock::begin`].
+pub struct Begun(Waits);
 
 /// One request on its way.
 struct Flight {
@@ -208,16 +215,16 @@ impl RemoteCache {
     }
 
     /// Begins to fetch missing pages (sorted, without repeats); gives what to wait for, and how many bytes are on their way.
-    fn fetch(self: &Arc<Self>, block: &RemoteBlock, missing: &[u32]) -> (Vec<Arc<Flight>>, u64) {
-        let mut flights: Vec<Arc<Flight>> = Vec::new();
+    fn fetch(self: &Arc<Self>, block: &RemoteBlock, missing: &[u32]) -> (Waits, u64) {
+        let mut flights: Waits = Vec::new();
         let mut begun: Vec<(Arc<Flight>, Range<u32>)> = Vec::new();
         let mut in_flight = self.flights.lock();
         let mut i = 0;
         while let Some(first) = missing.get(i).copied() {
             if let Some(f) = in_flight.get(&(block.object, first)) {
-                if !flights.iter().any(|known| Arc::ptr_eq(known, f)) {
+                if !flights.iter().any(|(known, _)| Arc::ptr_eq(known, f)) {
                     self.shared.fetch_add(1, Ordering::Relaxed);
-                    flights.push(Arc::clone(f));
+                    flights.push((Arc::clone(f), true));
                 }
                 i += 1;
                 continue;
@@ -236,7 +243,7 @@ impl RemoteCache {
             for page in first..end {
                 in_flight.insert((block.object, page), Arc::clone(&flight));
             }
-            flights.push(Arc::clone(&flight));
+            flights.push((Arc::clone(&flight), false));
             begun.push((flight, first..end));
         }
         drop(in_flight);
@@ -301,16 +308,35 @@ impl RemoteBlock {
 
     /// Sees to it that ranges are at hand: fetches what is missing of them, all at once, and waits for it.
     pub fn ensure(&self, ranges: &[Range<u64>]) -> Result<(), StorageError> {
+        let begun = self.begin(ranges);
+        self.finish(begun, ranges)
+    }
+
+    /// The first half of [`RemoteBlock::ensure`]: nobody waits yet.
+    pub fn begin(&self, ranges: &[Range<u64>]) -> Begun {
         let (missing, _) = self.missing(ranges);
         let (flights, bytes) = self.cache.fetch(self, &missing);
         count(0, missing.len() as u64, bytes);
-        flights.iter().try_for_each(|f| f.wait().map(drop).map_err(|e| self.remote(&e)))
+        Begun(flights)
     }
 
-    /// Begins to fetch ranges; nobody waits. Gives the bytes on their way.
-    pub fn prefetch(&self, ranges: &[Range<u64>]) -> u64 {
+    /// The second half, for the same ranges.
+    pub fn finish(&self, begun: Begun, ranges: &[Range<u64>]) -> Result<(), StorageError> {
+        let mut joined_failed = false;
+        for (flight, is_joined) in &begun.0 {
+            match flight.wait() {
+                Ok(_) => {}
+                Err(_) if *is_joined => joined_failed = true,
+                Err(e) => return Err(self.remote(&e)),
+            }
+        }
+        if !joined_failed {
+            return Ok(());
+        }
         let (missing, _) = self.missing(ranges);
-        self.cache.fetch(self, &missing).1
+        let (flights, bytes) = self.cache.fetch(self, &missing);
+        count(0, 0, bytes);
+        flights.iter().try_for_each(|(f, _)| f.wait().map(drop).map_err(|e| self.remote(&e)))
     }
 
     /// The name of the object.
@@ -329,8 +355,12 @@ impl RemoteBlock {
         missing.retain(|p| *p == page || !self.cache.pages.contains(&(self.object, *p)));
         let (flights, bytes) = self.cache.fetch(self, &missing);
         count(0, 1, bytes);
-        for f in &flights {
-            let run = f.wait().map_err(|e| self.remote(&e))?;
+        for (f, is_joined) in &flights {
+            let run = match f.wait() {
+                Ok(run) => run,
+                Err(_) if *is_joined => continue,
+                Err(e) => return Err(self.remote(&e)),
+            };
             let Some(before) = page.checked_sub(f.first) else { continue };
             let at = u64::from(before) * PAGE_BYTES;
             let end = (at + PAGE_BYTES).min(run.len() as u64);
@@ -338,7 +368,7 @@ impl RemoteBlock {
                 return Ok(run.slice(at as usize..end as usize));
             }
         }
-        // It came to be held between the look and the fetch.
+        // It came to be held between the look and the fetch, or who had asked for it failed.
         self.cache.pages.get(&(self.object, page)).map_or_else(|| self.read_direct(page), Ok)
     }
 
@@ -526,6 +556,23 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_a_request_that_fails_asks_again() {
+        let f = fixture(1_000_000, 16 << 20);
+        let block = f.block();
+        for whole in [false, true] {
+            // Begun while the store stalls, for as long as it is tried.
+            f.store.fail(ObjectOp::Get, "", ObjectFault::Stall, u64::MAX);
+            let at = if whole { 700_000u64 } else { 100_000 };
+            drop(block.begin(&[at..at + 10]));
+            f.store.heal();
+            if whole {
+                block.ensure(&[at..at + 10]).unwrap();
+            }
+            assert_eq!(block.range(at, 10).unwrap(), f.data[at as usize..at as usize + 10]);
+        }
+    }
+
+    #[test]
     fn what_is_bad_is_asked_for_anew() {
         let f = fixture(100_000, 16 << 20);
         let block = f.block();
@@ -541,7 +588,7 @@ mod tests {
         let f = fixture(100_000, 16 << 20);
         f.store.fail(ObjectOp::Get, "", ObjectFault::Stall, u64::MAX);
         let block = f.block();
-        block.prefetch(&[0..1000]);
+        drop(block.begin(&[0..1000]));
         let Fixture { cache, .. } = f;
         drop(cache);
         drop(block);

@@ -122,16 +122,8 @@ impl Wanted {
     /// Fetches all of it and waits.
     pub(crate) fn fetch(&self) -> Result<(), ReadError> {
         // Begun for all blocks, then waited for: the requests of several are in flight together.
-        for (stored, ranges) in &self.0 {
-            if let Some(remote) = stored.remote() {
-                remote.prefetch(ranges);
-            }
-        }
-        for (stored, ranges) in &self.0 {
-            if let Some(remote) = stored.remote() {
-                remote.ensure(ranges)?;
-            }
-        }
-        Ok(())
+        let far = self.0.iter().filter_map(|(stored, ranges)| Some((stored.remote()?, ranges)));
+        let begun: Vec<_> = far.map(|(remote, ranges)| (remote, remote.begin(ranges), ranges)).collect();
+        begun.into_iter().try_for_each(|(remote, begun, ranges)| Ok(remote.finish(begun, ranges)?))
     }
 }
