@@ -15,9 +15,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use quiver_model::{LabelsRef, MatchOp, Matcher};
+use quiver_model::{LabelsRef, MatchOp, Matcher, SampleColumn};
 use quiver_persistence::Tombstone;
 use quiver_storage::block::Block;
+use quiver_storage::codec::Decoder;
 use quiver_storage::error::StorageError;
 use quiver_storage::merge::Deleted;
 use roaring::RoaringBitmap;
@@ -25,7 +26,7 @@ use smallvec::SmallVec;
 
 use crate::catalog::StoredBlock;
 use crate::retain::Expired;
-use crate::{ReadError, TimeRange};
+use crate::{Need, ReadError, TimeRange};
 
 /// Compiled size of a matcher's expression that was accepted once.
 const REGEX_BYTES_MAX: usize = 64 << 20;
@@ -110,6 +111,8 @@ impl Deletions {
     pub(crate) fn rows(&self, block: &Block) -> Result<&Rows, ReadError> {
         let rows = self.rows.get_or_init(|| {
             let mut rows = Rows::default();
+            let times = Need { values: false, buckets: false, start_ts: false };
+            let (mut decoder, mut column) = (Decoder::default(), SampleColumn::default());
             for d in &self.list {
                 let hit = block.select_bitmap(&d.matchers, d.range)?;
                 rows.any |= &hit;
@@ -118,8 +121,22 @@ impl Deletions {
             for row in &rows.any {
                 let ranges = rows.ranges(row);
                 let covered = |min, max| ranges.iter().any(|r| r.covers(min, max));
-                let all = covered(block.meta().min_time, block.meta().max_time)
-                    || block.chunk_entries(row, TimeRange::ALL)?.iter().all(|e| covered(e.min_time, e.max_time));
+                let mut all = covered(block.meta().min_time, block.meta().max_time);
+                if !all {
+                    all = true;
+                    for e in block.chunk_entries(row, TimeRange::ALL)? {
+                        all = covered(e.min_time, e.max_time)
+                            // The first and the last sample may be deleted by different ranges, and others lie between.
+                            || (covered(e.min_time, e.min_time) && covered(e.max_time, e.max_time) && {
+                                column.clear();
+                                block.read_chunk(&e, TimeRange::ALL, times, &mut decoder, &mut column)?;
+                                column.ts.iter().all(|t| covered(*t, *t))
+                            });
+                        if !all {
+                            break;
+                        }
+                    }
+                }
                 if all {
                     rows.gone.insert(row);
                 }

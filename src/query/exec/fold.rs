@@ -69,8 +69,59 @@ pub trait FoldSpec: fmt::Debug + Send + Sync {
 
     /// For EXPLAIN.
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+    /// How its windows look for their samples.
+    fn seeks(&self) -> Option<Seeks> {
+        None
+    }
     /// Is there nothing to report of a series that has floats only? Then it need not be read where its row is not used.
     fn is_silent_on_floats(&self, labels: &Labels) -> bool;
+}
+
+/// How windows look for their samples, one step after the other: each seeks the first one that is not older than `before`
+/// its end, unless it has come by it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeks {
+    /// Steps.
+    pub grid: StepGrid,
+    /// The window of a step at `t` ends at `t − offset`, ms.
+    pub offset: i64,
+    /// ms.
+    pub before: i64,
+}
+
+impl Seeks {
+    /// Positions (from `from` on) at which a reader has come by seeking past others, and does not know what was before.
+    fn landings(&self, ts: &[i64], from: usize) -> Vec<usize> {
+        let mut out = Vec::new();
+        // Windows that touch leave nothing out.
+        if self.before >= self.grid.step {
+            return out;
+        }
+        let (mut at, mut seen) = (from, i64::MIN);
+        for step in 0..self.grid.len {
+            let end = self.grid.time(step).saturating_sub(self.offset);
+            let begin = end.saturating_sub(self.before);
+            let Some(present) = ts.get(at) else { break };
+            if begin > seen {
+                if begin > *present {
+                    at += ts[at..].partition_point(|t| *t < begin);
+                    out.push(at);
+                }
+                match ts.get(at) {
+                    Some(t) => seen = *t,
+                    None => break,
+                }
+            }
+            while seen < end {
+                at += 1;
+                match ts.get(at) {
+                    Some(t) => seen = *t,
+                    None => return out,
+                }
+            }
+        }
+        out
+    }
 }
 
 /// A selector with the function over it.
@@ -216,7 +267,7 @@ impl FoldOp {
             if let Some(min) = self.stats_only
                 && !column.histograms.is_empty()
             {
-                without_buckets(column, min);
+                without_buckets(column, min, self.spec.seeks());
             }
             if column.is_empty() {
                 continue;
@@ -243,13 +294,20 @@ impl FoldOp {
 }
 
 /// Takes buckets away. What they told about counter resets stays as a hint, as Prometheus's storage and its iterator over
-/// such histograms give it: a sample with a predecessor gets one. Samples before `min` only are predecessors.
-fn without_buckets(column: &mut SampleColumn, min: i64) {
+/// such histograms give it: a sample with a predecessor gets one. Samples before `min` only are predecessors; and where
+/// windows leave samples out, the first one after those has none.
+fn without_buckets(column: &mut SampleColumn, min: i64, seeks: Option<Seeks>) {
+    let from = column.ts.partition_point(|t| *t < min);
+    let landings = seeks.map_or_else(Vec::new, |s| s.landings(&column.ts, from));
+    let mut landings = landings.into_iter().peekable();
     let mut before: Option<(u32, Arc<Histogram>)> = None;
     let mut last: Option<Arc<Histogram>> = None;
     for (at, h) in &mut column.histograms {
         let stale = is_stale(h.sum);
         let seen = column.ts[*at as usize] >= min;
+        while landings.next_if(|l| *l <= *at as usize).is_some() {
+            last = None;
+        }
         let mut hint = h.reset_hint;
         if let (ResetHint::Unknown, false, Some((p, previous))) = (hint, stale, &before)
             && p + 1 == *at
@@ -544,5 +602,27 @@ pub fn row_samples(tile: &Tile, row: usize, grid: StepGrid, out: &mut SampleColu
             }
             _ => out.push_float(grid.time(step), tile.values[cell], 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn landings(step: i64, before: i64, ts: &[i64]) -> Vec<usize> {
+        let grid = StepGrid { start: 100, step, len: 5 };
+        Seeks { grid, offset: 0, before }.landings(ts, 0)
+    }
+
+    #[test]
+    fn a_reader_that_leaves_samples_out_lands_behind_them() {
+        let none: [usize; 0] = [];
+        let every_10: Vec<i64> = (0..30).map(|k| k * 10).collect();
+        assert_eq!(landings(20, 20, &every_10), none, "windows that touch");
+        // (80, 100], (140, 160], …: from 80 on, read up to 100; then from 140 on.
+        assert_eq!(landings(60, 20, &every_10), [8, 14, 20, 26, 30]);
+        assert_eq!(landings(60, 20, &[90, 150, 210]), none, "come by already, one after the other");
+        assert_eq!(landings(60, 20, &[]), none);
+        assert_eq!(landings(60, 20, &[1000]), none, "later than all windows");
     }
 }

@@ -9,7 +9,7 @@ use quiver_model::{Labels, SampleColumn, is_stale};
 use crate::annotation::Annotations;
 use crate::context::QueryContext;
 use crate::error::QueryError;
-use crate::exec::fold::{FoldSpec, SeriesFold};
+use crate::exec::fold::{FoldSpec, Seeks, SeriesFold};
 use crate::exec::operator::{RunEnv, StepCounts};
 use crate::exec::tile::{StepGrid, Tile};
 use crate::kernels::instant::{self, InstantSelector};
@@ -38,6 +38,11 @@ impl FoldSpec for InstantSpec {
         let s = &self.selector;
         write!(f, "instant lookback={}ms offset={}ms", s.lookback_ms, s.offset_ms)?;
         if self.smoothed { f.write_str(" smoothed") } else { Ok(()) }
+    }
+
+    fn seeks(&self) -> Option<Seeks> {
+        let InstantSelector { offset_ms, lookback_ms, .. } = self.selector;
+        Some(Seeks { grid: self.grid, offset: offset_ms, before: lookback_ms - 1 })
     }
 
     fn is_silent_on_floats(&self, _labels: &Labels) -> bool {
@@ -184,6 +189,11 @@ impl FoldSpec for WindowSpec {
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.spec;
         write!(f, "{} range={}ms offset={}ms", s.func.name(), s.range_ms, s.offset_ms)
+    }
+
+    fn seeks(&self) -> Option<Seeks> {
+        let before = self.spec.read_extent().0;
+        (!self.spec.fixed).then_some(Seeks { grid: self.grid, offset: self.spec.offset_ms, before })
     }
 
     fn is_silent_on_floats(&self, labels: &Labels) -> bool {
