@@ -14,6 +14,7 @@
 //! 3. Time is milliseconds since 1970-01-01 UTC in an `i64` everywhere; arithmetic on it is checked or saturating.
 
 pub mod batch;
+pub mod calendar;
 pub mod clock;
 pub mod column;
 pub mod duration;

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request, header};
+use quiver_model::calendar::{day_of, days_in_month};
 
 use super::body::read_body;
 use super::error::ApiError;
@@ -139,9 +140,7 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
     }
     let (y, mo, d) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (h, mi, s) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let leap = y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
-    let days_in = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    if !(1..=12).contains(&mo) || d < 1 || d > days_in[mo as usize - 1] || h > 23 || mi > 59 || s > 59 {
+    if !(1..=12).contains(&mo) || d < 1 || d > days_in_month(y, mo) || h > 23 || mi > 59 || s > 59 {
         return None;
     }
     let mut at = 19;
@@ -167,13 +166,7 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    // Days from civil: https://howardhinnant.github.io/date_algorithms.html
-    let y2 = if mo <= 2 { y - 1 } else { y };
-    let era = y2.div_euclid(400);
-    let yoe = y2 - era * 400;
-    let doy = (153 * ((mo + 9) % 12) + 2) / 5 + d - 1;
-    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
-    Some((days * 86_400 + h * 3600 + mi * 60 + s - offset * 60) * 1000 + ms)
+    Some((day_of(y, mo, d) * 86_400 + h * 3600 + mi * 60 + s - offset * 60) * 1000 + ms)
 }
 
 /// A duration as float seconds or `1h30m`, in ms.

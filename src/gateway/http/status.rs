@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 use quiver_core::{Health, NamedCount, TaskState};
+use quiver_model::calendar::{DAY_MS, date_of};
 
 use super::error::{ApiError, ErrorType};
 use super::json::Json;
@@ -210,16 +211,8 @@ fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
 
 /// Milliseconds since 1970 as RFC 3339 in UTC.
 pub fn rfc3339(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    // Civil from days: https://howardhinnant.github.io/date_algorithms.html
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z - era * 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + i64::from(m <= 2);
+    let (y, m, d) = date_of(ms.div_euclid(DAY_MS));
+    let rest = ms.rem_euclid(DAY_MS);
     let (s, ms) = (rest / 1000, rest % 1000);
     format!("{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
+use quiver_model::calendar::{DAY_MS, date_of};
+
 use super::{Explain, ExplainMatcher, ExplainNode, ExplainPlace, ExplainRead, ExplainScan};
 
 /// Places of a selection that are shown one by one; of more only the sum is.
@@ -248,16 +250,8 @@ fn clock(seconds: f64) -> String {
         return format!("{seconds}");
     }
     let ms = (seconds * 1000.0).round() as i64;
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    // Civil from days: https://howardhinnant.github.io/date_algorithms.html
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + i64::from(m <= 2);
+    let (y, m, d) = date_of(ms.div_euclid(DAY_MS));
+    let rest = ms.rem_euclid(DAY_MS);
     let (h, min, s, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
     let mut out = format!("{y:04}-{m:02}-{d:02} {h:02}:{min:02}:{s:02}");
     if milli > 0 {

@@ -15,6 +15,7 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
+use quiver_model::calendar::{DAY_MS, date_of};
 use quiver_model::{Histogram, LabelsRef, METRIC_NAME, SampleColumn, Span, TimeRange, is_stale};
 use quiver_persistence::disk::join;
 use quiver_persistence::{Disk, DiskError, DiskFile};
@@ -22,22 +23,12 @@ use quiver_persistence::{Disk, DiskError, DiskFile};
 use super::schema;
 use crate::error::StorageError;
 
-const DAY_MS: i64 = 24 * 3600 * 1000;
 const BATCH_ROWS: usize = 32 * 1024;
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 
 /// The folder name of the day a time lies in: `2026-01-31`. Days outside the years 0 to 9999 are clamped to them.
 pub fn day_of(ts: i64) -> String {
-    // Days since 0000-03-01 make leap days the last of a year (Howard Hinnant's civil calendar).
-    let z = ts.div_euclid(DAY_MS).clamp(-719_528, 2_932_896) + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = date_of(ts.div_euclid(DAY_MS).clamp(-719_528, 2_932_896));
     format!("{year:04}-{month:02}-{day:02}")
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
+use quiver_model::calendar::date_of;
 use ring::{digest, hmac};
 
 use crate::remote::{S3Settings, Secret};
@@ -69,16 +70,8 @@ pub(super) fn encode_query(pairs: &[(&str, &str)]) -> String {
 
 /// `20130524T000000Z`
 fn amz_date(seconds: u64) -> String {
-    let (days, rest) = ((seconds / 86_400) as i64, seconds % 86_400);
-    // Civil from days: https://howardhinnant.github.io/date_algorithms.html
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z - era * 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = date_of((seconds / 86_400) as i64);
+    let rest = seconds % 86_400;
     format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 

@@ -1,5 +1,7 @@
 //! As much of XML as the answers of the service have: elements by name, text, five entities.
 
+use quiver_model::calendar::day_of;
+
 /// Contents of all elements of a name, in order; elements of that name are not nested.
 pub(super) fn parts_of<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{name}"), format!("</{name}>"));
@@ -74,13 +76,7 @@ pub(super) fn time_ms(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (y, m, d) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (h, min, s) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    // Days from civil: https://howardhinnant.github.io/date_algorithms.html
-    let y = if m <= 2 { y - 1 } else { y };
-    let era = y.div_euclid(400);
-    let yoe = y - era * 400;
-    let doy = (153 * (if m > 2 { m - 3 } else { m + 9 }) + 2) / 5 + d - 1;
-    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
-    Some(((days * 24 + h) * 60 + min) * 60_000 + s * 1000)
+    Some(((day_of(y, m, d) * 24 + h) * 60 + min) * 60_000 + s * 1000)
 }
 
 #[cfg(test)]

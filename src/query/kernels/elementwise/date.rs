@@ -1,5 +1,7 @@
 //! Parts of dates (UTC, proleptic Gregorian) from seconds since 1970.
 
+use quiver_model::calendar::{date_of, days_in_month};
+
 /// Which part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -40,41 +42,19 @@ pub fn part_at(p: DatePart, seconds: i64) -> f64 {
         DatePart::Minute => (second / 60 % 60) as i64,
         // 1970-01-01 was a Thursday.
         DatePart::DayOfWeek => (day + 4).rem_euclid(7),
-        DatePart::DayOfMonth => civil(day).2,
-        DatePart::Month => civil(day).1,
-        DatePart::Year => civil(day).0,
+        DatePart::DayOfMonth => date_of(day).2,
+        DatePart::Month => date_of(day).1,
+        DatePart::Year => date_of(day).0,
         DatePart::DaysInMonth => {
-            let (y, m, _) = civil(day);
+            let (y, m, _) = date_of(day);
             days_in_month(y, m)
         }
         DatePart::DayOfYear => {
-            let (y, m, d) = civil(day);
+            let (y, m, d) = date_of(day);
             (1..m).map(|m| days_in_month(y, m)).sum::<i64>() + d
         }
     };
     value as f64
-}
-
-fn days_in_month(y: i64, m: i64) -> i64 {
-    match m {
-        4 | 6 | 9 | 11 => 30,
-        2 if y % 4 == 0 && (y % 100 != 0 || y % 400 == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
-}
-
-/// Year, month and day of a day counted from 1970-01-01. Years begin in March here, so that the leap day is the last.
-fn civil(day: i64) -> (i64, i64, i64) {
-    let z = day + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let m = (5 * day_of_year + 2) / 153;
-    let d = day_of_year - (153 * m + 2) / 5 + 1;
-    let month = if m < 10 { m + 3 } else { m - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, d)
 }
 
 #[cfg(test)]
