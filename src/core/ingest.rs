@@ -76,15 +76,21 @@ impl Pool {
     }
 }
 
+/// What all batches on their way use.
+pub(crate) struct Shared {
+    pub(crate) interner: Arc<Interner>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) pool: Pool,
+}
+
 /// A batch on its way through the log.
 pub(crate) struct Entry {
     head: WriteGuard,
     batch: WriteBatch,
     ids: Vec<u32>,
     receipt: WriteReceipt,
-    counters: Arc<Counters>,
-    changes: Arc<Changes>,
-    pool: Arc<Pool>,
+    shared: Arc<Shared>,
     now_ms: i64,
     /// Times of its samples.
     range: Option<TimeRange>,
@@ -95,21 +101,21 @@ pub(crate) struct Entry {
 pub(crate) type Answer = oneshot::Receiver<Result<WriteReceipt, WriteError>>;
 
 impl Entry {
-    /// Resolves a batch that was checked against a head.
+    /// Resolves a batch against a head; `range` is what [`check`] said of it.
     pub(crate) fn new(
         head: WriteGuard,
-        interner: &Interner,
         batch: WriteBatch,
+        range: Option<TimeRange>,
         caps: SeriesCaps,
         now_ms: i64,
-        (counters, changes, pool): (&Arc<Counters>, &Arc<Changes>, &Arc<Pool>),
+        shared: &Arc<Shared>,
     ) -> Result<(Self, Answer), WriteError> {
-        let mut ids = pool.ids();
+        let mut ids = shared.pool.ids();
         let began = Instant::now();
         let refused = head
-            .resolve(&batch, &mut ids, caps, interner)
+            .resolve(&batch, &mut ids, caps, &shared.interner)
             .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
-        counters.lookup_ns.fetch_add(nanos(began), Ordering::Relaxed);
+        shared.counters.lookup_ns.fetch_add(nanos(began), Ordering::Relaxed);
         let mut receipt = WriteReceipt { refused_series: refused.count as u64, ..WriteReceipt::default() };
         for (s, id) in batch.series.iter().zip(&ids) {
             if *id != NO_SERIES {
@@ -119,7 +125,7 @@ impl Entry {
             }
         }
         if refused.count > 0 {
-            counters.refused(&refused);
+            shared.counters.refused(&refused);
             let text = refused.text();
             if refused.count == batch.series.len() && batch.metadata.is_empty() {
                 return Err(WriteError::SeriesLimit(text));
@@ -127,9 +133,7 @@ impl Entry {
             receipt.refusal = Some(text.into());
         }
         let (done, answer) = oneshot::channel();
-        let (counters, changes, pool) = (Arc::clone(counters), Arc::clone(changes), Arc::clone(pool));
-        let range = batch.time_range();
-        Ok((Self { head, batch, ids, receipt, counters, changes, pool, now_ms, range, done }, answer))
+        Ok((Self { head, batch, ids, receipt, shared: Arc::clone(shared), now_ms, range, done }, answer))
     }
 
     /// Which shard of the log takes it.
@@ -152,7 +156,7 @@ impl LogEntry for Entry {
     fn encode(&self, state: &mut SegmentRefs, out: &mut Vec<u8>) -> u8 {
         let began = Instant::now();
         record::encode(&self.batch, &self.ids, self.head.generation, state, out);
-        self.counters.encode_ns.fetch_add(nanos(began), Ordering::Relaxed);
+        self.shared.counters.encode_ns.fetch_add(nanos(began), Ordering::Relaxed);
         FRAME_BATCH
     }
 
@@ -168,12 +172,13 @@ impl LogEntry for Entry {
                 );
                 let began = Instant::now();
                 let applied = self.head.apply(&self.ids, &mut self.batch);
-                self.counters.apply_ns.fetch_add(nanos(began), Ordering::Relaxed);
-                self.counters.add(&applied, self.receipt.floats + self.receipt.histograms);
+                let Shared { counters, changes, pool, .. } = &*self.shared;
+                counters.apply_ns.fetch_add(nanos(began), Ordering::Relaxed);
+                counters.add(&applied, self.receipt.floats + self.receipt.histograms);
                 if let Some(range) = self.range {
-                    self.changes.note(range);
+                    changes.note(range);
                 }
-                self.pool.put(self.batch, self.ids);
+                pool.put(self.batch, self.ids);
                 Ok(self.receipt)
             }
             Err(e) => Err(e.into()),
@@ -197,8 +202,8 @@ impl From<LogError> for WriteError {
     }
 }
 
-/// Are the ranges of a batch within its columns, and its times not too far ahead?
-pub(crate) fn check(batch: &WriteBatch, limits: &Limits, now_ms: i64) -> Result<(), WriteError> {
+/// Are the ranges of a batch within its columns, and its times not too far ahead? Gives the times of its samples.
+pub(crate) fn check(batch: &WriteBatch, limits: &Limits, now_ms: i64) -> Result<Option<TimeRange>, WriteError> {
     let malformed = || WriteError::Rejected("malformed batch".to_owned());
     let columns = batch.values.len() == batch.ts.len()
         && (batch.start_ts.is_empty() || batch.start_ts.len() == batch.ts.len())
@@ -214,9 +219,9 @@ pub(crate) fn check(batch: &WriteBatch, limits: &Limits, now_ms: i64) -> Result<
         return Err(malformed());
     }
     let max = now_ms.saturating_add(limits.future_ms_max);
-    let latest = batch.ts.iter().copied().chain(batch.histograms.iter().map(|h| h.ts)).max();
-    match latest.filter(|t| *t > max) {
-        None => Ok(()),
+    let range = batch.time_range();
+    match range.map(|r| r.max).filter(|t| *t > max) {
+        None => Ok(range),
         Some(t) => Err(WriteError::Rejected(format!(
             "sample time {t} ms is more than {} ms ahead of the server's clock ({now_ms} ms)",
             limits.future_ms_max

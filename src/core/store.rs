@@ -34,7 +34,7 @@ use crate::changes::Changes;
 use crate::delete::DeleteRequest;
 use crate::flush::Frozen;
 use crate::head::{Counters, Head};
-use crate::ingest::{Answer, Entry, Pool, check};
+use crate::ingest::{Answer, Entry, Pool, Shared, check};
 use crate::interner::Interner;
 use crate::options::{OpenError, Retention, StoreOptions};
 use crate::refusal::SeriesCaps;
@@ -108,7 +108,8 @@ pub(crate) struct Inner {
     /// One change of the view at a time.
     viewing: Mutex<()>,
     gate: RwLock<()>,
-    pool: Arc<Pool>,
+    /// What writes use.
+    writing: Arc<Shared>,
     progress: Arc<Progress>,
     replayed: Mutex<ReplayReport>,
     is_closed: AtomicBool,
@@ -163,7 +164,13 @@ impl Store {
         let foresight = (options.foresee && cache.is_some()).then(Arc::<Foresight>::default);
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
-        let pool = Arc::new(Pool::new(options.pooled));
+        let changes = Arc::<Changes>::default();
+        let writing = Arc::new(Shared {
+            interner: Arc::clone(&interner),
+            counters: Arc::clone(&counters),
+            changes: Arc::clone(&changes),
+            pool: Pool::new(options.pooled),
+        });
         let inner = Arc::new(Inner {
             disk,
             limits: options.limits.clone().into(),
@@ -174,7 +181,7 @@ impl Store {
             log,
             view: ArcSwap::from_pointee(view),
             counters,
-            changes: Arc::default(),
+            changes,
             background: Arc::default(),
             interner,
             cache,
@@ -195,7 +202,7 @@ impl Store {
             not_before: Mutex::default(),
             viewing: Mutex::default(),
             gate: RwLock::new(()),
-            pool,
+            writing,
             progress: Arc::new(Progress::new()),
             replayed: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -335,7 +342,7 @@ impl Inner {
     fn begin_write(&self, batch: WriteBatch) -> Result<Answer, WriteError> {
         let now_ms = self.options.clock.now_ms();
         let limits = self.limits.get();
-        check(&batch, &limits, now_ms)?;
+        let range = check(&batch, &limits, now_ms)?;
         let head = {
             let _gate = self.gate.read();
             let view = self.view.load();
@@ -346,8 +353,7 @@ impl Inner {
             return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
         }
         let caps = SeriesCaps::of(&limits);
-        let shared = (&self.counters, &self.changes, &self.pool);
-        let (entry, answer) = Entry::new(head, &self.interner, batch, caps, now_ms, shared)?;
+        let (entry, answer) = Entry::new(head, batch, range, caps, now_ms, &self.writing)?;
         self.log.submit(entry.shard(), entry)?;
         Ok(answer)
     }
@@ -452,7 +458,7 @@ impl Ingest for Store {
     }
 
     fn batch(&self) -> WriteBatch {
-        self.inner.pool.batch()
+        self.inner.writing.pool.batch()
     }
 
     fn has_metadata(&self, family: &str, metadata: MetadataRef<'_>) -> bool {
