@@ -18,8 +18,6 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use quiver_core::TimeRange;
-use quiver_query::promql;
 
 use super::error::{ApiError, ErrorType};
 use super::params::Params;
@@ -73,16 +71,8 @@ pub async fn reload(g: &Arc<Gateway>) -> Result<Response<Body>, ApiError> {
 }
 
 async fn delete_series(g: &Gateway, p: &Params) -> Result<(), ApiError> {
-    if p.all("match[]").next().is_none() {
-        return Err(ApiError::bad_data("no match[] parameter provided"));
-    }
-    let range = TimeRange { min: p.time_or("start", i64::MIN)?, max: p.time_or("end", i64::MAX)? };
-    let options = g.services.engine.parse_options();
-    let mut selectors = Vec::new();
-    for text in p.all("match[]") {
-        let parsed = promql::parse_metric_selector(text, &options);
-        selectors.push(parsed.map_err(|e| ApiError::invalid_param("match[]", e.to_string()))?);
-    }
+    p.require_selector()?;
+    let (range, selectors) = (p.time_range()?, p.selectors(g)?);
     Ok(g.services.maintain.delete(selectors, range).await?)
 }
 

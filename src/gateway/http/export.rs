@@ -13,7 +13,6 @@ use axum::http::{HeaderName, HeaderValue, Response, header};
 use prost::Message;
 use quiver_core::{Need, SeriesSet, TimeRange};
 use quiver_model::{Histogram, Labels, SampleColumn, Span};
-use quiver_query::promql;
 use tokio::sync::mpsc::Sender;
 
 use super::error::ApiError;
@@ -26,13 +25,7 @@ const FRAME_SAMPLES: usize = 20_000;
 
 /// Handles an export.
 pub fn export(g: &Gateway, p: &Params) -> Result<Response<Body>, ApiError> {
-    let range = TimeRange { min: p.time_or("start", i64::MIN)?, max: p.time_or("end", i64::MAX)? };
-    let options = g.services.engine.parse_options();
-    let mut selectors = Vec::new();
-    for text in p.all("match[]") {
-        let parsed = promql::parse_metric_selector(text, &options);
-        selectors.push(parsed.map_err(|e| ApiError::invalid_param("match[]", e.to_string()))?);
-    }
+    let (range, mut selectors) = (p.time_range()?, p.selectors(g)?);
     if selectors.is_empty() {
         selectors.push(Vec::new());
     }

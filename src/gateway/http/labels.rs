@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
-use quiver_core::TimeRange;
-use quiver_model::{Labels, Matcher};
-use quiver_query::promql;
+use quiver_model::Labels;
 
 use super::error::ApiError;
 use super::params::Params;
@@ -14,28 +12,6 @@ use super::success;
 use crate::Gateway;
 
 const TRUNCATED: &str = "results truncated due to limit";
-
-pub(super) fn time_range(p: &Params) -> Result<TimeRange, ApiError> {
-    Ok(TimeRange { min: p.time_or("start", i64::MIN)?, max: p.time_or("end", i64::MAX)? })
-}
-
-/// The selectors of `match[]`; each needs a matcher that does not accept the empty string.
-pub(super) fn selectors(g: &Gateway, p: &Params) -> Result<Vec<Vec<Matcher>>, ApiError> {
-    let options = g.services.engine.parse_options();
-    let mut out = Vec::new();
-    for text in p.all("match[]") {
-        let matchers = promql::parse_metric_selector(text, &options)
-            .map_err(|e| ApiError::invalid_param("match[]", e.to_string()))?;
-        if matchers.iter().all(Matcher::matches_empty) {
-            return Err(ApiError::invalid_param(
-                "match[]",
-                "match[] must contain at least one non-empty matcher".into(),
-            ));
-        }
-        out.push(matchers);
-    }
-    Ok(out)
-}
 
 /// One more than the limit is asked for, to know whether the list was cut.
 fn ask(limit: usize) -> usize {
@@ -55,7 +31,7 @@ fn strings(headers: &HeaderMap, mut list: Vec<String>, limit: usize) -> Response
 
 /// `/labels`
 pub fn names(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
-    let (limit, range, selectors) = (p.limit()?, time_range(p)?, selectors(g, p)?);
+    let (limit, range, selectors) = (p.limit()?, p.time_range()?, p.narrow_selectors(g)?);
     let list = g.services.source.snapshot().label_names(&selectors, range, ask(limit))?;
     Ok(strings(headers, list, limit))
 }
@@ -73,7 +49,7 @@ pub fn values(g: &Gateway, headers: &HeaderMap, p: &Params, name: &str) -> Resul
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));
     }
-    let (limit, range, selectors) = (p.limit()?, time_range(p)?, selectors(g, p)?);
+    let (limit, range, selectors) = (p.limit()?, p.time_range()?, p.narrow_selectors(g)?);
     let list = g.services.source.snapshot().label_values(name, &selectors, range, ask(limit))?;
     Ok(strings(headers, list, limit))
 }
@@ -104,10 +80,8 @@ fn unescape_name(rest: &str) -> Option<String> {
 
 /// `/series`
 pub fn series(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
-    if p.all("match[]").next().is_none() {
-        return Err(ApiError::bad_data("no match[] parameter provided"));
-    }
-    let (limit, range, selectors) = (p.limit()?, time_range(p)?, selectors(g, p)?);
+    p.require_selector()?;
+    let (limit, range, selectors) = (p.limit()?, p.time_range()?, p.narrow_selectors(g)?);
     let snapshot = g.services.source.snapshot();
     let max = g.services.limits.get().query_series_max;
     let mut warnings = Vec::new();

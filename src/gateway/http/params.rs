@@ -3,9 +3,12 @@
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use quiver_model::calendar::{day_of, days_in_month};
+use quiver_model::{Matcher, TimeRange};
+use quiver_query::promql;
 
 use super::body::read_body;
 use super::error::ApiError;
+use crate::Gateway;
 
 /// Bytes of a form body at most: a query and its parameters.
 const FORM_BYTES_MAX: usize = 10 << 20;
@@ -57,6 +60,37 @@ impl Params {
     /// A duration, ms.
     pub fn duration(&self, name: &str) -> Result<i64, ApiError> {
         parse_duration(self.get(name)).map_err(|e| ApiError::invalid_param(name, e))
+    }
+
+    /// `start` to `end`: all times where they are not given.
+    pub fn time_range(&self) -> Result<TimeRange, ApiError> {
+        Ok(TimeRange { min: self.time_or("start", i64::MIN)?, max: self.time_or("end", i64::MAX)? })
+    }
+
+    /// The selectors of `match[]`: none where there is none.
+    pub fn selectors(&self, g: &Gateway) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let options = g.services.engine.parse_options();
+        let parse = |text| promql::parse_metric_selector(text, &options);
+        let all = self.all("match[]").map(parse).collect::<Result<_, _>>();
+        all.map_err(|e| ApiError::invalid_param("match[]", e.to_string()))
+    }
+
+    /// The selectors of `match[]`, each with a matcher that does not accept the empty string.
+    pub fn narrow_selectors(&self, g: &Gateway) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let all = self.selectors(g)?;
+        if all.iter().any(|matchers| matchers.iter().all(Matcher::matches_empty)) {
+            let text = "match[] must contain at least one non-empty matcher";
+            return Err(ApiError::invalid_param("match[]", text.into()));
+        }
+        Ok(all)
+    }
+
+    /// Is there a `match[]`?
+    pub fn require_selector(&self) -> Result<(), ApiError> {
+        match self.all("match[]").next() {
+            Some(_) => Ok(()),
+            None => Err(ApiError::bad_data("no match[] parameter provided")),
+        }
     }
 
     /// `limit`: 0 where it is not given.

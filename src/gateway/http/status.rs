@@ -10,7 +10,6 @@ use quiver_model::calendar::{DAY_MS, date_of};
 
 use super::error::{ApiError, ErrorType};
 use super::json::Json;
-use super::labels::{selectors, time_range};
 use super::params::Params;
 use super::{ok_json, success};
 use crate::Gateway;
@@ -105,7 +104,7 @@ fn top(p: &Params) -> Result<usize, ApiError> {
 /// `status/cardinality`: counts over heads and blocks, of the series that `match[]` selects (all, without) in a range of
 /// time; `focus` names a label whose values are counted one by one.
 fn cardinality(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
-    let (top, range, selectors) = (top(p)?, time_range(p)?, selectors(g, p)?);
+    let (top, range, selectors) = (top(p)?, p.time_range()?, p.narrow_selectors(g)?);
     let matchers = match selectors.as_slice() {
         [] => &[][..],
         [one] => one,
