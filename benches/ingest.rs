@@ -13,9 +13,6 @@
 //!
 //! Rows: buffers used again as the server does; none used again; and messages as owned objects, the plain way.
 
-#[allow(dead_code)]
-mod fleet;
-
 use std::alloc::{GlobalAlloc, Layout};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +25,7 @@ use quiver_gateway::proto::{v1, v2};
 use quiver_gateway::write::decode::{self, DecodeOptions};
 use quiver_gateway::write::{Encoding, Scratch, receive};
 use quiver_model::{Labels, Limits, WriteBatch};
-
-use fleet::{Fleet, Version};
+use quiver_support::fleet::{Fleet, Version};
 
 /// The server's allocator, and how often it is asked while `IS_COUNTING`.
 struct Counting(mimalloc::MiMalloc);

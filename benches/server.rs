@@ -12,12 +12,6 @@
 //! old data, newest first, as fast as it is taken. Printed: the 99th percentile of the live acks of both, and whether
 //! answers were right during and after.
 
-#[allow(dead_code)]
-mod fleet;
-#[path = "../tests/integration/http.rs"]
-#[allow(dead_code)]
-mod http;
-
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -27,8 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fleet::{Fleet, Version};
-use http::Client;
+use quiver_support::fleet::{Fleet, Version};
+use quiver_support::http::Client;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -8,9 +8,6 @@
 //! The store is a small one in this process; a wait before every answer is its latency. Both databases take turns, so that
 //! other work on the machine slows both.
 
-#[path = "../tests/support/s3_server.rs"]
-mod s3_server;
-
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +17,7 @@ use quiver_core::{Ingest, Maintain, Source, Store, StoreOptions, TierOptions};
 use quiver_model::{Clock, SystemClock, WriteBatch};
 use quiver_persistence::remote::{S3Settings, Secret, TierTarget, TierUrl, open_target};
 use quiver_query::{Engine, EngineOptions, PromqlRequest, QueryOptions};
-use s3_server::S3Server;
+use quiver_support::s3_server::S3Server;
 
 const PANELS: usize = 20;
 const STEP_MS: i64 = 15_000;

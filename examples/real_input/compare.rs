@@ -11,13 +11,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use quiver_support::http::Client;
 use serde_json::Value;
-
-#[allow(dead_code)]
-#[path = "../../tests/integration/http.rs"]
-mod http;
-
-use http::Client;
 
 /// Values this close, relative to the larger, are the same.
 const TOLERANCE: f64 = 1e-9;

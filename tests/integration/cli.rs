@@ -4,14 +4,11 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::command::run;
 use crate::remote_write::{Series, write};
 use crate::server::{QUIVER, Server};
 
 const T: i64 = 1_700_000_000_000;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(QUIVER).args(arguments).env_remove("QUIVER_URL").env("NO_COLOR", "1").output().unwrap()
-}
 
 fn out(o: &Output) -> String {
     String::from_utf8_lossy(&o.stdout).into_owned()

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMillisecondType};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::command::{quiver, succeeds};
 use crate::remote_write::{Native, Series, write};
-use crate::server::{QUIVER, Server};
+use crate::server::Server;
 
 const DAY: i64 = 86_400_000;
 /// Ten minutes before a midnight, so that the data lies in two days, and some of it far before.
@@ -39,18 +39,6 @@ fn filled() -> Server {
         ],
     );
     server
-}
-
-fn quiver(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let out = Command::new(QUIVER).args(arguments).env_remove("QUIVER_URL").output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-    (out.status.code(), text(out.stdout), text(out.stderr))
-}
-
-fn succeeds(arguments: &[&str]) -> String {
-    let (code, out, err) = quiver(arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {err}");
-    out
 }
 
 const STATEMENTS: [&str; 7] = [

@@ -21,12 +21,10 @@
 //! | `tier` | blocks in an S3-compatible service outlive the local disk; two servers; failures of the service |
 //! | `tidy` | rules of the tree that the compiler does not check |
 
-mod http;
+mod command;
 mod load;
 mod matrix;
 mod remote_write;
-#[path = "../support/s3_server.rs"]
-mod s3_server;
 mod scripts;
 mod server;
 
@@ -49,3 +47,5 @@ mod survival;
 mod tidy;
 mod tier;
 mod write;
+
+use quiver_support::{http, s3_server};

@@ -1,12 +1,12 @@
 //! Deletions, snapshots, backups, checks and background tasks, over the ports and the files of a real server.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::command::{quiver, succeeds};
 use crate::remote_write::{Series, write};
-use crate::server::{QUIVER, Server, Start};
+use crate::server::{Server, Start};
 
 const T: i64 = 1_700_000_000_000;
 const AT: &str = "1700000300";
@@ -36,18 +36,6 @@ fn refused(r: &crate::http::Response) -> (u16, String, String) {
     let j = r.json();
     let text = |key: &str| j[key].as_str().unwrap_or("").to_owned();
     (r.status, text("errorType"), text("error"))
-}
-
-fn quiver(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let out = Command::new(QUIVER).args(arguments).env_remove("QUIVER_URL").output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-    (out.status.code(), text(out.stdout), text(out.stderr))
-}
-
-fn succeeds(arguments: &[&str]) -> String {
-    let (code, out, err) = quiver(arguments);
-    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
-    out
 }
 
 fn shown(path: &Path) -> &str {

@@ -1,14 +1,14 @@
 //! One expression, one answer: over `/query_range`, as a table in SQL, and without a server on exported Parquet.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, TimestampMillisecondType};
 use serde_json::Value;
 
+use crate::command::succeeds;
 use crate::remote_write::{Native, Series, write};
-use crate::server::{QUIVER, Server};
+use crate::server::Server;
 
 const DAY: i64 = 86_400_000;
 /// Ten minutes before a midnight, so that the data lies in two days.
@@ -251,18 +251,12 @@ fn of_batches(batches: &[RecordBatch]) -> Answer {
     out
 }
 
-fn quiver(arguments: &[&str]) -> String {
-    let out = Command::new(QUIVER).args(arguments).env_remove("QUIVER_URL").output().expect("runs");
-    assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
 #[test]
 fn an_expression_means_the_same_wherever_it_is_asked() {
     let server = filled();
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("export").display().to_string();
-    quiver(&["export", "--url", &server.url(), "--out", &out]);
+    succeeds(&["export", "--url", &server.url(), "--out", &out]);
     let (start, end, step) = (START.to_string(), END.to_string(), STEP.to_string());
     let mut cells = (0, 0);
     for q in EXPRESSIONS {
@@ -281,7 +275,7 @@ fn an_expression_means_the_same_wherever_it_is_asked() {
         assert!(found == wanted, "SQL: {q}\n{}", differences(&found, &wanted));
 
         let text =
-            quiver(&["query", "--offline", &out, "--json", "--start", &start, "--end", &end, "--step", &step, q]);
+            succeeds(&["query", "--offline", &out, "--json", "--start", &start, "--end", &end, "--step", &step, q]);
         let found = of_json(&serde_json::from_str(&text).expect("JSON"), q);
         assert!(found == wanted, "offline: {q}\n{}", differences(&found, &wanted));
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::command::run_with;
 use crate::remote_write::{Series, write};
 use crate::s3_server::S3Server;
 use crate::server::{Server, Start};
@@ -128,4 +129,58 @@ fn a_service_that_fails_now_and_then_is_tried_again() {
     own.fail_next(0);
     server.admin("tier");
     assert_eq!(server.metric("quiver_tier_remote_blocks"), 2.0);
+}
+
+#[test]
+fn backups_go_to_the_service_and_come_back() {
+    let service = Service::start("backup");
+    let server = Start::new().ready();
+    fill(&server, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let (url, to) = (server.url(), format!("s3://quiver-test/{}/copy", service.prefix));
+    let credentials = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "planted-secret")];
+    let run = |arguments: &[&str]| {
+        let out = run_with(&[arguments, &["--endpoint", &service.url]].concat(), &credentials);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&out.stdout), text(&out.stderr));
+        assert!(!out.contains("planted-secret") && !err.contains("planted-secret"), "{out}{err}");
+        (out, err)
+    };
+    let scratch = folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let scratch_text = scratch.display().to_string();
+    let back_up = || run(&["snapshot", "--url", &url, "--out", &to, "--scratch", &scratch_text]);
+    let (out, err) = back_up();
+    assert!(out.starts_with("1 blocks") && out.contains("1 copied now"), "{out}{err}");
+    fill(&server, 3_000_000);
+    write(&mut server.client(), &[Series::new("near", &[("a", "b")]).float(T, 1.0)]);
+    let (out, err) = back_up();
+    assert!(out.starts_with("3 blocks") && out.contains("2 copied now"), "{out}{err}");
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "nothing is left on the way");
+    let restored = folder.path().join("restored");
+    let restore = |from: &str, target: &std::path::Path| {
+        run(&["restore", "--from", from, "--data-dir", &target.display().to_string()])
+    };
+    let (out, err) = restore(&to, &restored);
+    assert!(out.starts_with("3 blocks"), "{out}{err}");
+    let other = Start::new().on(&restored).ready();
+    assert_eq!(answer(&other), answer(&server));
+    assert_eq!(other.query("near", "1700000000")[0]["value"][1], "1");
+    // What cannot be is said, and leaves nothing.
+    let empty = folder.path().join("empty");
+    let (_, err) = restore(&format!("{to}-not-there"), &empty);
+    assert!(err.contains("holds no backup"), "{err}");
+    let (_, err) = restore("s3://", &empty);
+    assert!(err.contains("has no bucket"), "{err}");
+    let Some(own) = service.own.clone() else { return };
+    own.set_read_only(true);
+    fill(&server, 6_000_000);
+    let (_, err) = back_up();
+    assert!(err.contains("AccessDenied"), "{err}");
+    own.set_read_only(false);
+    let (out, err) = back_up();
+    assert!(out.contains("blocks of"), "{out}{err}");
+    let again = folder.path().join("again");
+    restore(&to, &again);
+    assert_eq!(answer(&Start::new().on(&again).ready()), answer(&server));
 }

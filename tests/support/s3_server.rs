@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +27,8 @@ pub struct S3Server {
     /// Requests that answer 503 before anything else happens.
     failing: AtomicU64,
     requests: AtomicU64,
-    is_unconditional: std::sync::atomic::AtomicBool,
+    is_unconditional: AtomicBool,
+    is_read_only: AtomicBool,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -66,7 +67,6 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-#[allow(dead_code)]
 impl S3Server {
     /// Starts it on a port of its own.
     pub async fn start() -> std::io::Result<(Arc<Self>, SocketAddr)> {
@@ -113,6 +113,11 @@ impl S3Server {
         self.is_unconditional.store(true, Ordering::Relaxed);
     }
 
+    /// Refuses everything that changes something.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.is_read_only.store(is_read_only, Ordering::Relaxed);
+    }
+
     /// Requests so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -144,6 +149,9 @@ impl S3Server {
         }
         let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
         if !header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=") {
+            return refusal(StatusCode::FORBIDDEN, "AccessDenied");
+        }
+        if self.is_read_only.load(Ordering::Relaxed) && !matches!(head.method, Method::GET | Method::HEAD) {
             return refusal(StatusCode::FORBIDDEN, "AccessDenied");
         }
         let hash = ring::digest::digest(&ring::digest::SHA256, &body);

@@ -179,12 +179,14 @@ impl fmt::Debug for Mapped {
 }
 
 /// A held folder lock; dropping it lets go.
-pub struct DiskLock(#[allow(dead_code)] Box<dyn Any + Send + Sync>);
+pub struct DiskLock {
+    _held: Box<dyn Any + Send + Sync>,
+}
 
 impl DiskLock {
     /// A lock that lasts as long as `guard`.
     pub fn new(guard: impl Any + Send + Sync) -> Self {
-        Self(Box::new(guard))
+        Self { _held: Box::new(guard) }
     }
 }
 

@@ -1,18 +1,15 @@
 //! Every store against the same expectations, and catalogs under writers that race.
 
-#[path = "../../../tests/support/s3_server.rs"]
-mod s3_server;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quiver_support::s3_server::S3Server;
 
 use super::s3::S3Objects;
 use super::*;
 use crate::disk::{Disk, MemoryDisk};
 use crate::manifest::{Manifest, ManifestEntry};
-use s3_server::S3Server;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()

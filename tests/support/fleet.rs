@@ -72,22 +72,12 @@ impl Fleet {
 
     /// The message with series `from..to` of host `h` at scrape `k`, not compressed.
     pub fn message(&self, version: Version, h: usize, series: std::ops::Range<usize>, k: i64, out: &mut Vec<u8>) {
-        out.clear();
         match version {
             Version::V1 => {
-                for j in series {
-                    let mut body = Vec::with_capacity(256);
-                    for (n, v) in self.labels(h, j) {
-                        let mut label = Vec::with_capacity(64);
-                        bytes(&mut label, 1, n.as_bytes());
-                        bytes(&mut label, 2, v.as_bytes());
-                        bytes(&mut body, 1, &label);
-                    }
-                    bytes(&mut body, 2, &self.sample(h, j, k));
-                    bytes(out, 1, &body);
-                }
+                self.history(h, series, k..k + 1, out);
             }
             Version::V2 => {
+                out.clear();
                 let mut symbols: Vec<String> = vec![String::new()];
                 let mut known = std::collections::HashMap::from([(String::new(), 0u64)]);
                 let mut of = |text: &str| {

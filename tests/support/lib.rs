@@ -1,0 +1,11 @@
+//! What tests, benches and examples share; nothing of it is in the product.
+//!
+//! | module | is |
+//! | --- | --- |
+//! | `http` | a client that shows exactly what a server answers |
+//! | `fleet` | remote write requests of many hosts, the same every time |
+//! | `s3_server` | an S3-compatible service in memory, slow or failing as asked |
+
+pub mod fleet;
+pub mod http;
+pub mod s3_server;
