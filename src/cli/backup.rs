@@ -1,4 +1,4 @@
-//! `quiver snapshot` and `quiver restore`: backups to a folder, and back.
+//! `quiver snapshot` and `quiver restore`: backups to a folder or a remote store, and back.
 //!
 //! From a server: a snapshot is made there, its missing blocks are fetched, the snapshot is dropped again. From a data
 //! folder: read where it stands.
@@ -13,13 +13,14 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use quiver_core::backup::{Backup, BackupError, BackupFile, BackupReport};
+use quiver_core::backup::{Backup, BackupError, BackupFile, BackupReport, restore as restore_folder, restore_remote};
 use quiver_model::{Clock, SystemClock};
-use quiver_persistence::Manifest;
 use quiver_persistence::manifest::{MANIFEST_FILE, parse};
+use quiver_persistence::{Manifest, RealDisk};
 use serde::Deserialize;
 
 use super::client::Server;
+use super::place::{Place, Scratch, StoreArgs};
 use super::shown_bytes;
 
 /// Flags of `quiver snapshot`.
@@ -31,29 +32,37 @@ pub struct SnapshotArgs {
     /// Back up the data folder of a server that does not run
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     data_dir: Option<PathBuf>,
-    /// Folder of the backup: an empty one, or that of an earlier backup, which is brought up to date
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    /// Where the backup goes: a folder or s3://BUCKET/PREFIX, with nothing in it or with an earlier backup, which is brought
+    /// up to date
+    #[arg(long, value_name = "DIR|URL")]
+    out: String,
     /// Read the blocks of the earlier backup again, and copy those that are damaged
     #[arg(long)]
     verify: bool,
     /// Leave out what is not in blocks yet
     #[arg(long, conflicts_with = "data_dir")]
     skip_head: bool,
+    /// Folder for one block at a time on its way from a server to a store [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// Flags of `quiver restore`.
 #[derive(Args, Debug)]
 pub struct RestoreArgs {
-    /// Backup to restore: a folder that `quiver snapshot` made, or a server's snapshots/NAME
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
+    /// Backup to restore: where `quiver snapshot` put it, or a server's snapshots/NAME
+    #[arg(long, value_name = "DIR|URL")]
+    from: String,
     /// Data folder to make; it has to be empty
     #[arg(long, value_name = "DIR", env = "QUIVER_DATA_DIR")]
     data_dir: PathBuf,
     /// Where it is not empty, move what is there to its folder quarantine/ first; nothing is deleted
     #[arg(long)]
     force_aside: bool,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// Shows how many bytes are done, until it is dropped.
@@ -103,13 +112,21 @@ async fn blocking<T: Send + 'static>(
 
 /// Runs `quiver snapshot`.
 pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
-    let out = args.out.clone();
-    let backup = Arc::new(blocking(move || Backup::open(&out)).await?);
+    let (place, now) = (args.store.place(&args.out)?, SystemClock.now_ms());
+    // Dropped last.
+    let mut scratch = None;
+    let backup = match place {
+        Place::Folder(folder) => blocking(move || Backup::open(&folder)).await?,
+        Place::Store(objects) => {
+            let disk = scratch.insert(Scratch::new(args.scratch).map_err(|e| e.to_string())?).disk();
+            blocking(move || Backup::remote(objects, disk, now)).await?
+        }
+    };
+    let backup = Arc::new(backup);
     let progress = Progress::new();
     let report = match (args.data_dir, args.url) {
         (Some(folder), _) => {
             let (done, total, verify) = (Arc::clone(&progress.done), progress.total(), args.verify);
-            let now = SystemClock.now_ms();
             blocking(move || backup.of_folder(&folder, verify, now, &done, &total)).await?
         }
         (None, Some(url)) => {
@@ -132,7 +149,7 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
         "{} blocks of {} in {}: {} copied now ({}), {} no longer needed\n",
         report.blocks,
         shown_bytes(report.bytes),
-        args.out.display(),
+        args.out,
         report.copied,
         shown_bytes(report.copied_bytes),
         report.pruned
@@ -235,8 +252,12 @@ async fn fetch_block(
 pub async fn restore(args: RestoreArgs) -> Result<(), String> {
     let progress = Progress::new();
     let (done, total) = (Arc::clone(&progress.done), progress.total());
-    let (from, to) = (args.from.clone(), args.data_dir.clone());
-    let report = blocking(move || quiver_core::backup::restore(&from, &to, args.force_aside, &done, &total)).await?;
+    let (place, to, aside) = (args.store.place(&args.from)?, args.data_dir.clone(), args.force_aside);
+    let work = move || match place {
+        Place::Folder(from) => restore_folder(&from, &to, aside, &done, &total),
+        Place::Store(objects) => restore_remote(objects, Arc::new(RealDisk::create(&to)?), aside, &done, &total),
+    };
+    let report = blocking(work).await?;
     drop(progress);
     if let Some(folder) = &report.set_aside {
         super::print(&format!("what was in {} is in {folder} there\n", args.data_dir.display()));

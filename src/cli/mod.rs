@@ -9,6 +9,7 @@ mod export;
 mod inspect;
 mod json;
 mod offline;
+mod place;
 mod query;
 mod sql;
 mod when;

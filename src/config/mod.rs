@@ -18,6 +18,7 @@ use serde::Deserialize;
 mod tier;
 
 use tier::TierFile;
+pub(crate) use tier::s3_variables;
 pub use tier::{CacheConfig, TierArgs, TierConfig};
 
 /// An address to listen on, or not to.

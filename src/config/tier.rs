@@ -135,6 +135,19 @@ fn age(key: &'static str, text: &str) -> Result<i64, ConfigError> {
     }
 }
 
+/// What Amazon's usual variables, which `variable` reads, say of a service.
+pub(crate) fn s3_variables(variable: &dyn Fn(&str) -> Option<String>) -> S3Settings {
+    let first = |names: &[&str]| names.iter().find_map(|n| variable(n).filter(|v| !v.is_empty()));
+    S3Settings {
+        endpoint: first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
+        region: first(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
+        access_key: first(&["AWS_ACCESS_KEY_ID"]).unwrap_or_default(),
+        secret_key: first(&["AWS_SECRET_ACCESS_KEY"]).map(Secret::new).unwrap_or_default(),
+        session_token: first(&["AWS_SESSION_TOKEN"]).map(Secret::new),
+        ca_file: None,
+    }
+}
+
 impl CacheConfig {
     /// Merges flags, file, and Amazon's variables, which `variable` reads.
     pub(super) fn load(
@@ -155,20 +168,13 @@ impl CacheConfig {
         let cache = said(args.tier_cache_size.clone()).or(file.tier_cache_size).unwrap_or_else(|| "2GiB".into());
         let cache_bytes = bytes("tier-cache-size", &cache)?;
         let takeover = switch("tier-takeover", args.tier_takeover, file.tier_takeover.as_deref(), false)?;
-        let first = |names: &[&str]| names.iter().find_map(|n| variable(n).filter(|v| !v.is_empty()));
+        let variables = s3_variables(variable);
         let s3 = S3Settings {
-            endpoint: said(args.tier_endpoint.clone())
-                .or(file.tier_endpoint)
-                .or_else(|| first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])),
-            region: said(args.tier_region.clone())
-                .or(file.tier_region)
-                .or_else(|| first(&["AWS_REGION", "AWS_DEFAULT_REGION"])),
-            access_key: file.tier_access_key.or_else(|| first(&["AWS_ACCESS_KEY_ID"])).unwrap_or_default(),
-            secret_key: file
-                .tier_secret_key
-                .or_else(|| first(&["AWS_SECRET_ACCESS_KEY"]).map(Secret::new))
-                .unwrap_or_default(),
-            session_token: first(&["AWS_SESSION_TOKEN"]).map(Secret::new),
+            endpoint: said(args.tier_endpoint.clone()).or(file.tier_endpoint).or(variables.endpoint),
+            region: said(args.tier_region.clone()).or(file.tier_region).or(variables.region),
+            access_key: file.tier_access_key.unwrap_or(variables.access_key),
+            secret_key: file.tier_secret_key.unwrap_or(variables.secret_key),
+            session_token: variables.session_token,
             ca_file: args.tier_ca_file.clone().or(file.tier_ca_file),
         };
         let tier = match url {

@@ -5,11 +5,12 @@ use std::sync::atomic::AtomicU64;
 
 use quiver_model::Matcher;
 use quiver_persistence::disk::{FaultAction, FaultRule};
+use quiver_persistence::remote::{FaultyObjects, FolderObjects, ObjectFault, ObjectOp, Objects};
 use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
 
 use super::oracle::assert_same;
 use super::store::{block_on, open, write};
-use crate::backup::{Backup, BackupError, BackupReport, restore_on};
+use crate::backup::{Backup, BackupError, BackupReport, RestoreReport, restore_on, restore_remote};
 use crate::memory::MemoryStore;
 use crate::testing::batch_of;
 use crate::{Maintain, OfflineStore, Source, TimeRange};
@@ -18,7 +19,7 @@ fn back_up(source: &MemoryDisk, out: &MemoryDisk) -> Result<BackupReport, Backup
     Backup::on(Arc::new(out.clone()))?.of_disk(Arc::new(source.clone()), true, 7, &AtomicU64::new(0), &|_| ())
 }
 
-fn restored(from: &MemoryDisk, to: &MemoryDisk) -> Result<crate::backup::RestoreReport, BackupError> {
+fn restored(from: &MemoryDisk, to: &MemoryDisk) -> Result<RestoreReport, BackupError> {
     restore_on(Arc::new(from.clone()), Arc::new(to.clone()), false, &AtomicU64::new(0), &|_| ())
 }
 
@@ -172,4 +173,149 @@ fn a_full_disk_leaves_the_backup_of_before() {
     assert!(matches!(full, Err(BackupError::Io(_))));
     same(&out, &first);
     assert_eq!(out.list("blocks").unwrap().len(), 1);
+}
+
+/// A remote store in memory.
+struct Away {
+    disk: MemoryDisk,
+    store: Arc<FaultyObjects>,
+}
+
+impl Away {
+    fn on(disk: MemoryDisk) -> Self {
+        let objects = FolderObjects::new(Arc::new(disk.clone()));
+        Self { disk, store: Arc::new(FaultyObjects::new(Arc::new(objects))) }
+    }
+
+    fn objects(&self) -> Arc<dyn Objects> {
+        Arc::clone(&self.store) as Arc<dyn Objects>
+    }
+
+    fn open(&self) -> Result<Backup, BackupError> {
+        Backup::remote(self.objects(), Arc::new(MemoryDisk::new()), 7)
+    }
+
+    fn back_up(&self, source: &MemoryDisk) -> Result<BackupReport, BackupError> {
+        fill(&self.open()?, source)
+    }
+
+    fn restored(&self, to: &MemoryDisk) -> Result<RestoreReport, BackupError> {
+        restore_remote(self.objects(), Arc::new(to.clone()), false, &AtomicU64::new(0), &|_| ())
+    }
+
+    /// A restore of it is what the oracle has.
+    fn same(&self, oracle: &MemoryStore) {
+        let target = MemoryDisk::new();
+        self.restored(&target).unwrap();
+        same(&target, oracle);
+    }
+}
+
+fn fill(backup: &Backup, source: &MemoryDisk) -> Result<BackupReport, BackupError> {
+    backup.of_disk(Arc::new(source.clone()), true, 7, &AtomicU64::new(0), &|_| ())
+}
+
+#[test]
+fn a_remote_backup_is_brought_up_to_date_and_restored() {
+    let (disk, away, oracle) = (MemoryDisk::new(), Away::on(MemoryDisk::new()), MemoryStore::new());
+    assert!(matches!(away.restored(&MemoryDisk::new()), Err(BackupError::Refused(_))));
+    step(&disk, &oracle, 1, true);
+    step(&disk, &oracle, 2, true);
+    let first = away.back_up(&disk).unwrap();
+    assert_eq!((first.blocks, first.copied, first.pruned), (2, 2, 0));
+    away.same(&oracle);
+    step(&disk, &oracle, 3, true);
+    step(&disk, &oracle, 4, false);
+    let second = away.back_up(&disk).unwrap();
+    assert_eq!((second.blocks, second.copied, second.pruned), (4, 1, 0));
+    away.same(&oracle);
+    // A block of the backup rots: a restore notices, the next backup copies it again.
+    let rotten = format!("blocks/{}", away.disk.list("blocks").unwrap()[0]);
+    let mut bytes = away.disk.read(&rotten).unwrap();
+    bytes[40] ^= 1;
+    away.disk.put(&rotten, bytes);
+    let target = MemoryDisk::new();
+    assert!(matches!(away.restored(&target), Err(BackupError::Io(_))));
+    assert!(target.list("blocks").unwrap().is_empty(), "nothing that is wrong is left");
+    assert_eq!(away.back_up(&disk).unwrap().copied, 1);
+    away.same(&oracle);
+    // A bit that turns over on its way.
+    away.store.fail(ObjectOp::Get, "blocks", ObjectFault::Flip, 1);
+    assert!(matches!(away.restored(&MemoryDisk::new()), Err(BackupError::Io(_))));
+    // Merged blocks take the place of those they are made of.
+    let store = open(&disk);
+    block_on(store.compact()).unwrap();
+    store.close();
+    drop(store);
+    let merged = away.back_up(&disk).unwrap();
+    assert_eq!((merged.blocks, merged.copied), (1, 1));
+    assert!(merged.pruned >= 4, "{merged:?}");
+    assert_eq!(away.disk.list("blocks").unwrap().len(), 1);
+    away.same(&oracle);
+}
+
+#[test]
+fn a_remote_backup_cut_off_anywhere_is_the_one_before_or_the_new_one() {
+    let (disk, away) = (MemoryDisk::new(), Away::on(MemoryDisk::new()));
+    let (first, second) = (MemoryStore::new(), MemoryStore::new());
+    step(&disk, &first, 1, true);
+    away.back_up(&disk).unwrap();
+    second.write_now(&batch_of(&[("m0", &[(1, 1.0)]), ("m1", &[(1000, 1.0)])])).unwrap();
+    step(&disk, &second, 2, true);
+    step(&disk, &second, 3, false);
+    let old = away.disk.crash(1);
+    let whole = Away::on(old.crash(1));
+    whole.back_up(&disk).unwrap();
+    let ops = whole.store.ops();
+    assert!(ops > 5, "{ops}");
+    for n in 0..ops {
+        let away = Away::on(old.crash(1));
+        away.store.halt_after(n);
+        let done = away.back_up(&disk).is_ok();
+        // The process is gone, and the store has lost what it did not vouch for.
+        let after = Away::on(away.disk.crash(n + 3));
+        let target = MemoryDisk::new();
+        after.restored(&target).unwrap();
+        let opened = OfflineStore::data_folder(Arc::new(target.clone())).unwrap();
+        let max = opened.snapshot().time_bounds().unwrap().max;
+        assert!(max == 3000 || (max == 1000 && !done), "{n} of {ops}: {max}");
+        same(&target, if max == 3000 { &second } else { &first });
+        after.back_up(&disk).unwrap();
+        after.same(&second);
+    }
+}
+
+#[test]
+fn of_two_remote_backups_at_once_one_stands() {
+    let (disk, away, oracle) = (MemoryDisk::new(), Away::on(MemoryDisk::new()), MemoryStore::new());
+    step(&disk, &oracle, 1, true);
+    let slow = away.open().unwrap();
+    let quick = away.open().unwrap();
+    fill(&quick, &disk).unwrap();
+    step(&disk, &oracle, 2, true);
+    let refused = fill(&slow, &disk).unwrap_err();
+    assert!(refused.to_string().contains("another backup"), "{refused}");
+    // What the refused one has sent is taken over or written anew, never missed.
+    away.back_up(&disk).unwrap();
+    away.same(&oracle);
+}
+
+#[test]
+fn stores_of_something_else_are_left_alone() {
+    let (disk, oracle) = (MemoryDisk::new(), MemoryStore::new());
+    step(&disk, &oracle, 1, true);
+    // Where a server keeps its blocks.
+    let far = super::tier::Far::new();
+    let served = far.open(&MemoryDisk::new());
+    super::tier::blocks(&served, 1, 3);
+    block_on(served.tier()).unwrap();
+    let before = far.disk.ops();
+    let away = Away::on(far.disk.clone());
+    assert!(matches!(away.back_up(&disk), Err(BackupError::Refused(_))));
+    let why = away.restored(&MemoryDisk::new()).unwrap_err().to_string();
+    assert!(why.contains("--tier-takeover"), "{why}");
+    assert_eq!(far.disk.ops(), before);
+    let holiday = MemoryDisk::new();
+    holiday.put("blocks/holiday.jpg", vec![1]);
+    assert!(matches!(Away::on(holiday).back_up(&disk), Err(BackupError::Refused(_))));
 }

@@ -20,13 +20,13 @@ use crate::{Maintain, Need, OpenError, ReadError, Source, Store, StoreOptions, T
 
 /// A store and the remote one it moves blocks to.
 #[derive(Clone)]
-struct Far {
-    disk: MemoryDisk,
+pub(super) struct Far {
+    pub(super) disk: MemoryDisk,
     objects: Arc<FaultyObjects>,
 }
 
 impl Far {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::on(MemoryDisk::new())
     }
 
@@ -48,7 +48,7 @@ impl Far {
         StoreOptions { tier: Some(tier), ..options() }
     }
 
-    fn open(&self, disk: &MemoryDisk) -> Arc<Store> {
+    pub(super) fn open(&self, disk: &MemoryDisk) -> Arc<Store> {
         self.open_with(disk, |_| ()).unwrap()
     }
 
@@ -86,7 +86,7 @@ fn times(source: &dyn Source, metric: &str) -> Result<Vec<i64>, ReadError> {
 }
 
 /// A block with a sample for every time.
-fn blocks(store: &Store, from: i64, to: i64) {
+pub(super) fn blocks(store: &Store, from: i64, to: i64) {
     for t in from..to {
         write(store, &one(t * 10)).unwrap();
         block_on(store.flush()).unwrap();

@@ -58,7 +58,7 @@ impl FromStr for TierUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| Err(format!("{text:?} {why}: a tier is s3://BUCKET/PREFIX or file:///FOLDER"));
+        let bad = |why: &str| Err(format!("{text:?} {why}: it is to be s3://BUCKET/PREFIX or file:///FOLDER"));
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             let prefix = prefix.trim_matches('/');

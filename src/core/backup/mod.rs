@@ -1,24 +1,29 @@
-//! Backups: a folder of blocks and a manifest that is itself a data folder; and the way back.
+//! Backups, in a folder or in a remote store, and the way back.
 //!
 //! ```text
 //! plan     the source's manifest, blocks renamed to ID-CRC.block: what is there under that name is not copied again
-//! copy     each missing block, checked against length and CRC32C while it is written
-//! publish  MANIFEST, as one: before it the backup is the one before, after it the new one
+//! copy     each missing block, checked against length and CRC32C on its way
+//! publish  the manifest, as one: before it the backup is the one before, after it the new one
 //! prune    blocks that only the backup before named
 //! ```
 //!
+//! Where it goes is a [`Vault`]: a folder, which then is itself a data folder, or a prefix of a remote store.
+//!
 //! Invariants
 //! 1. Whatever is interrupted leaves the backup of before, whole.
-//! 2. A folder that is not a backup is not written to; a restore deletes nothing.
+//! 2. A place that is not that of a backup is not written to; a restore deletes nothing.
 
-use std::collections::BTreeSet;
+mod folder;
+mod remote;
+mod vault;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use quiver_persistence::disk::{copy_file, file_crc};
-use quiver_persistence::log::SegmentId;
-use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_TEMP_FILE};
+use quiver_persistence::disk::file_crc;
+use quiver_persistence::manifest::MANIFEST_FILE;
+use quiver_persistence::remote::Objects;
 use quiver_persistence::{Disk, DiskErrorKind, DiskFile, DiskLock, LogFloor, Manifest, ManifestStore, RealDisk};
 
 use crate::catalog::QUARANTINE_DIR;
@@ -27,13 +32,19 @@ use crate::offline::OfflineStore;
 use crate::options::OpenError;
 use crate::store::{BLOCK_DIR, LOG_DIR};
 
+use folder::{FolderOrigin, FolderVault};
+use remote::{RemoteOrigin, RemoteVault};
+use vault::Origin;
+
+pub use vault::Vault;
+
 /// Key in the manifest's `extra` that says: a backup.
 const BACKUP_KEY: &str = "backup";
 
 /// Why a backup or a restore did not come about.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BackupError {
-    /// A folder cannot be used as it is.
+    /// A place cannot be used as it is.
     #[error("{0}")]
     Refused(String),
     /// A folder does not open.
@@ -92,11 +103,9 @@ pub struct BackupReport {
     pub pruned: u64,
 }
 
-/// The folder of a backup, held while one is made.
+/// Where a backup is made, held meanwhile.
 pub struct Backup {
-    disk: Arc<dyn Disk>,
-    store: ManifestStore,
-    _lock: DiskLock,
+    vault: Box<dyn Vault>,
 }
 
 impl Backup {
@@ -107,22 +116,18 @@ impl Backup {
 
     /// [`Backup::open`] on any disk.
     pub fn on(disk: Arc<dyn Disk>) -> Result<Self, BackupError> {
-        let ours = ["LOCK", MANIFEST_FILE, MANIFEST_COPY_FILE, MANIFEST_TEMP_FILE, BLOCK_DIR];
-        let mut names = disk.list("")?;
-        names.extend(disk.list_dirs("")?);
-        let store = ManifestStore::open(Arc::clone(&disk), "")?;
-        let manifest = store.current();
-        let is_backup = manifest.extra.contains_key(BACKUP_KEY) || manifest.generation == 0;
-        if let Some(strange) = names.iter().find(|n| !ours.contains(&n.as_str())) {
-            let why = format!("{} is not a folder of backups: it holds {strange:?}", disk.name());
-            return Err(BackupError::Refused(why));
-        }
-        if !is_backup {
-            return Err(BackupError::Refused(format!("{} holds a data folder that is no backup", disk.name())));
-        }
-        let lock = disk.lock("").map_err(OpenError::from)?;
-        disk.create_dir(BLOCK_DIR)?;
-        Ok(Self { disk, store, _lock: lock })
+        Ok(Self { vault: Box::new(FolderVault::open(disk)?) })
+    }
+
+    /// Opens a prefix of a remote store; one of anything but backups is refused. Blocks that do not come from a disk are put
+    /// together on `scratch`, one at a time.
+    pub fn remote(objects: Arc<dyn Objects>, scratch: Arc<dyn Disk>, now_ms: i64) -> Result<Self, BackupError> {
+        Ok(Self { vault: Box::new(RemoteVault::open(objects, scratch, now_ms)?) })
+    }
+
+    /// What to call it in messages.
+    pub fn name(&self) -> String {
+        self.vault.name()
     }
 
     /// Files for the blocks of a source, whose manifest names their checksums (`crc` gives those it does not).
@@ -138,11 +143,7 @@ impl Backup {
                 None => crc(&e.file)?,
             };
             let to = format!("{BLOCK_DIR}/{:016}-{crc32c:08x}.block", e.id);
-            let is_there = match self.disk.len(&to) {
-                Ok(len) => len == e.bytes,
-                Err(e) if e.is_not_found() => false,
-                Err(e) => return Err(e.into()),
-            };
+            let is_there = self.vault.block_len(&to)? == Some(e.bytes);
             out.push(BackupFile { from: e.file.clone(), to, bytes: e.bytes, crc32c, is_there });
         }
         Ok(out)
@@ -151,37 +152,21 @@ impl Backup {
     /// Reads the blocks that are there once more; those that are not what they were count as missing.
     pub fn verify(&self, files: &mut [BackupFile]) -> Result<(), BackupError> {
         for f in files.iter_mut().filter(|f| f.is_there) {
-            f.is_there = file_crc(&*self.disk, &f.to)? == (f.bytes, f.crc32c);
+            f.is_there = self.vault.block_crc(&f.to)? == (f.bytes, f.crc32c);
         }
         Ok(())
     }
 
-    /// Copies a block from a disk.
-    pub fn copy(&self, source: &dyn Disk, file: &BackupFile, progress: &AtomicU64) -> Result<(), BackupError> {
-        let want = Some((file.bytes, file.crc32c));
-        copy_file(source, &file.from, &*self.disk, &file.to, want, progress)?;
-        Ok(())
-    }
-
     /// Takes a block piece by piece.
-    pub fn receive(&self, file: &BackupFile) -> Result<Receiving, BackupError> {
+    pub fn receive(&self, file: &BackupFile) -> Result<Receiving<'_>, BackupError> {
         let temporary = format!("{}.copy", file.to);
-        let out = self.disk.create(&temporary)?;
+        let out = self.vault.scratch().create(&temporary)?;
         let digest = quiver_persistence::Crc32c::default();
-        Ok(Receiving {
-            disk: Arc::clone(&self.disk),
-            file: file.clone(),
-            temporary,
-            out,
-            digest,
-            bytes: 0,
-            done: false,
-        })
+        Ok(Receiving { vault: &*self.vault, file: file.clone(), temporary, out, digest, bytes: 0, done: false })
     }
 
     /// Publishes the backup: `source` with its blocks under their names here. Blocks of the backup before go.
     pub fn publish(&self, source: &Manifest, files: &[BackupFile], now_ms: i64) -> Result<BackupReport, BackupError> {
-        self.disk.sync_dir(BLOCK_DIR)?;
         let mut manifest = source.clone();
         let mut report = BackupReport::default();
         for (e, f) in manifest.entries.iter_mut().zip(files) {
@@ -197,15 +182,7 @@ impl Backup {
         manifest.log_floor = LogFloor::default();
         manifest.forget_tier();
         manifest.extra.insert(BACKUP_KEY.to_owned(), now_ms.into());
-        let before: BTreeSet<String> = self.store.current().entries.iter().map(|e| e.file.clone()).collect();
-        self.store.edit(|m| *m = Manifest { generation: m.generation, ..manifest })?;
-        let current = self.store.current();
-        let now: BTreeSet<&str> = current.entries.iter().map(|e| e.file.as_str()).collect();
-        for old in before.iter().filter(|f| !now.contains(f.as_str())) {
-            self.disk.remove(old)?;
-            report.pruned += 1;
-        }
-        self.disk.sync_dir(BLOCK_DIR)?;
+        report.pruned = self.vault.publish(manifest)?;
         Ok(report)
     }
 
@@ -245,13 +222,13 @@ impl Backup {
         let mut files = self.plan(&manifest, crc)?;
         if let Some(head) = offline.head().filter(|h| !h.is_empty()) {
             let id = manifest.id_next.max(1);
-            let path = format!("{BLOCK_DIR}/{id:016}.head");
-            let meta = write_head(&self.disk, head, &path, &Default::default(), &|_, _| true)?;
+            let (scratch, path) = (self.vault.scratch(), format!("{BLOCK_DIR}/{id:016}.head"));
+            let meta = write_head(scratch, head, &path, &Default::default(), &|_, _| true)?;
             let mut entry = entry(id, 0, &path, &meta, now_ms, Vec::new());
-            note_crc(&*self.disk, &mut entry)?;
+            note_crc(&**scratch, &mut entry)?;
             let crc32c = crc_of(&entry).unwrap_or(0);
             let to = format!("{BLOCK_DIR}/{id:016}-{crc32c:08x}.block");
-            self.disk.rename(&path, &to)?;
+            self.vault.keep(&path, &to)?;
             files.push(BackupFile { from: to.clone(), to, bytes: entry.bytes, crc32c, is_there: true });
             manifest.replace(&[], vec![entry]);
         }
@@ -260,15 +237,15 @@ impl Backup {
         }
         total(files.iter().filter(|f| !f.is_there).map(|f| f.bytes).sum());
         for f in files.iter().filter(|f| !f.is_there) {
-            self.copy(&*source, f, progress)?;
+            self.vault.copy(&*source, f, progress)?;
         }
         self.publish(&manifest, &files, now_ms)
     }
 }
 
 /// A block on its way into a backup.
-pub struct Receiving {
-    disk: Arc<dyn Disk>,
+pub struct Receiving<'a> {
+    vault: &'a dyn Vault,
     file: BackupFile,
     temporary: String,
     out: Box<dyn DiskFile>,
@@ -277,7 +254,7 @@ pub struct Receiving {
     done: bool,
 }
 
-impl Receiving {
+impl Receiving<'_> {
     /// The next piece.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), BackupError> {
         self.digest.update(piece);
@@ -291,17 +268,17 @@ impl Receiving {
             return Err(BackupError::Io(format!("{} did not come as the server described it", self.file.from)));
         }
         self.out.sync_data()?;
-        self.disk.rename(&self.temporary, &self.file.to)?;
+        self.vault.keep(&self.temporary, &self.file.to)?;
         self.done = true;
         Ok(())
     }
 }
 
-impl Drop for Receiving {
+impl Drop for Receiving<'_> {
     fn drop(&mut self) {
         if !self.done {
             // Its name says what it is; the next attempt writes over it.
-            let _ = self.disk.remove(&self.temporary);
+            let _ = self.vault.scratch().remove(&self.temporary);
         }
     }
 }
@@ -346,37 +323,50 @@ pub fn restore_on(
     progress: &AtomicU64,
     total: &dyn Fn(u64),
 ) -> Result<RestoreReport, BackupError> {
-    let _reading = lock_if_possible(&*source)?;
-    let manifest = ManifestStore::open(Arc::clone(&source), "")?.current();
+    restore_from(&FolderOrigin::open(source)?, target, aside, progress, total)
+}
+
+/// [`restore`] of a backup in a remote store.
+pub fn restore_remote(
+    objects: Arc<dyn Objects>,
+    target: Arc<dyn Disk>,
+    aside: bool,
+    progress: &AtomicU64,
+    total: &dyn Fn(u64),
+) -> Result<RestoreReport, BackupError> {
+    restore_from(&RemoteOrigin::open(objects)?, target, aside, progress, total)
+}
+
+fn restore_from(
+    source: &dyn Origin,
+    target: Arc<dyn Disk>,
+    aside: bool,
+    progress: &AtomicU64,
+    total: &dyn Fn(u64),
+) -> Result<RestoreReport, BackupError> {
+    let manifest = source.manifest();
     if manifest.generation == 0 {
         return Err(BackupError::Refused(format!("{} holds no backup: it has no manifest", source.name())));
     }
     refuse_remote(&manifest, &source.name())?;
-    let mut segments = Vec::new();
-    if source.exists(LOG_DIR)? {
-        segments = source.list(LOG_DIR)?.into_iter().filter(|n| SegmentId::parse(n).is_some()).collect();
-    }
+    let segments = source.segments()?;
     let _writing = target.lock("").map_err(OpenError::from)?;
     let set_aside = make_room(&*target, aside)?;
-    let mut sum: u64 = manifest.entries.iter().map(|e| e.bytes).sum();
-    for name in &segments {
-        sum += source.len(&format!("{LOG_DIR}/{name}"))?;
-    }
-    total(sum);
+    let blocks = manifest.entries.iter().map(|e| e.bytes);
+    total(blocks.chain(segments.iter().map(|s| s.1)).sum());
     target.create_dir(BLOCK_DIR)?;
     let mut report = RestoreReport { set_aside, ..RestoreReport::default() };
     for e in &manifest.entries {
         let want = crc_of(e).map(|crc| (e.bytes, crc));
-        copy_file(&*source, &e.file, &*target, &e.file, want, progress)?;
+        source.copy(&e.file, &*target, want, progress)?;
         report.blocks += 1;
         report.bytes += e.bytes;
     }
     target.sync_dir(BLOCK_DIR)?;
     if !segments.is_empty() {
         target.create_dir(LOG_DIR)?;
-        for name in &segments {
-            let path = format!("{LOG_DIR}/{name}");
-            copy_file(&*source, &path, &*target, &path, None, progress)?;
+        for (path, _) in &segments {
+            source.copy(path, &*target, None, progress)?;
         }
         target.sync_dir(LOG_DIR)?;
     }
