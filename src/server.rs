@@ -66,6 +66,14 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         return Err(ServeError::NoPort);
     }
     let retention = retention_of(&config)?;
+    tracing::info!(
+        memory = quiver_persistence::memory_bytes(),
+        queries = config.limits.query_memory_total_bytes_max,
+        query = config.limits.query_memory_bytes_max,
+        head = config.head_bytes,
+        cache = config.caches.cache_bytes,
+        "bytes of memory"
+    );
     let database = Database::start(
         &config.data_dir,
         OpenOptions {

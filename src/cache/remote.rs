@@ -12,6 +12,7 @@
 //!    those who come later, ask again.
 //! 3. Bytes are not checked here: the block does, at every read; what it finds bad is asked for anew, past L3
 //!    ([`BlockBytes::again`]).
+//! 4. A thread waits as long as whoever it works for wants the answer ([`Asker`](quiver_persistence::remote::Asker)).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
-use quiver_persistence::remote::{ObjectError, RemoteIo};
+use quiver_persistence::remote::{LOOK_EVERY, ObjectError, RemoteIo, given_up, is_wanted};
 use quiver_storage::StorageError;
 use quiver_storage::block::BlockBytes;
 
@@ -84,6 +85,7 @@ pub struct Begun(Waits);
 
 /// One request on its way.
 struct Flight {
+    key: Arc<str>,
     first: u32,
     done: Mutex<Option<Result<Bytes, ObjectError>>>,
     landed: Condvar,
@@ -104,7 +106,12 @@ impl Flight {
         loop {
             match &*done {
                 Some(result) => return result.clone(),
-                None => self.landed.wait(&mut done),
+                None => {
+                    let waited = self.landed.wait_for(&mut done, LOOK_EVERY);
+                    if waited.timed_out() && done.is_none() && !is_wanted() {
+                        return Err(given_up("the remote store", &self.key));
+                    }
+                }
             }
         }
     }
@@ -239,7 +246,8 @@ impl RemoteCache {
                 end = next + 1;
                 i += 1;
             }
-            let flight = Arc::new(Flight { first, done: Mutex::default(), landed: Condvar::new() });
+            let flight =
+                Arc::new(Flight { key: Arc::clone(&block.key), first, done: Mutex::default(), landed: Condvar::new() });
             for page in first..end {
                 in_flight.insert((block.object, page), Arc::clone(&flight));
             }

@@ -15,8 +15,10 @@ use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
 use serde::Deserialize;
 
+mod sizes;
 mod tier;
 
+use sizes::Sizes;
 use tier::TierFile;
 pub(crate) use tier::s3_variables;
 pub use tier::{CacheConfig, TierArgs, TierConfig};
@@ -96,10 +98,10 @@ pub struct ServeArgs {
     /// When a write is acknowledged: "commit" (after its sync) or "interval" (a sync every 100 ms) [default: commit]
     #[arg(long, env = "QUIVER_DURABILITY", value_name = "commit|interval")]
     pub durability: Option<String>,
-    /// Bytes of samples the head may hold before it is flushed, such as 512MiB [default: 512MiB]
+    /// Bytes of samples the head may hold before it is flushed, such as 512MiB [default: an eighth of the memory, at most 512MiB]
     #[arg(long, env = "QUIVER_HEAD_BYTES", value_name = "BYTES")]
     pub head_bytes: Option<String>,
-    /// Map the files of blocks; off: read them, so that a failing medium ends queries and not the server [default: on]
+    /// Map the files of blocks; off: read them when they are opened, and keep them in memory [default: on]
     #[arg(long, env = "QUIVER_MAP_BLOCKS", value_name = "on|off")]
     pub map_blocks: Option<Switch>,
     /// What is logged: error, warn, info, debug, trace, or a list like info,quiver_core=debug [default: info]
@@ -375,7 +377,8 @@ impl Config {
                 return Err(ConfigError::Value { key: "durability", why });
             }
         };
-        let mut limits = Limits::default();
+        let sizes = Sizes::of(quiver_persistence::memory_bytes());
+        let mut limits = sizes.limits();
         for (name, value) in file.limit.unwrap_or_default() {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             set_limit(&mut limits, &name, &text)?;
@@ -391,7 +394,10 @@ impl Config {
         if let Err(e) = tracing_subscriber::EnvFilter::try_new(&log) {
             return Err(ConfigError::Value { key: "log", why: format!("{log:?}: {e}") });
         }
-        let head_bytes = args.head_bytes.clone().or(file.head_bytes).unwrap_or_else(|| "512MiB".into());
+        let head_bytes = match args.head_bytes.clone().or(file.head_bytes) {
+            Some(text) => parse_bytes(&text).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
+            None => sizes.head,
+        };
         Ok(Self {
             data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "quiver-data".into()),
             http,
@@ -403,11 +409,11 @@ impl Config {
             retention_rules,
             retention_bytes,
             sync_interval_ms,
-            head_bytes: parse_bytes(&head_bytes).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
+            head_bytes,
             map_blocks: pick("map-blocks", args.map_blocks, file.map_blocks.as_deref(), Switch(true))?.0,
             log,
             limits,
-            caches: CacheConfig::load(&args.tier, tier_file, &|name| std::env::var(name).ok())?,
+            caches: CacheConfig::load(&args.tier, tier_file, sizes.cache, &|name| std::env::var(name).ok())?,
         })
     }
 

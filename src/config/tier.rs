@@ -38,7 +38,7 @@ pub struct TierArgs {
     /// Certificates (PEM) to trust for the endpoint, beside those of the system
     #[arg(long, env = "QUIVER_TIER_CA_FILE", value_name = "FILE")]
     pub tier_ca_file: Option<PathBuf>,
-    /// Memory for decoded samples of blocks, or "off" [default: 128MiB]
+    /// Memory for decoded samples of blocks, or "off" [default: a 32nd of the memory, at most 128MiB]
     #[arg(long, env = "QUIVER_CACHE_SIZE", value_name = "BYTES|off")]
     pub cache_size: Option<String>,
     /// Memory the process should stay under: decoded samples give way first [default: off]
@@ -149,10 +149,12 @@ pub(crate) fn s3_variables(variable: &dyn Fn(&str) -> Option<String>) -> S3Setti
 }
 
 impl CacheConfig {
-    /// Merges flags, file, and Amazon's variables, which `variable` reads.
+    /// Merges flags, file, and Amazon's variables, which `variable` reads; `cache_default` bytes for decoded samples where
+    /// nothing is said.
     pub(super) fn load(
         args: &TierArgs,
         file: TierFile,
+        cache_default: usize,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let said = |text: Option<String>| text.filter(|t| !t.is_empty());
@@ -185,11 +187,14 @@ impl CacheConfig {
                 Some(TierConfig { target, after_ms, drop_after_ms, cache_bytes, takeover })
             }
         };
-        let cache = said(args.cache_size.clone()).or(file.cache_size).unwrap_or_else(|| "128MiB".into());
+        let cache_bytes_max = match said(args.cache_size.clone()).or(file.cache_size) {
+            Some(text) => usize::try_from(bytes("cache-size", &text)?).unwrap_or(usize::MAX),
+            None => cache_default,
+        };
         let budget = said(args.memory_budget.clone()).or(file.memory_budget).unwrap_or_else(|| "off".into());
         Ok(Self {
             tier,
-            cache_bytes: usize::try_from(bytes("cache-size", &cache)?).unwrap_or(usize::MAX),
+            cache_bytes: cache_bytes_max,
             process_bytes: bytes("memory-budget", &budget)?,
             prefetch: switch("prefetch", args.prefetch, file.prefetch.as_deref(), true)?,
         })
@@ -228,7 +233,7 @@ mod tests {
     fn load(args: &TierArgs, file: &str, variables: &[(&str, &str)]) -> Result<CacheConfig, ConfigError> {
         let file: TierFile = serde_json::from_str(file).unwrap();
         let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        CacheConfig::load(args, file, &variable)
+        CacheConfig::load(args, file, 128 << 20, &variable)
     }
 
     #[test]

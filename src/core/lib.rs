@@ -67,6 +67,7 @@ pub use background::{TaskKind, TaskState, TaskStatus};
 pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
+pub use quiver_persistence::remote::Asker;
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 pub use tier::{ForesightFigures, TierFigures, TierOptions};

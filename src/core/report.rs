@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quiver_model::{Labels, SampleColumn};
+use quiver_persistence::remote::Asker;
 pub use quiver_storage::index::{IndexUse, MatcherStep, Way};
 
 use crate::{Condense, Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
@@ -18,6 +19,8 @@ pub struct SelectOptions {
     pub index: IndexUse,
     /// Where reads of the selected series are counted.
     pub reads: Option<Arc<ReadStats>>,
+    /// Who asks: what waits for a remote store, now or while the series are read, waits as long as this one wants.
+    pub asker: Option<Asker>,
 }
 
 /// What reading took, by tier.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use quiver_cache::{FetchCounts, fetch_counts};
 use quiver_model::{Labels, SampleColumn};
+use quiver_persistence::remote::Asker;
 
 use crate::catalog::StoredBlock;
 use crate::condense::{Condense, Condensing};
@@ -72,6 +73,7 @@ pub(crate) struct Roster {
     totals: Option<Arc<ReadStats>>,
     /// Where blocks are remote: what was fetched of them.
     ahead: Option<Ahead>,
+    asker: Option<Asker>,
     watched: Option<Watched>,
     labels: Vec<Labels>,
     /// `parts[first[i]..first[i + 1]]` are those of series `i`.
@@ -106,6 +108,7 @@ impl Roster {
             reads: None,
             totals: None,
             ahead: None,
+            asker: None,
             watched: None,
             labels: Vec::with_capacity(longest),
             first: vec![0],
@@ -185,6 +188,20 @@ impl Roster {
         self
     }
 
+    /// Says who asks.
+    pub(crate) fn asked_by(mut self, asker: Option<Asker>) -> Self {
+        self.asker = asker;
+        self
+    }
+
+    /// Reads, on behalf of who asks where that may take waiting.
+    fn on_behalf<T>(&self, read: impl FnOnce() -> T) -> T {
+        match &self.asker {
+            Some(asker) if self.ahead.is_some() => asker.during(read),
+            _ => read(),
+        }
+    }
+
     /// Adds a part of the series with these labels: the one added last, or a new one after it.
     fn add(&mut self, labels: Labels, part: PartOf, series_max: usize) -> Result<(), ReadError> {
         if self.labels.last() != Some(&labels) {
@@ -226,6 +243,24 @@ impl SeriesSet for Roster {
     }
 
     fn read(&self, i: usize, range: TimeRange, need: Need, out: &mut SampleColumn) -> Result<(), ReadError> {
+        self.on_behalf(|| self.read_series(i, range, need, out))
+    }
+
+    fn read_condensed(
+        &self,
+        i: usize,
+        range: TimeRange,
+        need: Need,
+        how: &Condense,
+        out: &mut SampleColumn,
+        weights: &mut Vec<u32>,
+    ) -> Result<(), ReadError> {
+        self.on_behalf(|| self.condense_series(i, range, need, how, out, weights))
+    }
+}
+
+impl Roster {
+    fn read_series(&self, i: usize, range: TimeRange, need: Need, out: &mut SampleColumn) -> Result<(), ReadError> {
         out.clear();
         if range.min > range.max {
             return Ok(());
@@ -254,7 +289,7 @@ impl SeriesSet for Roster {
         Ok(())
     }
 
-    fn read_condensed(
+    fn condense_series(
         &self,
         i: usize,
         range: TimeRange,
@@ -278,7 +313,7 @@ impl SeriesSet for Roster {
             place.read(p.row, range, need, self.cached.as_ref(), out, &mut aside, &mut counts, how)?;
             if !aside.is_empty() {
                 weights.clear();
-                return self.read(i, range, need, out);
+                return self.read_series(i, range, need, out);
             }
         }
         self.count(counts, out.len(), fetched);
@@ -295,6 +330,7 @@ pub(crate) fn empty() -> Arc<dyn SeriesSet> {
         reads: None,
         totals: None,
         ahead: None,
+        asker: None,
         watched: None,
         labels: Vec::new(),
         first: vec![0],

@@ -179,8 +179,12 @@ impl Snapshot for StoreSnapshot {
             remote.next_epoch();
         }
         let watched = watch.foresight.as_ref().map(|f| f.seen(matchers, range, watch.now_ms));
-        let roster = self.roster(matchers, range, series_max, options.index, report)?;
-        let roster = roster.with_cache(cached).with_reads(options.reads.clone());
+        let find = || self.roster(matchers, range, series_max, options.index, report);
+        let roster = match &options.asker {
+            Some(asker) => asker.during(find)?,
+            None => find()?,
+        };
+        let roster = roster.with_cache(cached).with_reads(options.reads.clone()).asked_by(options.asker.clone());
         Ok(Arc::new(roster.with_watch(watch.totals.clone(), watched)))
     }
 

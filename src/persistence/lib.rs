@@ -15,6 +15,7 @@
 //! 3. A name is durable only after [`Disk::sync_dir`] of its folder, bytes only after [`DiskFile::sync_data`].
 
 pub mod disk;
+mod host;
 pub mod log;
 pub mod manifest;
 pub mod remote;
@@ -24,6 +25,7 @@ pub mod testing;
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
+pub use host::{memory_bytes, resident_bytes};
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,
@@ -63,13 +65,6 @@ impl Crc32c {
     pub fn value(&self) -> u32 {
         u32::try_from(self.0.finalize() & 0xFFFF_FFFF).unwrap_or(0)
     }
-}
-
-/// Bytes of memory that the process takes, where the system tells.
-pub fn resident_bytes() -> Option<u64> {
-    let status = read_text(std::path::Path::new("/proc/self/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The text of a small file that is not part of a data folder, such as a configuration; at most 1 MiB of it.

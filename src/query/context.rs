@@ -161,6 +161,14 @@ impl QueryContext {
         Ok(())
     }
 
+    /// Why a query failed: what storage gave up since nobody wanted it any more failed because the query was stopped.
+    pub fn reason(&self, error: QueryError) -> QueryError {
+        match error {
+            QueryError::Internal(_) => self.check().err().unwrap_or(error),
+            other => other,
+        }
+    }
+
     /// Reports annotations; one call per series or batch, not per sample.
     pub fn annotate(&self, new: Annotations) {
         if !new.is_empty() {

@@ -18,6 +18,8 @@ mod copy;
 mod error;
 mod faulty;
 mod injected;
+mod lost_pages;
+mod mapped;
 mod memory;
 mod real;
 #[cfg(test)]
@@ -25,15 +27,13 @@ mod tests;
 
 use std::any::Any;
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 pub use copy::{copy_file, file_crc, link_or_copy, read_pieces};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
 pub use faulty::{FaultAction, FaultRule, FaultyDisk, Gate, Stage};
 pub use injected::{FAULTS_VARIABLE, open_with_faults, parse_rules};
+pub use mapped::Mapped;
 pub use memory::MemoryDisk;
 #[cfg(test)]
 pub(crate) use memory::Seeded;
@@ -126,55 +126,6 @@ pub trait DiskRead: Send + Sync + fmt::Debug {
     /// No bytes?
     fn is_empty(&self) -> Result<bool, DiskError> {
         Ok(self.len()? == 0)
-    }
-}
-
-/// The bytes of a file in memory; clones share them.
-#[derive(Clone)]
-pub struct Mapped {
-    bytes: Bytes,
-    is_mapped: bool,
-}
-
-impl Mapped {
-    /// Bytes that were read.
-    pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), is_mapped: false }
-    }
-
-    /// Pages of the file itself.
-    pub(crate) fn from_map(map: memmap2::Mmap) -> Self {
-        Self { bytes: Bytes::from_owner(map), is_mapped: true }
-    }
-
-    /// The bytes as a shared buffer, to slice without copying.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Mapped pages (kept by the kernel), or a copy (kept by us)?
-    pub fn is_mapped(&self) -> bool {
-        self.is_mapped
-    }
-}
-
-impl Deref for Mapped {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl fmt::Debug for Mapped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mapped({} bytes, mapped: {})", self.bytes.len(), self.is_mapped)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! 1. `sync_data` is `fdatasync`, `sync_dir` is `fsync` of the folder; neither is ever retried after an error.
-//! 2. Mapped files are published and immutable; a medium error on a mapped page is a signal, so
-//!    [`RealDisk::set_mapping`] turns to plain reads where that is feared.
+//! 2. Mapped files are published and immutable; a page that the medium does not give marks its mapping
+//!    ([`Mapped::is_lost`]) and ends nothing.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -108,7 +108,7 @@ impl Disk for RealDisk {
         }
         let at = self.at(DiskOp::Map, path, false)?;
         let err = |e: io::Error| DiskError::from_io(DiskOp::Map, path, &e);
-        let file = File::open(at).map_err(err)?;
+        let file = File::open(&at).map_err(err)?;
         if file.metadata().map_err(err)?.len() == 0 {
             return Ok(Mapped::from_bytes(Vec::new()));
         }
@@ -116,7 +116,10 @@ impl Disk for RealDisk {
         // pages in place for as long as the mapping lives. The folder lock keeps other processes of ours away.
         let map = unsafe { memmap2::Mmap::map(&file) };
         match map {
-            Ok(map) => Ok(Mapped::from_map(map)),
+            Ok(map) => match Mapped::from_map(map, at, path) {
+                Some(mapped) => Ok(mapped),
+                None => self.read(path).map(Mapped::from_bytes),
+            },
             // Out of address space or mappings, or a file system without them: plain reads do.
             Err(_) => self.read(path).map(Mapped::from_bytes),
         }

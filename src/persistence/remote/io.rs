@@ -7,12 +7,12 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use super::{ObjectError, ObjectErrorKind, ObjectOp, Objects};
+use super::{LOOK_EVERY, ObjectError, ObjectErrorKind, ObjectOp, Objects, given_up, is_wanted};
 
 /// See the module.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl RemoteIo {
         }
     }
 
-    /// Runs an operation and waits for it.
+    /// Runs an operation and waits for it, as long as it is wanted ([`Asker`](super::Asker)).
     pub fn wait<T: Send + 'static, F>(&self, work: impl FnOnce(Arc<dyn Objects>) -> F) -> Result<T, ObjectError>
     where
         F: Future<Output = Result<T, ObjectError>> + Send + 'static,
@@ -95,10 +95,17 @@ impl RemoteIo {
             // Nobody may be waiting any more.
             let _ = sender.send(work.await);
         });
-        let done = receiver.recv().unwrap_or_else(|_| {
-            let text = "the store's threads have ended";
-            Err(ObjectError::new(ObjectOp::Get, &self.name(), "", ObjectErrorKind::Other, text))
-        });
+        let done = loop {
+            match receiver.recv_timeout(LOOK_EVERY) {
+                Ok(done) => break done,
+                Err(RecvTimeoutError::Timeout) if is_wanted() => {}
+                Err(RecvTimeoutError::Timeout) => return Err(given_up(&self.name(), "")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let text = "the store's threads have ended";
+                    break Err(ObjectError::new(ObjectOp::Get, &self.name(), "", ObjectErrorKind::Other, text));
+                }
+            }
+        };
         if done.is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }

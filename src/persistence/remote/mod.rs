@@ -21,6 +21,7 @@ mod error;
 mod faulty;
 mod folder;
 mod io;
+mod patience;
 mod retry;
 pub mod s3;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use error::{ObjectError, ObjectErrorKind, ObjectOp};
 pub use faulty::{FaultyObjects, ObjectFault};
 pub use folder::FolderObjects;
 pub use io::RemoteIo;
+pub use patience::{Asker, LOOK_EVERY, given_up, is_wanted};
 pub use retry::{RetryPolicy, Retrying};
 pub use url::{S3Settings, Secret, TierTarget, TierUrl, open_target};
 

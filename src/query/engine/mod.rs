@@ -261,7 +261,7 @@ impl Engine {
         };
         let engine = self.clone();
         let job = rt.spawn_blocking(move || {
-            let result = work(&engine, &ctx, queued);
+            let result = work(&engine, &ctx, queued).map_err(|e| ctx.reason(e));
             drop(entry);
             drop(turn);
             result

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use quiver_core::{ReadError, ReadStats, SelectOptions, SelectReport, SeriesSet, TimeRange};
+use quiver_core::{Asker, ReadError, ReadStats, SelectOptions, SelectReport, SeriesSet, TimeRange};
 use quiver_model::Matcher;
 
 use crate::error::QueryError;
@@ -38,7 +38,9 @@ pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Se
         m.while_wanted(move || ctx.check().is_ok())
     };
     let matchers: &[Matcher] = &matchers.iter().map(wanted).collect::<Vec<_>>();
-    let mut options = SelectOptions { index: env.ctx.hints.index, reads: None };
+    let ctx = Arc::clone(&env.ctx);
+    let asker = Asker::new(move || ctx.check().is_ok());
+    let mut options = SelectOptions { index: env.ctx.hints.index, reads: None, asker: Some(asker) };
     let found = match &env.profile {
         None => env.snapshot.select_with(matchers, range, max, &options, None).map(|set| (set, None)),
         Some(_) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result};
-use quiver_core::{Snapshot, TimeRange};
+use quiver_core::{Asker, Snapshot, TimeRange};
 use quiver_model::{METRIC_NAME, Matcher};
 
 use super::table::{SampleTable, Shape};
@@ -14,6 +14,7 @@ struct View {
     snapshot: Arc<dyn Snapshot>,
     series_max: usize,
     explained: bool,
+    asker: Asker,
 }
 
 /// Catalogs: one, named `quiver`.
@@ -34,9 +35,10 @@ macro_rules! debug_as_name {
 debug_as_name!(Catalogs, Catalog, PublicSchema, MetricsSchema);
 
 impl Catalogs {
-    /// Over a snapshot; a scan may touch `series_max` series. Scans of an `explained` statement say what they read.
-    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize, explained: bool) -> Self {
-        Self(Arc::new(View { snapshot, series_max, explained }))
+    /// Over a snapshot; a scan may touch `series_max` series. Scans of an `explained` statement say what they read;
+    /// who waits for a remote store waits as long as the `asker` wants.
+    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize, explained: bool, asker: Asker) -> Self {
+        Self(Arc::new(View { snapshot, series_max, explained, asker }))
     }
 }
 
@@ -67,7 +69,8 @@ impl CatalogProvider for Catalog {
 
 impl View {
     fn table(&self, shape: Shape) -> Arc<dyn TableProvider> {
-        Arc::new(SampleTable::new(Arc::clone(&self.snapshot), shape, self.series_max, self.explained))
+        let asker = self.asker.clone();
+        Arc::new(SampleTable::new(Arc::clone(&self.snapshot), shape, self.series_max, self.explained, asker))
     }
 }
 

@@ -43,7 +43,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use quiver_core::Source;
+use quiver_core::{Asker, Source};
 use quiver_model::LiveLimits;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -226,7 +226,7 @@ impl SqlEngine {
         let (batch, batches) = mpsc::channel(BATCHES_AHEAD);
         let inner = Arc::clone(&self.inner);
         let mut task = AbortOnDropHandle::new(runtime.spawn(async move {
-            let mut stream = match inner.plan(statement, &request).await {
+            let mut stream = match inner.plan(statement, &request, deadline).await {
                 Ok(stream) => stream,
                 Err(e) => {
                     let _ = planned.send(Err(e));
@@ -264,16 +264,20 @@ impl Inner {
         &self,
         statement: datafusion::sql::parser::Statement,
         request: &SqlRequest,
+        deadline: Instant,
     ) -> Result<SendableRecordBatchStream, QueryError> {
         let explained = matches!(statement, datafusion::sql::parser::Statement::Explain(_));
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, request).await?;
         let snapshot = self.source.snapshot();
+        let cancel = request.cancel.clone();
+        let asker = Asker::new(move || !cancel.is_cancelled() && Instant::now() < deadline);
         let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
             .with_catalog_list(Arc::new(catalog::Catalogs::new(
                 snapshot,
                 self.limits.get().query_series_max,
                 explained,
+                asker,
             )))
             .build();
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));

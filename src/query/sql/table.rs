@@ -8,7 +8,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use quiver_core::{ReadStats, SelectOptions, SelectReport, Snapshot, TimeRange};
+use quiver_core::{Asker, ReadStats, SelectOptions, SelectReport, Snapshot, TimeRange};
 use quiver_model::{METRIC_NAME, Matcher};
 
 use super::filter::{Columns, Pushed, push_down};
@@ -42,6 +42,7 @@ pub struct SampleTable {
     schema: SchemaRef,
     series_max: usize,
     explained: bool,
+    asker: Asker,
 }
 
 impl std::fmt::Debug for SampleTable {
@@ -114,7 +115,7 @@ fn field(column: &Column) -> Field {
 
 impl SampleTable {
     /// A table; a scan of it may touch `series_max` series, and says what it reads where it is `explained`.
-    pub fn new(snapshot: Arc<dyn Snapshot>, shape: Shape, series_max: usize, explained: bool) -> Self {
+    pub fn new(snapshot: Arc<dyn Snapshot>, shape: Shape, series_max: usize, explained: bool, asker: Asker) -> Self {
         let columns: Vec<Column> = match &shape {
             Shape::Metric { labels, .. } => [Column::Ts, Column::Value]
                 .into_iter()
@@ -134,7 +135,7 @@ impl SampleTable {
             Shape::Series => vec![Column::Metric, Column::Labels, Column::LabelsJson, Column::SeriesId],
         };
         let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
-        Self { snapshot, shape, columns, schema, series_max, explained }
+        Self { snapshot, shape, columns, schema, series_max, explained, asker }
     }
 }
 
@@ -212,7 +213,8 @@ impl TableProvider for SampleTable {
         let set = if range.min > range.max {
             None
         } else {
-            let options = SelectOptions { reads: reads.clone(), ..SelectOptions::default() };
+            let options =
+                SelectOptions { reads: reads.clone(), asker: Some(self.asker.clone()), ..SelectOptions::default() };
             let select = self.snapshot.select_with(&matchers, range, self.series_max, &options, report.as_mut());
             Some(select.map_err(|e| DataFusionError::External(Box::new(e)))?)
         };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quiver_model::{
     Exemplar, Labels, LabelsRef, Matcher, Metadata, MetricKind, Need, SampleColumn, SeriesKinds, TimeRange,
 };
-use quiver_persistence::{Disk, DiskError, DiskRead};
+use quiver_persistence::{Disk, DiskError, DiskRead, Mapped};
 use roaring::RoaringBitmap;
 
 use super::format::{
@@ -40,6 +40,11 @@ pub trait BlockBytes: Send + Sync {
     fn again(&self, _offset: u64, _len: usize) -> Option<Result<Bytes, StorageError>> {
         None
     }
+    /// May bytes that were handed out and checked have turned into others since, because a page of a mapped file got lost?
+    /// Once it is so, it stays; what is asked for from then on is right, or an error.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 impl<T: BlockBytes + ?Sized> BlockBytes for Arc<T> {
@@ -52,6 +57,9 @@ impl<T: BlockBytes + ?Sized> BlockBytes for Arc<T> {
     fn again(&self, offset: u64, len: usize) -> Option<Result<Bytes, StorageError>> {
         (**self).again(offset, len)
     }
+    fn is_lost(&self) -> bool {
+        (**self).is_lost()
+    }
 }
 
 impl BlockBytes for Bytes {
@@ -62,6 +70,22 @@ impl BlockBytes for Bytes {
         let total = (**self).len();
         let from = usize::try_from(offset).unwrap_or(total).min(total);
         Ok(self.slice(from..from.saturating_add(len).min(total)))
+    }
+}
+
+/// A mapped file; read by ranges once a page of the mapping got lost.
+impl BlockBytes for Mapped {
+    fn len(&self) -> Result<u64, StorageError> {
+        Ok(self.bytes().len() as u64)
+    }
+    fn range(&self, offset: u64, len: usize) -> Result<Bytes, StorageError> {
+        if Mapped::is_lost(self) { Ok(self.read_at(offset, len)?) } else { self.bytes().range(offset, len) }
+    }
+    fn again(&self, offset: u64, len: usize) -> Option<Result<Bytes, StorageError>> {
+        Mapped::is_lost(self).then(|| Ok(self.read_at(offset, len)?))
+    }
+    fn is_lost(&self) -> bool {
+        Mapped::is_lost(self)
     }
 }
 
@@ -103,6 +127,14 @@ struct Loaded {
     columns: Vec<OnceLock<Arc<TimeColumn>>>,
 }
 
+/// Takes back what was appended after the first `len` samples.
+fn cut(out: &mut SampleColumn, len: usize) {
+    out.ts.truncate(len);
+    out.values.truncate(len);
+    out.start_ts.truncate(len);
+    out.histograms.retain(|(p, _)| (*p as usize) < len);
+}
+
 /// An open block. Cheap to open; to be shared.
 pub struct Block {
     name: String,
@@ -110,6 +142,8 @@ pub struct Block {
     bytes: Box<dyn BlockBytes>,
     footer: Footer,
     loaded: OnceLock<Loaded>,
+    /// The same, read when a page of the mapping had got lost.
+    reloaded: OnceLock<Loaded>,
 }
 
 impl fmt::Debug for Block {
@@ -136,8 +170,7 @@ impl Block {
         if !disk.maps() {
             return Self::open_unmapped(disk, path);
         }
-        let mapped = disk.map(path)?;
-        Self::from_bytes(path, mapped.bytes().clone())
+        Self::from_source(path, disk.map(path)?)
     }
 
     /// Opens the block at `path` without mapping it: ranges are read when they are needed.
@@ -189,7 +222,14 @@ impl Block {
             }
         }
         footer.meta.bytes = len;
-        Ok(Self { name: name.to_owned(), uid: next_uid(), bytes: Box::new(bytes), footer, loaded: OnceLock::new() })
+        Ok(Self {
+            name: name.to_owned(),
+            uid: next_uid(),
+            bytes: Box::new(bytes),
+            footer,
+            loaded: OnceLock::new(),
+            reloaded: OnceLock::new(),
+        })
     }
 
     /// A block from elsewhere whose bytes are those of one that is open: decoded columns of that one count for it, too.
@@ -300,8 +340,21 @@ impl Block {
         Ok(raw.into())
     }
 
+    /// Does something with bytes that may turn into others while it does; then does it again, with bytes that do not.
+    fn steady<T>(&self, work: impl Fn() -> Result<T, StorageError>) -> Result<T, StorageError> {
+        let was_lost = self.bytes.is_lost();
+        let done = work();
+        if self.bytes.is_lost() == was_lost { done } else { work() }
+    }
+
+    /// May what was read of it, before this said yes for the first time, be wrong?
+    pub fn is_lost(&self) -> bool {
+        self.bytes.is_lost()
+    }
+
     fn loaded(&self) -> Result<&Loaded, StorageError> {
-        if let Some(loaded) = self.loaded.get() {
+        let place = if self.bytes.is_lost() { &self.reloaded } else { &self.loaded };
+        if let Some(loaded) = place.get() {
             return Ok(loaded);
         }
         let meta = &self.footer.meta;
@@ -321,7 +374,7 @@ impl Block {
         }
         let columns = (0..meta.time_columns).map(|_| OnceLock::new()).collect();
         // Two at once may load; one wins.
-        Ok(self.loaded.get_or_init(|| Loaded { index, series, series_offset, times, columns }))
+        Ok(place.get_or_init(|| Loaded { index, series, series_offset, times, columns }))
     }
 
     fn record<'a>(&self, loaded: &'a Loaded, id: u32) -> Result<&'a [u8], StorageError> {
@@ -436,7 +489,12 @@ impl Block {
             return Ok(Picked { ids: RoaringBitmap::new(), rest: Vec::new() });
         }
         let at = self.footer.sections[SectionKind::Postings as usize].offset;
-        index::pick(&self.loaded()?.index, matchers, how, trace).map_err(self.corrupt(at))
+        let mut trace = trace;
+        let was_lost = self.bytes.is_lost();
+        let mut pick =
+            || index::pick(&self.loaded()?.index, matchers, how, trace.as_deref_mut()).map_err(self.corrupt(at));
+        let picked = pick();
+        if self.bytes.is_lost() == was_lost { picked } else { pick() }
     }
 
     /// Those of `ids` that have a chunk in `range`.
@@ -448,29 +506,37 @@ impl Block {
         if range.covers(meta.min_time, meta.max_time) {
             return Ok(ids);
         }
-        let loaded = self.loaded()?;
-        let mut out = RoaringBitmap::new();
-        for id in ids {
-            let mut hit = false;
-            self.for_chunks(loaded, id, |e| {
-                hit = range.overlaps(e.min_time, e.max_time);
-                !hit && e.min_time <= range.max
-            })?;
-            if hit {
-                out.insert(id);
+        self.steady(|| {
+            let loaded = self.loaded()?;
+            let mut out = RoaringBitmap::new();
+            for id in &ids {
+                let mut hit = false;
+                self.for_chunks(loaded, id, |e| {
+                    hit = range.overlaps(e.min_time, e.max_time);
+                    !hit && e.min_time <= range.max
+                })?;
+                if hit {
+                    out.insert(id);
+                }
             }
-        }
-        Ok(out)
+            Ok(out)
+        })
     }
 
     /// At most about this many series fulfil the matchers.
     pub fn estimate(&self, matchers: &[Matcher]) -> Result<u64, StorageError> {
         let at = self.footer.sections[SectionKind::Postings as usize].offset;
-        index::estimate(&self.loaded()?.index, matchers).map_err(self.corrupt(at))
+        self.steady(|| index::estimate(&self.loaded()?.index, matchers).map_err(self.corrupt(at)))
     }
 
     /// Labels of a series, packed, into a buffer (cleared first).
     pub fn labels_packed(&self, id: u32, out: &mut Vec<u8>) -> Result<(), StorageError> {
+        let was_lost = self.bytes.is_lost();
+        let done = self.read_labels(id, out);
+        if self.bytes.is_lost() == was_lost { done } else { self.read_labels(id, out) }
+    }
+
+    fn read_labels(&self, id: u32, out: &mut Vec<u8>) -> Result<(), StorageError> {
         out.clear();
         let loaded = self.loaded()?;
         let (_, mut r) = self.for_chunks(loaded, id, |_| false)?;
@@ -496,19 +562,21 @@ impl Block {
 
     /// What a series holds.
     pub fn kinds(&self, id: u32) -> Result<SeriesKinds, StorageError> {
-        Ok(self.for_chunks(self.loaded()?, id, |_| false)?.0)
+        self.steady(|| Ok(self.for_chunks(self.loaded()?, id, |_| false)?.0))
     }
 
     /// Chunks of a series in a range, without reading them.
     pub fn chunk_entries(&self, id: u32, range: TimeRange) -> Result<Vec<ChunkEntry>, StorageError> {
-        let mut out = Vec::new();
-        self.for_chunks(self.loaded()?, id, |e| {
-            if range.overlaps(e.min_time, e.max_time) {
-                out.push(e);
-            }
-            e.max_time <= range.max
-        })?;
-        Ok(out)
+        self.steady(|| {
+            let mut out = Vec::new();
+            self.for_chunks(self.loaded()?, id, |e| {
+                if range.overlaps(e.min_time, e.max_time) {
+                    out.push(e);
+                }
+                e.max_time <= range.max
+            })?;
+            Ok(out)
+        })
     }
 
     /// About how many samples a series has in a range.
@@ -543,21 +611,47 @@ impl Block {
         decoder: &mut Decoder,
         out: &mut SampleColumn,
     ) -> Result<(), StorageError> {
-        let loaded = self.loaded()?;
-        let time = self.time_column(loaded, e.time)?;
-        let payload = self.payload(e)?;
-        decoder.decode_into(ChunkRef { time, payload: &payload }, need, range, out).map_err(self.corrupt(e.offset))
+        self.steady_into(out, |out| {
+            let loaded = self.loaded()?;
+            let time = self.time_column(loaded, e.time)?;
+            let payload = self.payload(e)?;
+            decoder.decode_into(ChunkRef { time, payload: &payload }, need, range, out).map_err(self.corrupt(e.offset))
+        })
+    }
+
+    /// [`Block::steady`] for work that appends to `out`.
+    fn steady_into(
+        &self,
+        out: &mut SampleColumn,
+        mut work: impl FnMut(&mut SampleColumn) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let (begin, was_lost) = (out.len(), self.bytes.is_lost());
+        let done = work(out);
+        if self.bytes.is_lost() == was_lost {
+            return done;
+        }
+        cut(out, begin);
+        work(out)
     }
 
     /// What the header of a chunk tells.
     pub fn chunk_stats(&self, e: &ChunkEntry) -> Result<ChunkStats, StorageError> {
-        ChunkStats::of(&self.payload(e)?, e.count as usize).map_err(self.corrupt(e.offset))
+        self.steady(|| ChunkStats::of(&self.payload(e)?, e.count as usize).map_err(self.corrupt(e.offset)))
     }
 
     /// Appends the times of a column of times: what [`Block::read_chunk_at`] wants.
     pub fn times(&self, number: u32, out: &mut Vec<i64>) -> Result<(), StorageError> {
-        let loaded = self.loaded()?;
-        self.time_column(loaded, number)?.decode(out).map_err(self.corrupt(loaded.series_offset))
+        let (begin, was_lost) = (out.len(), self.bytes.is_lost());
+        let decode = |out: &mut Vec<i64>| {
+            let loaded = self.loaded()?;
+            self.time_column(loaded, number)?.decode(out).map_err(self.corrupt(loaded.series_offset))
+        };
+        let done = decode(out);
+        if self.bytes.is_lost() == was_lost {
+            return done;
+        }
+        out.truncate(begin);
+        decode(out)
     }
 
     /// [`Block::read_chunk`] where the chunk's times are decoded already.
@@ -570,7 +664,9 @@ impl Block {
         decoder: &mut Decoder,
         out: &mut SampleColumn,
     ) -> Result<(), StorageError> {
-        decoder.decode_at(ts, &self.payload(e)?, need, range, out).map_err(self.corrupt(e.offset))
+        self.steady_into(out, |out| {
+            decoder.decode_at(ts, &self.payload(e)?, need, range, out).map_err(self.corrupt(e.offset))
+        })
     }
 
     /// Appends the samples of a series in a range to `out`. After an error `out` is as it was.
@@ -582,20 +678,11 @@ impl Block {
         decoder: &mut Decoder,
         out: &mut SampleColumn,
     ) -> Result<(), StorageError> {
-        let loaded = self.loaded()?;
         let begin = out.len();
-        let mut result = Ok(());
-        let (_, _) = self.for_chunks(loaded, id, |e| {
-            if range.overlaps(e.min_time, e.max_time) {
-                result = self.read_chunk(&e, range, need, decoder, out);
-            }
-            result.is_ok() && e.max_time <= range.max
-        })?;
+        let entries = self.chunk_entries(id, range)?;
+        let result = entries.iter().try_for_each(|e| self.read_chunk(e, range, need, decoder, out));
         if result.is_err() {
-            out.ts.truncate(begin);
-            out.values.truncate(begin);
-            out.start_ts.truncate(begin);
-            out.histograms.retain(|(p, _)| (*p as usize) < begin);
+            cut(out, begin);
         }
         result
     }
@@ -603,13 +690,13 @@ impl Block {
     /// Label names of some series (or all), sorted.
     pub fn label_names(&self, among: Option<&RoaringBitmap>) -> Result<Vec<String>, StorageError> {
         let at = self.footer.sections[SectionKind::Dictionary as usize].offset;
-        self.loaded()?.index.label_names(among).map_err(self.corrupt(at))
+        self.steady(|| self.loaded()?.index.label_names(among).map_err(self.corrupt(at)))
     }
 
     /// Values of a label over some series (or all), sorted.
     pub fn label_values(&self, name: &str, among: Option<&RoaringBitmap>) -> Result<Vec<String>, StorageError> {
         let at = self.footer.sections[SectionKind::Dictionary as usize].offset;
-        self.loaded()?.index.label_values(name, among).map_err(self.corrupt(at))
+        self.steady(|| self.loaded()?.index.label_values(name, among).map_err(self.corrupt(at)))
     }
 
     /// All exemplars, by series in the order they were written.

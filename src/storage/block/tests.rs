@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, MetricKind, Need, STALE_NAN, SampleColumn, TimeRange};
 use quiver_persistence::testing::{Row, is_nightly};
-use quiver_persistence::{Disk, MemoryDisk};
+use quiver_persistence::{Disk, MemoryDisk, RealDisk};
 
 use super::*;
 use crate::codec::chunk::tests::{any_column, equal_to_the_bit};
@@ -287,4 +287,61 @@ fn a_newer_version_is_refused_untouched() {
     let crc = crate::bytes::crc32c(&newer[..12]);
     newer[12..16].copy_from_slice(&crc.to_le_bytes());
     assert!(matches!(Block::from_bytes("b", newer.into()), Err(StorageError::Version { found: 2, .. })));
+}
+
+#[test]
+fn pages_that_get_lost_are_read_again_or_named() {
+    let mut series = Vec::new();
+    for k in 0..60_u64 {
+        let mut c = SampleColumn::default();
+        for i in 0..400_u64 {
+            let noise = (k * 400 + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            c.push_float(1_000_000 + i as i64 * 15_000, f64::from_bits(noise), 0);
+        }
+        series.push((labels(&[("__name__", "noise"), ("k", &format!("{k:02}"))]), c));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(folder.path()).unwrap());
+    let mut w = BlockWriter::create(disk.clone(), "whole").unwrap();
+    series.iter().for_each(|(l, c)| w.push_column(l.as_ref(), c).unwrap());
+    w.finish().unwrap();
+    let bytes = disk.read("whole").unwrap();
+    assert!(bytes.len() > 20 * 8192, "{}", bytes.len());
+    // What can be read is right, what cannot is an error: the series read.
+    let read = |block: &Block| {
+        let (mut decoder, mut right) = (Decoder::new(), 0);
+        let Ok(ids) = block.select(&[], TimeRange::ALL) else { return right };
+        assert_eq!(ids.len(), series.len());
+        for (id, (labels, column)) in ids.into_iter().zip(&series) {
+            let mut out = SampleColumn::default();
+            if let (Ok(found), Ok(())) =
+                (block.labels(id), block.read(id, TimeRange::ALL, Need::ALL, &mut decoder, &mut out))
+            {
+                assert_eq!(found, *labels);
+                equal_to_the_bit(column, &out).unwrap();
+                right += 1;
+            }
+        }
+        right
+    };
+    let mut lost = 0;
+    for cut in (1..bytes.len() / 8192).map(|n| n * 8192) {
+        for is_warm in [false, true] {
+            let name = format!("{cut}-{is_warm}");
+            disk.create(&name).unwrap().write_all(&bytes).unwrap();
+            let block = Block::open(&*disk, &name).unwrap();
+            if is_warm {
+                assert_eq!(read(&block), series.len());
+            }
+            disk.truncate(&name, cut as u64).unwrap();
+            let right = read(&block);
+            assert!(right < series.len(), "{name}: {right}");
+            lost += usize::from(block.is_lost());
+            // The medium recovers: so does the block, without being opened again.
+            disk.open_append(&name).unwrap().write_all(&bytes[cut..]).unwrap();
+            assert_eq!(read(&block), series.len(), "{name}");
+            disk.remove(&name).unwrap();
+        }
+    }
+    assert!(lost > 20, "{lost}");
 }
