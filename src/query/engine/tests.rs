@@ -291,6 +291,11 @@ fn sorted_series_stay_sorted_through_functions_and_or() {
         text(&ask(&e, "-sort_desc(x) or vector(1)", 0, 0, 0).unwrap()),
         ["{i=\"2\"} 0:-2000", "{i=\"1\"} 0:-1000", "{i=\"0\"} 0:-0", "{} 0:1"]
     );
+    // Series of the right side that would be called as one of the left change nothing.
+    assert_eq!(
+        text(&ask(&e, "-sort_desc(x) or group without (le) (x)", 0, 0, 0).unwrap()),
+        ["{i=\"2\"} 0:-2000", "{i=\"1\"} 0:-1000", "{i=\"0\"} 0:-0"]
+    );
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl Relabel {
         } else {
             let mut numbers = LabelNumbers::default();
             let ids: Vec<u32> = rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
-            let (roster, new) = numbers.finish();
+            // An answer at one step keeps its order: a function may have sorted it.
+            let (roster, new) = if grid.len == 1 { numbers.unsorted() } else { numbers.finish() };
             (roster, ids.into_iter().map(|i| new[i as usize]).collect())
         };
         let rows = Rows::new(if ascending { 0 } else { roster.rows.len() }, grid.len);
