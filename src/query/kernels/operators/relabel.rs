@@ -286,6 +286,18 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_at_one_step_keeps_its_order() {
+        let mut r = roster(&["__name__=b,i=2", "__name__=b,i=1", "__name__=c,i=2"]);
+        r.rows.iter_mut().for_each(|row| row.drop_name = true);
+        let order = |width: usize| {
+            let (op, out) = Relabel::new(&RelabelSpec::Cleanup, &r, grid(width), &context()).unwrap();
+            (out.rows.iter().map(|r| r.labels.clone()).collect::<Vec<_>>(), op.mapping().to_vec())
+        };
+        assert_eq!(order(1), (vec![labels("i=2"), labels("i=1")], vec![0, 1, 0]));
+        assert_eq!(order(2), (vec![labels("i=1"), labels("i=2")], vec![1, 0, 1]));
+    }
+
+    #[test]
     fn one_metric_only_changes_the_roster() {
         let r = roster(&["__name__=a,i=1", "__name__=a,i=2"]);
         let ctx = context();
