@@ -199,6 +199,7 @@ const QUIET: Duration = Duration::from_secs(20);
 const OLD_HOSTS: usize = 10;
 const OLD_SERIES: usize = 200;
 const OLD_STEP_MS: i64 = 60_000;
+const OLD_CLIENTS: usize = 8;
 const OLD_SCRAPES: i64 = 10;
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 /// Number of its first host: its names begin with another digit than the live ones'.
@@ -222,12 +223,14 @@ fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result
     Ok((latencies, k))
 }
 
-/// Writes the week, newest first, with two clients. Returns samples written.
+/// Writes the week, newest first, with some clients. They let the live one go first, since in life they are other machines.
+/// Returns samples written.
 fn fill(server: &Server, old: &Fleet) -> Result<u64> {
     let parts = WEEK_MS / OLD_STEP_MS / OLD_SCRAPES;
     let (left, written) = (AtomicU64::new(parts as u64), AtomicU64::new(0));
     thread::scope(|scope| {
         let client = || -> Result<()> {
+            quiver_core::yield_to_others();
             let (mut client, mut message) = (server.client(), Vec::new());
             let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             while let Ok(n) = next() {
@@ -240,7 +243,7 @@ fn fill(server: &Server, old: &Fleet) -> Result<u64> {
             }
             Ok(())
         };
-        let clients = [scope.spawn(client), scope.spawn(client)];
+        let clients: Vec<_> = (0..OLD_CLIENTS).map(|_| scope.spawn(client)).collect();
         clients.into_iter().try_for_each(|c| c.join().map_err(|_| "a client panicked")?)
     })?;
     Ok(written.into_inner())
@@ -316,7 +319,7 @@ fn backfill_once(folder: &Path) -> Result<(f64, f64)> {
 fn backfill(folder: &Path, runs: usize) -> Result<()> {
     println!(
         "live: {LIVE_HOSTS} hosts x {LIVE_SERIES} series every {} ms; backfill: {OLD_HOSTS} hosts x {OLD_SERIES} series x a week \
-         every {} s, newest first, 2 clients",
+         every {} s, newest first, {OLD_CLIENTS} clients",
         LIVE_EVERY.as_millis(),
         OLD_STEP_MS / 1000
     );

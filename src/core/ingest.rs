@@ -27,6 +27,9 @@ use crate::{TimeRange, WriteError, WriteReceipt};
 /// Kind of the frames written here: samples and all that belongs to them.
 pub(crate) const FRAME_BATCH: u8 = 1;
 
+/// A batch none of whose samples is younger is late, ms: a backfill, or what a client kept while it could not send.
+pub const LATE_MS: i64 = 3_600_000;
+
 /// Buffers kept for the next batches.
 const POOL_BATCHES: usize = 32;
 /// Larger ones are given back to the allocator.
@@ -134,6 +137,11 @@ impl Entry {
         }
         let (done, answer) = oneshot::channel();
         Ok((Self { head, batch, ids, receipt, shared: Arc::clone(shared), now_ms, range, done }, answer))
+    }
+
+    /// Has it time, since all of it is from long before?
+    pub(crate) fn is_late(&self) -> bool {
+        self.range.is_some_and(|r| r.max < self.now_ms.saturating_sub(LATE_MS))
     }
 
     /// Which shard of the log takes it.

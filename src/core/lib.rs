@@ -64,10 +64,12 @@ pub use cardinality::{Cardinality, cardinality};
 pub use condense::{Condense, Edges, Keep};
 
 pub use background::{TaskKind, TaskState, TaskStatus};
+pub use ingest::LATE_MS;
 pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use quiver_persistence::remote::Asker;
+pub use quiver_persistence::yield_to_others;
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 pub use tier::{ForesightFigures, TierFigures, TierOptions};
@@ -278,6 +280,10 @@ pub trait Source: Send + Sync {
     /// What has changed when, for whoever keeps answers; none where that is not known (yet).
     fn changes(&self) -> Option<&changes::Changes> {
         None
+    }
+    /// May reading wait for something else than the local disk?
+    fn may_wait(&self) -> bool {
+        false
     }
 }
 

@@ -85,7 +85,7 @@ impl Default for StoreOptions {
         let shards = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4) as u32;
         let limits = Limits::default();
         Self {
-            log: LogOptions { shards, queue_max: limits.write_queue_max, ..LogOptions::default() },
+            log: LogOptions { shards, has_aside: true, queue_max: limits.write_queue_max, ..LogOptions::default() },
             limits,
             clock: Arc::new(SystemClock),
             flush_interval_ms: 2 * HOUR_MS,

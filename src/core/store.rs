@@ -354,7 +354,10 @@ impl Inner {
         }
         let caps = SeriesCaps::of(&limits);
         let (entry, answer) = Entry::new(head, batch, range, caps, now_ms, &self.writing)?;
-        self.log.submit(entry.shard(), entry)?;
+        match entry.is_late() {
+            true => self.log.submit_aside(entry)?,
+            false => self.log.submit(entry.shard(), entry)?,
+        }
         Ok(answer)
     }
 
@@ -477,6 +480,10 @@ impl Source for Store {
             now_ms: inner.options.clock.now_ms(),
         };
         Arc::new(StoreSnapshot::new(generation, &inner.view.load(), inner.cache.as_ref()).watched(watch))
+    }
+
+    fn may_wait(&self) -> bool {
+        self.inner.tier.is_some()
     }
 
     fn changes(&self) -> Option<&Changes> {

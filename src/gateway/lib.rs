@@ -16,7 +16,7 @@ pub mod proto;
 pub mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quiver_core::{Ingest, Maintain, Source};
@@ -152,8 +152,8 @@ pub struct Gateway {
     /// How the configuration is.
     pub settings: Mutex<Settings>,
     scratches: Mutex<Vec<write::Scratch>>,
-    /// When the last write of recent samples came, ms.
-    last_live_ms: AtomicI64,
+    /// Where late writes are decoded; none where the system gives no thread.
+    aside: Option<write::Aside>,
 }
 
 impl Gateway {
@@ -170,7 +170,7 @@ impl Gateway {
             counters: Counters::default(),
             settings: Mutex::new(settings),
             scratches: Mutex::default(),
-            last_live_ms: AtomicI64::new(i64::MIN),
+            aside: write::Aside::new(),
         })
     }
 }

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use super::error::{ApiError, ErrorType};
 use crate::Gateway;
+use crate::write::Line;
 
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 12_000;
@@ -63,8 +64,10 @@ async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutd
         tasks.spawn(async move {
             gateway.counters.connections.fetch_add(1, Ordering::Relaxed);
             let counted = Arc::clone(&gateway);
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let line = Line::default();
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 counted.counters.requests.add(1);
+                request.extensions_mut().insert(line.clone());
                 answered(router.clone(), request)
             });
             let connection = hyper::server::conn::http1::Builder::new()

@@ -5,6 +5,8 @@
 //!         ─▶ decoded in place ─▶ one WriteBatch ─▶ Ingest::write ─▶ 204 after the sync
 //! ```
 //!
+//! What a client that wrote late samples sends next is decoded on a thread that lets others go first.
+//!
 //! Invariants
 //! 1. Nothing is decompressed before content type, encoding and declared length were judged.
 //! 2. 2xx means that everything was kept; 400 that the valid part was kept (the counts say how much) and the rest must not
@@ -13,13 +15,15 @@
 pub mod decode;
 pub mod wire;
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use quiver_core::{WriteError, WriteReceipt};
+use quiver_core::{LATE_MS, WriteError, WriteReceipt};
 use quiver_model::WriteBatch;
+use tokio::runtime::Runtime;
 
 use self::decode::{DecodeOptions, DecodeScratch, Rejects, Version, decode};
 use crate::Gateway;
@@ -61,7 +65,7 @@ pub fn receive(
 }
 
 /// Handles one write request.
-pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body> {
+pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<Body> {
     let version = match message_version(request.headers()) {
         Ok(v) => v,
         Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
@@ -70,30 +74,28 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         Ok(e) => e,
         Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
     };
-    let limits = &*gateway.services.limits.get();
-    let body = match read_body(request.into_body(), limits.write_body_bytes_max).await {
+    let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
+    let body_max = gateway.services.limits.get().write_body_bytes_max;
+    let body = match read_body(request.into_body(), body_max).await {
         Ok(b) => b,
         Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
         Err(e) => return plain(StatusCode::BAD_REQUEST, e.to_string()),
     };
-    let options = DecodeOptions {
-        limits,
-        now_ms: gateway.services.clock.now_ms(),
-        type_and_unit_labels: gateway.services.features.type_and_unit_labels,
-        known: Some(&*gateway.services.ingest),
-    };
-    let mut scratch = gateway.scratches.lock().pop().unwrap_or_default();
-    let mut batch = gateway.services.ingest.batch();
-    let began = Instant::now();
-    let decoded = receive(version, encoding, &body, &options, &mut scratch, &mut batch);
-    gateway.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    drop(body);
-    if scratch.message.capacity() <= SCRATCH_BYTES_MAX {
-        let mut scratches = gateway.scratches.lock();
-        if scratches.len() < SCRATCHES_MAX {
-            scratches.push(scratch);
+    let now_ms = gateway.services.clock.now_ms();
+    let aside = gateway.aside.as_ref().and_then(|a| a.0.as_ref()).filter(|_| line.0.load(Ordering::Relaxed));
+    let decoded = match aside {
+        None => decode_body(gateway, version, encoding, &body, now_ms),
+        Some(aside) => {
+            let gateway = Arc::clone(gateway);
+            let work = move || decode_body(&gateway, version, encoding, &body, now_ms);
+            match aside.spawn_blocking(work).await {
+                Ok(decoded) => decoded,
+                Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+                Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"),
+            }
         }
-    }
+    };
+    let Decoded { batch, rejects: decoded } = decoded;
     let rejects = match decoded {
         Ok(r) => r,
         Err(text) => {
@@ -105,11 +107,9 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         WriteReceipt::default()
     } else {
         let newest = batch.time_range().map_or(i64::MAX, |r| r.max);
+        line.0.store(newest < now_ms.saturating_sub(LATE_MS), Ordering::Relaxed);
         match gateway.services.ingest.write(batch).await {
-            Ok(r) => {
-                pace(gateway, newest, options.now_ms, began).await;
-                r
-            }
+            Ok(r) => r,
             Err(e) => return refused(version, &e),
         }
     };
@@ -126,21 +126,61 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     answer(version, &receipt, &rejects)
 }
 
-/// A batch none of whose samples is younger is a backfill.
-const OLD_MS: i64 = 3_600_000;
-/// Live writes are going on if the last one was this long ago at most.
-const LIVE_MS: i64 = 2_000;
-/// Longest pause of a backfill.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// What a connection has written last.
+#[derive(Clone, Debug, Default)]
+pub struct Line(Arc<AtomicBool>);
 
-/// Live writes go first: while there are any, a backfill is answered after as much time again as it took, so that it has
-/// half of what it could have.
-async fn pace(gateway: &Gateway, newest: i64, now_ms: i64, began: Instant) {
-    if newest >= now_ms.saturating_sub(OLD_MS) {
-        gateway.last_live_ms.store(now_ms, Ordering::Relaxed);
-    } else if now_ms.saturating_sub(gateway.last_live_ms.load(Ordering::Relaxed)) <= LIVE_MS {
-        tokio::time::sleep(began.elapsed().min(PAUSE_MAX)).await;
+/// A thread for the decoding of late writes, which lets other threads go first: a client that writes what is long past mostly
+/// goes on with it, and it is not to keep those waiting who write what is now.
+#[derive(Debug)]
+pub(crate) struct Aside(Option<Runtime>);
+
+impl Aside {
+    pub(crate) fn new() -> Option<Self> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.max_blocking_threads(1).thread_name("late-writes").on_thread_start(quiver_core::yield_to_others);
+        builder
+            .build()
+            .inspect_err(|e| tracing::warn!(error = %e, "late writes are decoded beside others"))
+            .ok()
+            .map(|r| Self(Some(r)))
     }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // May be dropped inside another runtime, where waiting is not allowed.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A decoded body, or why it is none.
+struct Decoded {
+    batch: WriteBatch,
+    rejects: Result<Rejects, String>,
+}
+
+fn decode_body(gateway: &Gateway, version: Version, encoding: Encoding, body: &[u8], now_ms: i64) -> Decoded {
+    let options = DecodeOptions {
+        limits: &gateway.services.limits.get(),
+        now_ms,
+        type_and_unit_labels: gateway.services.features.type_and_unit_labels,
+        known: Some(&*gateway.services.ingest),
+    };
+    let mut scratch = gateway.scratches.lock().pop().unwrap_or_default();
+    let mut batch = gateway.services.ingest.batch();
+    let began = Instant::now();
+    let rejects = receive(version, encoding, body, &options, &mut scratch, &mut batch);
+    gateway.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    if scratch.message.capacity() <= SCRATCH_BYTES_MAX {
+        let mut scratches = gateway.scratches.lock();
+        if scratches.len() < SCRATCHES_MAX {
+            scratches.push(scratch);
+        }
+    }
+    Decoded { batch, rejects }
 }
 
 fn answer(version: Version, receipt: &WriteReceipt, rejects: &Rejects) -> Response<Body> {

@@ -35,11 +35,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskError, join};
+use crate::host::yield_to_others;
 pub use figures::{LogFigures, ShardFigures};
 pub use frame::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame};
 pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, read_segment, replay};
@@ -134,6 +135,8 @@ pub enum Durability {
 pub struct LogOptions {
     /// Number of shards, each a thread and a file.
     pub shards: u32,
+    /// One shard more, for entries that may take their time: its thread lets the others go first.
+    pub has_aside: bool,
     /// A segment that has as many bytes is followed by another.
     pub segment_bytes_max: u64,
     /// Entries of a shard that may wait or be written at one time.
@@ -154,6 +157,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             shards: 2,
+            has_aside: false,
             segment_bytes_max: 64 << 20,
             queue_max: 4096,
             queue_bytes_max: 64 << 20,
@@ -188,6 +192,9 @@ struct Shared {
     segments: Mutex<BTreeMap<SegmentId, SegmentOnDisk>>,
     shards: Vec<ShardCounters>,
     quarantined: AtomicU64,
+    opened: Instant,
+    /// When a shard that is not aside wrote last, µs after it was opened.
+    written_us: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,6 +204,23 @@ struct SegmentOnDisk {
 }
 
 impl Shared {
+    /// The shard aside is the last one.
+    fn is_aside(&self, shard: u32) -> bool {
+        self.options.has_aside && shard >= self.options.shards.max(1)
+    }
+
+    fn note_write(&self) {
+        if self.options.has_aside {
+            let us = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.written_us.fetch_max(us, Ordering::Relaxed);
+        }
+    }
+
+    fn wrote_since(&self, then: Instant) -> bool {
+        let us = then.saturating_duration_since(self.opened).as_micros();
+        u128::from(self.written_us.load(Ordering::Relaxed)) > us
+    }
+
     fn poisoned(&self) -> Option<LogError> {
         self.poison.get().map(|why| LogError::Poisoned(Arc::clone(why)))
     }
@@ -249,7 +273,7 @@ impl<E: LogEntry> Log<E> {
                 segments.insert(id, SegmentOnDisk { bytes, is_damaged: false });
             }
         }
-        let shard_count = options.shards.max(1);
+        let shard_count = options.shards.max(1) + u32::from(options.has_aside);
         let nexts: Vec<u64> = (0..shard_count)
             .map(|shard| {
                 let of_shard = SegmentId { shard, number: 0 }..=SegmentId { shard, number: u64::MAX };
@@ -266,6 +290,8 @@ impl<E: LogEntry> Log<E> {
             segments: Mutex::new(segments),
             shards: nexts.iter().map(|next| ShardCounters::new(*next)).collect(),
             quarantined: AtomicU64::new(0),
+            opened: Instant::now(),
+            written_us: AtomicU64::new(0),
             options,
         });
         let queues: Vec<Arc<Queue<E>>> = nexts
@@ -275,7 +301,14 @@ impl<E: LogEntry> Log<E> {
         let log = Self { shared: Arc::clone(&shared), queues, threads: Mutex::new(Vec::new()) };
         for ((shard, next), queue) in (0..shard_count).zip(nexts).zip(&log.queues) {
             let writer = Writer::new(Arc::clone(&shared), shard, next, Arc::clone(queue));
-            let thread = thread::Builder::new().name(format!("log-{shard}")).spawn(move || writer.run());
+            let is_aside = shared.is_aside(shard);
+            let run = move || {
+                if is_aside {
+                    yield_to_others();
+                }
+                writer.run();
+            };
+            let thread = thread::Builder::new().name(format!("log-{shard}")).spawn(run);
             let thread = thread.map_err(|e| DiskError::from_io(crate::disk::DiskOp::Open, dir, &e))?;
             log.threads.lock().push(thread);
         }
@@ -285,6 +318,15 @@ impl<E: LogEntry> Log<E> {
     /// Queues an entry in a shard (any number; it is taken modulo the shards). Never waits. On an error the entry is dropped
     /// without a call of [`LogEntry::committed`].
     pub fn submit(&self, shard: usize, entry: E) -> Result<(), LogError> {
+        self.submit_to(shard % self.shards().max(1), entry)
+    }
+
+    /// [`Log::submit`] for an entry that may take its time: it keeps none of the others waiting.
+    pub fn submit_aside(&self, entry: E) -> Result<(), LogError> {
+        self.submit_to(self.queues.len().saturating_sub(1), entry)
+    }
+
+    fn submit_to(&self, queue: usize, entry: E) -> Result<(), LogError> {
         if let Some(e) = self.shared.poisoned() {
             return Err(e);
         }
@@ -293,15 +335,15 @@ impl<E: LogEntry> Log<E> {
         if bytes > bytes_max {
             return Err(LogError::TooLarge { bytes, bytes_max });
         }
-        match self.queues.get(shard % self.queues.len().max(1)) {
+        match self.queues.get(queue) {
             Some(queue) => queue.push(entry, bytes),
             None => Err(LogError::Closed),
         }
     }
 
-    /// Number of shards.
+    /// Number of shards, but for the one aside.
     pub fn shards(&self) -> usize {
-        self.queues.len()
+        self.queues.len().saturating_sub(usize::from(self.shared.options.has_aside))
     }
 
     /// Starts a new segment in every shard. Returns when every entry queued before is committed (or refused), with the

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::disk::{DiskError, DiskErrorKind, DiskFile, join};
@@ -20,6 +21,10 @@ use super::{LogEntry, LogError, LogPosition, SegmentOnDisk, Shared};
 
 /// A buffer that grew beyond this is not kept for the next batch.
 const KEPT_BUFFER_BYTES: usize = 16 << 20;
+
+/// While other shards write, the one aside syncs this often: each sync of one file holds up those of the others, since all
+/// of them go through the journal of the file system.
+const ASIDE_EVERY: Duration = Duration::from_millis(50);
 
 /// With an interval, so many frames are synced before it is over.
 const GROUP_FRAMES_MAX: usize = 32 << 10;
@@ -35,6 +40,8 @@ pub(super) struct Writer<E: LogEntry> {
     buffer: Vec<u8>,
     /// End of each frame in the buffer.
     ends: Vec<usize>,
+    /// Only for the shard aside: when it wrote last.
+    aside: Option<Instant>,
 }
 
 /// The segment being written.
@@ -60,7 +67,9 @@ enum Stop {
 impl<E: LogEntry> Writer<E> {
     pub(super) fn new(shared: Arc<Shared>, shard: u32, next: u64, queue: Arc<Queue<E>>) -> Self {
         let interval = shared.options.durability.interval();
-        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer: Vec::new(), ends: Vec::new() }
+        let aside = shared.is_aside(shard).then(Instant::now);
+        let (buffer, ends) = (Vec::new(), Vec::new());
+        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer, ends, aside }
     }
 
     pub(super) fn run(mut self) {
@@ -73,6 +82,7 @@ impl<E: LogEntry> Writer<E> {
                     while !batch.is_empty() {
                         self.commit(&mut batch);
                     }
+                    self.stand_aside();
                 }
                 Work::Rotate(reply) => {
                     // Whoever asked may have gone.
@@ -86,6 +96,19 @@ impl<E: LogEntry> Writer<E> {
             }
         }
         self.end_segment();
+    }
+
+    /// Lets others write for a while: what comes meanwhile is written and synced as one.
+    fn stand_aside(&mut self) {
+        match &mut self.aside {
+            None => self.shared.note_write(),
+            Some(last) => {
+                if self.shared.wrote_since(*last) {
+                    thread::sleep(ASIDE_EVERY.saturating_sub(last.elapsed()));
+                }
+                *last = Instant::now();
+            }
+        }
     }
 
     fn counters(&self) -> Option<&ShardCounters> {

@@ -10,6 +10,7 @@
 //! 3. Memory is reserved from a pool of the query under one pool of all queries.
 
 mod active;
+mod light;
 mod memory;
 pub(crate) mod result;
 pub mod reuse;
@@ -18,6 +19,7 @@ mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -43,6 +45,7 @@ use crate::promql;
 use crate::promql::ast::{Expr, ValueType};
 
 pub use active::{ActiveQueries, ActiveQuery};
+use light::Parsed;
 pub use memory::QueryPool;
 pub use reuse::ReuseFigures;
 use reuse::{Known, Reuse};
@@ -84,6 +87,15 @@ impl Default for EngineOptions {
     }
 }
 
+/// Where a query is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// On the thread that asks.
+    Here,
+    /// On a blocking one with a deep stack.
+    Thread,
+}
+
 /// Answers PromQL over a source. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -99,7 +111,7 @@ struct Inner {
     waiting: AtomicUsize,
     active: ActiveQueries,
     memory: Arc<dyn MemoryPool>,
-    parsed: Cache<Arc<str>, Arc<Expr>>,
+    parsed: Cache<Arc<str>, Arc<Parsed>>,
     reuse: Reuse,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -207,7 +219,19 @@ impl Engine {
         Box::pin(async move {
             check_request(&request, &self.inner.limits.get())?;
             let (text, options) = (request.query.clone(), request.options.clone());
-            self.admitted(&text, &options, move |engine, ctx, queued| engine.answer(&request, ctx, queued)).await
+            let is_instant = request.step == 0 && request.start == request.end;
+            let is_plain = is_instant && options.explain == ExplainMode::Off && !self.inner.source.may_wait();
+            let is_light = is_plain && self.inner.parsed.get(&*text).is_some_and(|p| p.is_light());
+            let place = if is_light { Place::Here } else { Place::Thread };
+            let work = move |engine: &Engine, ctx: &Arc<QueryContext>, queued| {
+                let began = Instant::now();
+                let answer = engine.answer(&request, ctx, queued);
+                if is_plain && let Some(parsed) = engine.inner.parsed.get(&*request.query) {
+                    parsed.took(began.elapsed());
+                }
+                answer
+            };
+            self.run(&text, &options, place, work).await
         })
     }
 
@@ -226,6 +250,16 @@ impl Engine {
         &self,
         text: &str,
         options: &QueryOptions,
+        work: impl FnOnce(&Engine, &Arc<QueryContext>, Duration) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.run(text, options, Place::Thread, work).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        text: &str,
+        options: &QueryOptions,
+        place: Place,
         work: impl FnOnce(&Engine, &Arc<QueryContext>, Duration) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let inner = &self.inner;
@@ -260,18 +294,22 @@ impl Engine {
             return Err(QueryError::Busy("the engine is shutting down".into()));
         };
         let engine = self.clone();
-        let job = rt.spawn_blocking(move || {
+        let job = move || {
             let result = work(&engine, &ctx, queued).map_err(|e| ctx.reason(e));
             drop(entry);
             drop(turn);
             result
-        });
-        match job.await {
+        };
+        let panicked = || {
+            tracing::error!(query = text, "a query panicked");
+            Err(QueryError::Internal("unexpected error: the evaluation of the query panicked".into()))
+        };
+        if place == Place::Here {
+            return catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| panicked());
+        }
+        match rt.spawn_blocking(job).await {
             Ok(result) => result,
-            Err(e) if e.is_panic() => {
-                tracing::error!(query = text, "a query panicked");
-                Err(QueryError::Internal("unexpected error: the evaluation of the query panicked".into()))
-            }
+            Err(e) if e.is_panic() => panicked(),
             Err(_) => Err(QueryError::Busy("the engine is shutting down".into())),
         }
     }
@@ -313,12 +351,12 @@ impl Engine {
     /// Parses a query, or remembers it.
     pub fn parse(&self, text: &str) -> Result<Arc<Expr>, QueryError> {
         if let Some(known) = self.inner.parsed.get(text) {
-            return Ok(known);
+            return Ok(Arc::clone(&known.expr));
         }
         let expr = promql::parse_expr(text, &self.parse_options()).map_err(|e| QueryError::BadData(e.to_string()))?;
         let expr = Arc::new(expr);
         if text.len() <= PARSED_BYTES_MAX {
-            self.inner.parsed.insert(text.into(), Arc::clone(&expr));
+            self.inner.parsed.insert(text.into(), Arc::new(Parsed::new(Arc::clone(&expr))));
         }
         Ok(expr)
     }
