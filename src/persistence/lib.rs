@@ -25,7 +25,7 @@ pub mod testing;
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
-pub use host::{memory_bytes, resident_bytes, yield_to_others};
+pub use host::{memory_bytes, resident_bytes, run_soon, yield_to_others};
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,
