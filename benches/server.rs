@@ -8,16 +8,18 @@
 //! `series`: every host sends all its series with every scrape, through flushes and on. Printed: resident memory after
 //! each scrape and its peak, per active series.
 //!
-//! `backfill`: live hosts write every 100 ms. Each run has a quiet part and then one in which two clients write a week of
-//! old data, newest first, as fast as it is taken. Printed: the 99th percentile of the live acks of both, and whether
-//! answers were right during and after.
+//! `backfill`: live hosts write every 100 ms. Each run has a quiet part, one in which eight clients write a week of old
+//! data, newest first, as fast as it is taken, and one in which the processor time that this took goes to something that has
+//! nothing to do with the server. Printed: percentiles of the live acks of each, and whether answers were right during and
+//! after. The third part is what the machine itself makes of a load: where processors are shared with the disk's virtual
+//! side, a sync is slower while anything computes.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -85,6 +87,14 @@ impl Server {
         let line = status.lines().find(|l| l.starts_with(what)).ok_or("no such figure")?;
         let kib: u64 = line.split_whitespace().nth(1).ok_or("no figure")?.parse()?;
         Ok(kib << 10)
+    }
+
+    /// Processor time taken so far.
+    fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Behind the name of the program: the 12th and 13th fields are ticks of 10 ms.
+        let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
+        Ok(Duration::from_millis(ticks.flat_map(str::parse::<u64>).sum::<u64>() * 10))
     }
 
     /// The value of an instant query with one result.
@@ -204,9 +214,12 @@ const OLD_SCRAPES: i64 = 10;
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 /// Number of its first host: its names begin with another digit than the live ones'.
 const OLD_FIRST: usize = 90_000;
+/// The computing that the backfill is compared with comes in turns of this length.
+const BURST: Duration = Duration::from_millis(50);
 
 /// Live writers until `stop`; gives all latencies and the number of the next scrape.
 fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result<(Vec<Duration>, i64)> {
+    quiver_core::turns::run_soon();
     let (mut client, mut message) = (server.client(), Vec::new());
     let mut latencies = Vec::new();
     let mut k = first;
@@ -223,30 +236,58 @@ fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result
     Ok((latencies, k))
 }
 
-/// Writes the week, newest first, with some clients. They let the live one go first, since in life they are other machines.
-/// Returns samples written.
-fn fill(server: &Server, old: &Fleet) -> Result<u64> {
-    let parts = WEEK_MS / OLD_STEP_MS / OLD_SCRAPES;
-    let (left, written) = (AtomicU64::new(parts as u64), AtomicU64::new(0));
-    thread::scope(|scope| {
+/// The requests of the week, newest first; made before anything is measured, since in life other machines make them.
+struct Week {
+    fleet: Fleet,
+    bodies: Vec<Vec<u8>>,
+    samples: u64,
+}
+
+impl Week {
+    fn new(end_ms: i64) -> Result<Self> {
+        let start_ms = end_ms - WEEK_MS;
+        let fleet = Fleet { hosts: OLD_HOSTS, series: OLD_SERIES, start_ms, step_ms: OLD_STEP_MS, is_restless: false };
+        let mut week = Self { fleet, bodies: Vec::new(), samples: 0 };
+        let (mut message, mut encoder) = (Vec::new(), snap::raw::Encoder::new());
+        for part in (0..WEEK_MS / OLD_STEP_MS / OLD_SCRAPES).rev() {
+            let scrapes = part * OLD_SCRAPES..(part + 1) * OLD_SCRAPES;
+            for host in OLD_FIRST..OLD_FIRST + OLD_HOSTS {
+                week.fleet.history(host, 0..OLD_SERIES, scrapes.clone(), &mut message);
+                week.bodies.push(encoder.compress_vec(&message)?);
+                week.samples += OLD_SERIES as u64 * OLD_SCRAPES as u64;
+            }
+        }
+        Ok(week)
+    }
+
+    /// Writes all of it with some clients, which let the live one go first.
+    fn write(&self, server: &Server) -> Result<()> {
+        let next = AtomicUsize::new(0);
         let client = || -> Result<()> {
-            quiver_core::yield_to_others();
-            let (mut client, mut message) = (server.client(), Vec::new());
-            let next = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            while let Ok(n) = next() {
-                let from = (n as i64 - 1) * OLD_SCRAPES;
-                for host in OLD_FIRST..OLD_FIRST + old.hosts {
-                    old.history(host, 0..old.series, from..from + OLD_SCRAPES, &mut message);
-                    post(&mut client, &snap::raw::Encoder::new().compress_vec(&message)?)?;
-                    written.fetch_add((old.series as i64 * OLD_SCRAPES) as u64, Ordering::Relaxed);
-                }
+            quiver_core::turns::yield_to_others();
+            let mut client = server.client();
+            while let Some(body) = self.bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                post(&mut client, body)?;
             }
             Ok(())
         };
-        let clients: Vec<_> = (0..OLD_CLIENTS).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().try_for_each(|c| c.join().map_err(|_| "a client panicked")?)
-    })?;
-    Ok(written.into_inner())
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..OLD_CLIENTS).map(|_| scope.spawn(client)).collect();
+            clients.into_iter().try_for_each(|c| c.join().map_err(|_| "a client panicked")?)
+        })
+    }
+}
+
+/// Computes on one thread for a share of every [`BURST`], as the work of the backfill comes, and touches nothing else.
+fn compute(share: f64, stop: &AtomicBool) {
+    quiver_core::turns::yield_to_others();
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        while began.elapsed() < BURST.mul_f64(share.min(1.0)) {
+            std::hint::spin_loop();
+        }
+        thread::sleep(BURST.saturating_sub(began.elapsed()));
+    }
 }
 
 fn quantile(latencies: &mut [Duration], q: f64) -> f64 {
@@ -255,65 +296,104 @@ fn quantile(latencies: &mut [Duration], q: f64) -> f64 {
     latencies.get(at).map_or(0.0, |d| d.as_secs_f64() * 1e3)
 }
 
-/// One run: p99 of the quiet part and of the other, ms.
-fn backfill_once(folder: &Path) -> Result<(f64, f64)> {
-    let server = Server::start(folder, &["--enable-feature", "promql-delayed-name-removal"])?;
-    let now = now_ms();
-    let (step_ms, is_restless) = (LIVE_EVERY.as_millis() as i64, false);
-    let fleet = Fleet { hosts: LIVE_HOSTS, series: LIVE_SERIES, start_ms: now, step_ms, is_restless };
-    let (start_ms, step_ms) = (now - WEEK_MS, OLD_STEP_MS);
-    let old = Fleet { hosts: OLD_HOSTS, series: OLD_SERIES, start_ms, step_ms, is_restless };
-    let part = |first: i64, work: &(dyn Fn() -> Result<u64> + Sync)| -> Result<(Vec<Duration>, i64, u64)> {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let live = scope.spawn(|| live(&server, &fleet, first, &stop));
-            let done = work();
+/// 99th percentiles of the live acks in the parts of a run, ms.
+struct Run {
+    quiet: f64,
+    busy: f64,
+    computing: f64,
+}
+
+/// The live side of a run: its server and the number of its next scrape.
+struct Live {
+    server: Server,
+    fleet: Fleet,
+    next: i64,
+}
+
+impl Live {
+    /// New series are dearer than known ones: they are all known when it is given.
+    fn start(folder: &Path) -> Result<Self> {
+        let server = Server::start(folder, &["--enable-feature", "promql-delayed-name-removal"])?;
+        let step_ms = LIVE_EVERY.as_millis() as i64;
+        let fleet = Fleet { hosts: LIVE_HOSTS, series: LIVE_SERIES, start_ms: now_ms(), step_ms, is_restless: false };
+        let mut all = Self { server, fleet, next: 0 };
+        all.beside(|_, _| Ok(thread::sleep(Duration::from_secs(3))))?;
+        Ok(all)
+    }
+
+    /// Latencies of the live writes while `work` runs, and the share of one processor that the server took.
+    fn beside(&mut self, work: impl FnOnce(&Server, &AtomicBool) -> Result<()>) -> Result<(Vec<Duration>, f64)> {
+        let (stop, began, cpu) = (AtomicBool::new(false), Instant::now(), self.server.cpu()?);
+        let (latencies, next) = thread::scope(|scope| {
+            let live = scope.spawn(|| live(&self.server, &self.fleet, self.next, &stop));
+            let done = work(&self.server, &stop);
             stop.store(true, Ordering::Relaxed);
-            let (latencies, next) = live.join().map_err(|_| "the live client panicked")??;
-            Ok((latencies, next, done?))
-        })
-    };
-    let samples = |host: &str, range: &str, at: i64| {
+            let got = live.join().map_err(|_| "the live client panicked")??;
+            done.map(|()| got)
+        })?;
+        self.next = next;
+        Ok((latencies, (self.server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64()))
+    }
+
+    /// Samples of the hosts whose names match.
+    fn samples(server: &Server, host: &str, range: &str, at: i64) -> Result<String> {
         server.value(&format!("sum(count_over_time({{job=\"node\",instance=~\"{host}\"}}[{range}]))"), at)
-    };
-    // New series are dearer than known ones: they are all known before it begins.
-    let (_, next, _) = part(0, &|| {
-        thread::sleep(Duration::from_secs(3));
-        Ok(0)
-    })?;
-    let (mut quiet, next, _) = part(next, &|| {
-        thread::sleep(QUIET);
-        Ok(0)
-    })?;
+    }
+}
+
+fn backfill_once(folder: &Path, week: &Week) -> Result<Run> {
+    let mut all = Live::start(folder)?;
+    let (mut quiet, quiet_cpu) = all.beside(|_, _| Ok(thread::sleep(QUIET)))?;
     let began = Instant::now();
-    let (mut busy, next, written) = part(next, &|| {
+    let (mut busy, busy_cpu) = all.beside(|server, _| {
         thread::scope(|scope| {
-            let filling = scope.spawn(|| fill(&server, &old));
+            let filling = scope.spawn(|| week.write(server));
             // Answers during: the newest hours are there first.
             thread::sleep(Duration::from_secs(10));
-            let (got, want) = (samples("host-9.*", "1h", now - 3_600_000)?, old.hosts * old.series * 60);
-            println!("  during: {got} of {want} samples of an hour");
+            let end = week.fleet.start_ms + WEEK_MS;
+            let got = Live::samples(server, "host-9.*", "1h", end - 3_600_000)?;
+            println!("  during: {got} of {} samples of an hour", OLD_HOSTS * OLD_SERIES * 60);
             filling.join().map_err(|_| "the backfill panicked")?
         })
     })?;
     let took = began.elapsed().as_secs_f64();
     // Answers after: every acknowledged sample once.
-    let end = fleet.time(next);
-    let (got_old, got_live) = (samples("host-9.*", "8d", end)?, samples("host-0.*", "8d", end)?);
-    let (want_old, want_live) = (written.to_string(), (next * (LIVE_HOSTS * LIVE_SERIES) as i64).to_string());
-    let (a, b) = (quantile(&mut quiet, 0.99), quantile(&mut busy, 0.99));
-    println!(
-        "  live ack p50 {:.2} / {:.2} ms, p99 {a:.2} / {b:.2} ms: {:.2} x; {written} old samples in {took:.0} s; after: {}",
-        quantile(&mut quiet, 0.5),
-        quantile(&mut busy, 0.5),
-        b / a,
-        if got_old == want_old && got_live == want_live {
-            "each there once".to_owned()
-        } else {
-            format!("WRONG: {got_old} of {want_old} old, {got_live} of {want_live} live")
+    let end = all.fleet.time(all.next);
+    let live = all.next * (LIVE_HOSTS * LIVE_SERIES) as i64;
+    let mut right = "each there once".to_owned();
+    for (host, want) in [("host-9.*", week.samples as i64), ("host-0.*", live)] {
+        let got = Live::samples(&all.server, host, "8d", end)?;
+        if got != want.to_string() {
+            right = format!("WRONG: {got} of {want} of {host}");
         }
-    );
-    Ok((a, b))
+    }
+    drop(all);
+    let share = busy_cpu - quiet_cpu;
+    let mut all = Live::start(folder)?;
+    let (mut computing, _) = all.beside(|_, stop| {
+        thread::scope(|scope| {
+            scope.spawn(|| compute(share, stop));
+            thread::sleep(QUIET);
+            stop.store(true, Ordering::Relaxed);
+            Ok(())
+        })
+    })?;
+    let run = Run {
+        quiet: quantile(&mut quiet, 0.99),
+        busy: quantile(&mut busy, 0.99),
+        computing: quantile(&mut computing, 0.99),
+    };
+    println!("  {} old samples in {took:.0} s, {share:.2} of a processor; after: {right}", week.samples);
+    for q in [0.5, 0.9, 0.99, 0.999] {
+        println!(
+            "  live ack p{:<4} quiet {:>6.2} ms   backfill {:>6.2} ms   as much computing elsewhere {:>6.2} ms",
+            q * 100.0,
+            quantile(&mut quiet, q),
+            quantile(&mut busy, q),
+            quantile(&mut computing, q)
+        );
+    }
+    Ok(run)
 }
 
 fn backfill(folder: &Path, runs: usize) -> Result<()> {
@@ -323,14 +403,22 @@ fn backfill(folder: &Path, runs: usize) -> Result<()> {
         LIVE_EVERY.as_millis(),
         OLD_STEP_MS / 1000
     );
-    let mut ratios = Vec::new();
+    let week = Week::new(now_ms())?;
+    let mut done = Vec::new();
     for run in 0..runs {
         println!("run {}", run + 1);
-        let (quiet, busy) = backfill_once(folder)?;
-        ratios.push(busy / quiet);
+        done.push(backfill_once(folder, &week)?);
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median of {runs}: {:.2} x", ratios.get(runs / 2).copied().unwrap_or(0.0));
+    let median = |ratio: &dyn Fn(&Run) -> f64| {
+        let mut all: Vec<f64> = done.iter().map(ratio).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(runs / 2).copied().unwrap_or(0.0)
+    };
+    println!(
+        "median of {runs}: p99 beside the backfill / quiet {:.2} x, beside as much computing elsewhere / quiet {:.2} x",
+        median(&|r| r.busy / r.quiet),
+        median(&|r| r.computing / r.quiet)
+    );
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use quiver_persistence::turns::end_turn;
+
 use crate::ReadError;
 
 /// What can be done; the order is that of priority.
@@ -224,11 +226,12 @@ impl Background {
         self.wake.notify_all();
     }
 
-    /// Says how far the running task of a kind is.
+    /// Says how far the running task of a kind is, and lets others run: called without locks that requests wait for.
     pub(crate) fn progress(&self, kind: TaskKind, done: u64, total: u64) {
         let (a, b) = &self.progress[kind as usize];
         a.store(done, Ordering::Relaxed);
         b.store(total, Ordering::Relaxed);
+        end_turn();
     }
 
     /// Every kind of task.

@@ -69,7 +69,7 @@ pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use quiver_persistence::remote::Asker;
-pub use quiver_persistence::yield_to_others;
+pub use quiver_persistence::turns;
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 pub use tier::{ForesightFigures, TierFigures, TierOptions};

@@ -24,7 +24,7 @@ use quiver_model::{LiveLimits, Matcher, WriteBatch};
 use quiver_persistence::disk::open_with_faults;
 use quiver_persistence::log::LogHealth;
 use quiver_persistence::{
-    Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay, resident_bytes,
+    Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay, resident_bytes, turns,
 };
 use tokio::sync::oneshot;
 
@@ -214,6 +214,7 @@ impl Store {
             let inner = Arc::clone(&inner);
             store.spawn(&format!("background-{number}"), move || {
                 let tick = (number == 0 && inner.options.background).then_some(|_: &Background| inner.tick());
+                turns::take_turns();
                 inner.background.work(|kind| inner.run(kind), tick);
             })?;
         }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit, setpriority_process};
-use rustix::thread::gettid;
+use rustix::process::{Resource, getrlimit};
 
 use crate::read_text;
 
@@ -20,43 +19,6 @@ pub fn memory_bytes() -> Option<u64> {
     let read = |path: &str| read_text(Path::new(path)).ok();
     let space = getrlimit(Resource::As).current.map(|bytes| bytes / 2);
     [memory_by_files(&read), space].into_iter().flatten().min()
-}
-
-/// Asks the system to let this thread run as soon as it has something to do, and for a short while each time: for threads that
-/// mostly wait and are waited for. A fair scheduler otherwise lets a busy thread finish its turn first, which is milliseconds.
-/// Linux takes such wishes from 6.12 on; before, and elsewhere, nothing changes.
-pub fn run_soon() {
-    /// The shortest turn that can be asked for.
-    const TURN_NS: u64 = 100_000;
-    /// As the kernel has it (`sched_setattr(2)`), in its first version.
-    #[repr(C)]
-    #[derive(Default)]
-    struct SchedAttr {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
-    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, runtime: TURN_NS, ..SchedAttr::default() };
-    // SAFETY: the kernel reads `size` bytes of a value that outlives the call; 0 is the calling thread, and policy 0 the one
-    // it has.
-    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
-    if done != 0 {
-        tracing::debug!("a thread keeps its turns as they are");
-    }
-}
-
-/// Lets other threads go before this one, where the system takes orders. Not to the end: it may hold what others wait for.
-pub fn yield_to_others() {
-    /// Of 19: a tenth of the time of a thread that did not yield, where both could run.
-    const NICE: i32 = 10;
-    if let Err(e) = setpriority_process(Some(gettid()), NICE) {
-        tracing::debug!(error = %e, "a thread keeps its priority");
-    }
 }
 
 fn kib_of(text: &str, name: &str) -> Option<u64> {

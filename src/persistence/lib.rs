@@ -21,11 +21,12 @@ pub mod manifest;
 pub mod remote;
 #[doc(hidden)]
 pub mod testing;
+pub mod turns;
 
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
-pub use host::{memory_bytes, resident_bytes, run_soon, yield_to_others};
+pub use host::{memory_bytes, resident_bytes};
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
+use quiver_core::turns::end_turn;
 use quiver_model::Limits;
 use tokio_util::sync::CancellationToken;
 
@@ -150,8 +151,10 @@ impl QueryContext {
         Ok(())
     }
 
-    /// To be called every few hundred microseconds of work: fails when the query was cancelled or is out of time.
+    /// To be called every few hundred microseconds of work: lets others run, and fails when the query was cancelled or is out
+    /// of time.
     pub fn check(&self) -> Result<(), QueryError> {
+        end_turn();
         if self.cancel.is_cancelled() {
             return Err(QueryError::Canceled("query was canceled in expression evaluation".into()));
         }

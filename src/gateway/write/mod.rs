@@ -138,7 +138,7 @@ pub(crate) struct Aside(Option<Runtime>);
 impl Aside {
     pub(crate) fn new() -> Option<Self> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.max_blocking_threads(1).thread_name("late-writes").on_thread_start(quiver_core::yield_to_others);
+        builder.max_blocking_threads(1).thread_name("late-writes").on_thread_start(quiver_core::turns::yield_to_others);
         builder
             .build()
             .inspect_err(|e| tracing::warn!(error = %e, "late writes are decoded beside others"))

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskError, join};
-use crate::host::{run_soon, yield_to_others};
+use crate::turns::{run_soon, yield_to_others};
 pub use figures::{LogFigures, ShardFigures};
 pub use frame::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame};
 pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, read_segment, replay};

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use datafusion::execution::memory_pool::MemoryPool;
 use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
+use quiver_core::turns::take_turns;
 use quiver_core::{Snapshot, Source};
 use quiver_model::{Limits, LiveLimits};
 use tokio::sync::Semaphore;
@@ -167,6 +168,7 @@ impl Engine {
         // Nothing runs on its own thread but blocking work.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("quiver-query")
+            .on_thread_start(take_turns)
             .thread_stack_size(STACK_BYTES)
             .thread_keep_alive(Duration::from_secs(60))
             .max_blocking_threads(options.limits.query_concurrency_max.max(1) + 4)

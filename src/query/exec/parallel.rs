@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use parking_lot::{Condvar, Mutex};
+use quiver_core::turns::take_turns;
 use rayon_core::{Scope, ThreadPool, ThreadPoolBuilder};
 
 use crate::error::QueryError;
@@ -31,7 +32,8 @@ fn pool() -> Option<&'static ThreadPool> {
     let start = || {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let name = |i| format!("quiver-scan-{i}");
-        let pool = ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1)).thread_name(name).build();
+        let builder = ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1)).thread_name(name);
+        let pool = builder.start_handler(|_| take_turns()).build();
         pool.inspect_err(|e| tracing::warn!(error = %e, "no threads for scans: each query uses its own only")).ok()
     };
     POOL.get_or_init(start).as_ref()

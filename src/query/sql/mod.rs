@@ -43,6 +43,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use quiver_core::turns::take_turns;
 use quiver_core::{Asker, Source};
 use quiver_model::LiveLimits;
 use tokio::runtime::Runtime;
@@ -201,6 +202,7 @@ impl SqlEngine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("quiver-sql")
+            .on_thread_start(take_turns)
             .enable_time()
             .build()
             .map_err(|e| QueryError::Internal(format!("cannot start threads for SQL: {e}")))?;
