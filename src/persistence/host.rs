@@ -80,17 +80,6 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_may_ask_for_its_place() {
-        // Wishes: whether they are granted is up to the system, but the thread goes on as it was.
-        let done = std::thread::spawn(|| {
-            run_soon();
-            yield_to_others();
-            7
-        });
-        assert_eq!(done.join().unwrap(), 7);
-    }
-
-    #[test]
     fn this_machine_tells() {
         let (resident, memory) = (resident_bytes().unwrap(), memory_bytes().unwrap());
         assert!(0 < resident && resident < memory, "{resident} of {memory}");

@@ -76,3 +76,27 @@ fn ask_for_turns(nice: i32) {
         tracing::debug!(nice, "a thread keeps its priority and its turns as they are");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_who_take_turns_end_them() {
+        // Wishes: whether they are granted is up to the system, but the thread goes on as it was.
+        for (ask, is_taking_turns) in [(run_soon as fn(), false), (take_turns, true), (yield_to_others, true)] {
+            let done = thread::spawn(move || {
+                ask();
+                let began = Instant::now();
+                while began.elapsed() < TURN {
+                    std::hint::spin_loop();
+                }
+                let was_over = turn_is_over();
+                end_turn();
+                (was_over, BEGAN.get().is_some_and(|next| next > began))
+            });
+            assert_eq!(done.join().unwrap(), (is_taking_turns, is_taking_turns));
+        }
+        assert!(!turn_is_over());
+    }
+}
