@@ -317,7 +317,7 @@ impl Live {
         let step_ms = LIVE_EVERY.as_millis() as i64;
         let fleet = Fleet { hosts: LIVE_HOSTS, series: LIVE_SERIES, start_ms: now_ms(), step_ms, is_restless: false };
         let mut all = Self { server, fleet, next: 0 };
-        all.beside(|_, _| Ok(thread::sleep(Duration::from_secs(3))))?;
+        all.beside(|_, _| pause(Duration::from_secs(3)))?;
         Ok(all)
     }
 
@@ -341,9 +341,14 @@ impl Live {
     }
 }
 
+fn pause(time: Duration) -> Result<()> {
+    thread::sleep(time);
+    Ok(())
+}
+
 fn backfill_once(folder: &Path, week: &Week) -> Result<Run> {
     let mut all = Live::start(folder)?;
-    let (mut quiet, quiet_cpu) = all.beside(|_, _| Ok(thread::sleep(QUIET)))?;
+    let (mut quiet, quiet_cpu) = all.beside(|_, _| pause(QUIET))?;
     let began = Instant::now();
     let (mut busy, busy_cpu) = all.beside(|server, _| {
         thread::scope(|scope| {
