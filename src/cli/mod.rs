@@ -63,7 +63,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.thread_stack_size(STACK_BYTES).enable_all();
     // They carry requests: what takes long has threads of its own.
-    builder.on_thread_start(quiver_persistence::turns::run_soon).build()
+    builder.on_thread_start(quiver_persistence::turns::run_soon);
+    quiver_persistence::build_with_workers(&mut builder)
 }
 
 /// Logs what a filter lets through; gives what changes the filter.

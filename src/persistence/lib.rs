@@ -22,6 +22,7 @@ pub mod remote;
 #[doc(hidden)]
 pub mod testing;
 pub mod turns;
+mod workers;
 
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
@@ -32,6 +33,7 @@ pub use log::{
     ReplayReport, ReplayShard, replay,
 };
 pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, Tombstone};
+pub use workers::build_with_workers;
 
 /// CRC32C (Castagnoli) of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {

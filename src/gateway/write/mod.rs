@@ -139,8 +139,7 @@ impl Aside {
     pub(crate) fn new() -> Option<Self> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.max_blocking_threads(1).thread_name("late-writes").on_thread_start(quiver_core::turns::yield_to_others);
-        builder
-            .build()
+        quiver_core::build_with_workers(&mut builder)
             .inspect_err(|e| tracing::warn!(error = %e, "late writes are decoded beside others"))
             .ok()
             .map(|r| Self(Some(r)))

@@ -365,8 +365,8 @@ impl Disk for FaultyDisk {
         Ok(Arc::new(FaultyRead { disk: self.clone(), inner, path: path.to_owned() }))
     }
 
-    fn map(&self, path: &str) -> Result<Mapped, DiskError> {
-        self.pass(DiskOp::Map, path, || self.inner.map(path))
+    fn map_pages(&self, path: &str) -> Result<Option<Mapped>, DiskError> {
+        self.pass(DiskOp::Map, path, || self.inner.map_pages(path))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
@@ -419,10 +419,6 @@ impl Disk for FaultyDisk {
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
         self.inner.free_bytes()
-    }
-
-    fn maps(&self) -> bool {
-        self.inner.maps()
     }
 
     fn name(&self) -> String {

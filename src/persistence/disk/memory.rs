@@ -316,8 +316,8 @@ impl Disk for MemoryDisk {
         Ok(Arc::new(MemoryFile { disk: self.clone(), inode, path: path.to_owned() }))
     }
 
-    fn map(&self, path: &str) -> Result<Mapped, DiskError> {
-        self.read(path).map(Mapped::from_bytes)
+    fn map_pages(&self, path: &str) -> Result<Option<Mapped>, DiskError> {
+        self.read(path).map(|bytes| Some(Mapped::from_bytes(bytes)))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {

@@ -47,9 +47,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn open_append(&self, path: &str) -> Result<Box<dyn DiskFile>, DiskError>;
     /// Opens a file for reading by ranges.
     fn open_read(&self, path: &str) -> Result<Arc<dyn DiskRead>, DiskError>;
-    /// A whole file as memory: mapped where the disk can and its switch allows, else read. Only for files that no longer
-    /// change.
-    fn map(&self, path: &str) -> Result<Mapped, DiskError>;
+    /// The pages of a whole file, which need not be read. `None` where there are none to be had: they are switched off, or
+    /// address space or mappings ran out; what is large is then better read by ranges. Only for files that no longer change.
+    fn map_pages(&self, path: &str) -> Result<Option<Mapped>, DiskError>;
     /// Gives a file (or folder) another name, replacing a file that has it. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError>;
     /// Gives a file a second name, without copying it. A name that is there already is an error; a disk that cannot do it
@@ -77,12 +77,16 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, dir: &str) -> Result<DiskLock, DiskError>;
     /// Bytes that can still be written.
     fn free_bytes(&self) -> Result<u64, DiskError>;
-    /// Are whole files to be had as memory that need not be read? Else what is large is better read by ranges.
-    fn maps(&self) -> bool {
-        true
-    }
     /// What to call the disk in messages: the root folder of a real one.
     fn name(&self) -> String;
+
+    /// A whole file as memory: its pages where they are to be had, else read. Only for files that no longer change.
+    fn map(&self, path: &str) -> Result<Mapped, DiskError> {
+        match self.map_pages(path)? {
+            Some(mapped) => Ok(mapped),
+            None => self.read(path).map(Mapped::from_bytes),
+        }
+    }
 
     /// A whole file.
     fn read(&self, path: &str) -> Result<Vec<u8>, DiskError> {

@@ -102,27 +102,21 @@ impl Disk for RealDisk {
         Ok(Arc::new(RealRead { file, path: path.to_owned() }))
     }
 
-    fn map(&self, path: &str) -> Result<Mapped, DiskError> {
+    fn map_pages(&self, path: &str) -> Result<Option<Mapped>, DiskError> {
         if !self.map_files.load(Ordering::Relaxed) {
-            return self.read(path).map(Mapped::from_bytes);
+            return Ok(None);
         }
         let at = self.at(DiskOp::Map, path, false)?;
         let err = |e: io::Error| DiskError::from_io(DiskOp::Map, path, &e);
         let file = File::open(&at).map_err(err)?;
         if file.metadata().map_err(err)?.len() == 0 {
-            return Ok(Mapped::from_bytes(Vec::new()));
+            return Ok(Some(Mapped::from_bytes(Vec::new())));
         }
         // SAFETY: the caller maps only published files: they are never written or cut again, and removing one leaves its
         // pages in place for as long as the mapping lives. The folder lock keeps other processes of ours away.
         let map = unsafe { memmap2::Mmap::map(&file) };
-        match map {
-            Ok(map) => match Mapped::from_map(map, at, path) {
-                Some(mapped) => Ok(mapped),
-                None => self.read(path).map(Mapped::from_bytes),
-            },
-            // Out of address space or mappings, or a file system without them: plain reads do.
-            Err(_) => self.read(path).map(Mapped::from_bytes),
-        }
+        // An error is one of address space or mappings, or a file system without them: plain reads do.
+        Ok(map.ok().and_then(|map| Mapped::from_map(map, at, path)))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
@@ -223,10 +217,6 @@ impl Disk for RealDisk {
         let stat =
             rustix::fs::statvfs(&self.root).map_err(|e| DiskError::from_io(DiskOp::Stat, "", &io::Error::from(e)))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn maps(&self) -> bool {
-        self.map_files.load(Ordering::Relaxed)
     }
 
     fn name(&self) -> String {

@@ -28,7 +28,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
 use quiver_core::turns::take_turns;
-use quiver_core::{Snapshot, Source};
+use quiver_core::{Snapshot, Source, build_with_workers};
 use quiver_model::{Limits, LiveLimits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -166,13 +166,10 @@ impl Engine {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if options.threads == 0 { cores } else { options.threads };
         // Nothing runs on its own thread but blocking work.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .thread_name("quiver-query")
-            .on_thread_start(take_turns)
-            .thread_stack_size(STACK_BYTES)
-            .thread_keep_alive(Duration::from_secs(60))
-            .max_blocking_threads(options.limits.query_concurrency_max.max(1) + 4)
-            .build()?;
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.thread_name("quiver-query").on_thread_start(take_turns).thread_stack_size(STACK_BYTES);
+        builder.max_blocking_threads(options.limits.query_concurrency_max.max(1) + 4);
+        let runtime = build_with_workers(&mut builder)?;
         let memory = memory::total(options.limits.query_memory_total_bytes_max);
         Ok(Self {
             inner: Arc::new(Inner {

@@ -44,7 +44,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use quiver_core::turns::take_turns;
-use quiver_core::{Asker, Source};
+use quiver_core::{Asker, Source, build_with_workers};
 use quiver_model::LiveLimits;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -199,12 +199,9 @@ impl SqlEngine {
         for name in guard::REMOVED_FUNCTIONS {
             guard::remove_function(&mut template, name);
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("quiver-sql")
-            .on_thread_start(take_turns)
-            .enable_time()
-            .build()
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).thread_name("quiver-sql").on_thread_start(take_turns).enable_time();
+        let runtime = build_with_workers(&mut builder)
             .map_err(|e| QueryError::Internal(format!("cannot start threads for SQL: {e}")))?;
         let inner = Arc::new(Inner { source, promql, limits: limits.clone(), template });
         Ok(Self { inner, limits, runtime: Some(runtime) })

@@ -167,10 +167,10 @@ const SHORT: Damaged = Damaged("section ends early");
 impl Block {
     /// Opens the block at `path`, mapped where the disk can.
     pub fn open(disk: &dyn Disk, path: &str) -> Result<Self, StorageError> {
-        if !disk.maps() {
-            return Self::open_unmapped(disk, path);
+        match disk.map_pages(path)? {
+            Some(pages) => Self::from_source(path, pages),
+            None => Self::open_unmapped(disk, path),
         }
-        Self::from_source(path, disk.map(path)?)
     }
 
     /// Opens the block at `path` without mapping it: ranges are read when they are needed.

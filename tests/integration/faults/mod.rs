@@ -11,7 +11,7 @@
 //! | 10 | full disk: log, flush, merge, export, spill, start | `full` |
 //! | 11 | a sync fails once | `sync`, and unit tests of `persistence` |
 //! | 12 | slow disk | `slow` |
-//! | 13 | no descriptors; reads that fail; mapped pages that get lost | `descriptors`, `lost_pages`, unit tests of `core` |
+//! | 13 | no descriptors, no address space; reads that fail; mapped pages that get lost | `descriptors`, `address_space`, `lost_pages`, unit tests of `core` |
 //! | 14 | killed in the start, again and again | `starts`, and unit tests of `core` |
 //! | 15, 16 | batches sent again; clocks that jump | unit tests of `core` |
 //! | 17 | configuration reloaded, wrong and right | `reload` |
@@ -22,6 +22,7 @@
 //!
 //! Sizes are those of every push; `FAULTS=nightly` makes them those of a release.
 
+mod address_space;
 mod descriptors;
 mod formats;
 mod kill_points;
