@@ -272,6 +272,9 @@ pub struct ExplainRead {
     pub hits: u64,
     /// Chunks looked for there and not found.
     pub misses: u64,
+    /// Chunks of whose samples none was decoded: their headers told enough.
+    #[serde(default)]
+    pub headers: u64,
 }
 
 impl ExplainRead {
@@ -292,6 +295,7 @@ impl ExplainRead {
         self.fetched_bytes += o.fetched_bytes;
         self.hits += o.hits;
         self.misses += o.misses;
+        self.headers += o.headers;
     }
 }
 
@@ -314,6 +318,7 @@ impl From<quiver_core::ReadCounts> for ExplainRead {
             fetched_bytes: c.fetched_bytes,
             hits: c.hits,
             misses: c.misses,
+            headers: c.headers,
         }
     }
 }

@@ -185,6 +185,9 @@ fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
         let looked = count(r.hits + r.misses);
         let _ = write!(decoded, "; {} of {looked} found decoded in the working set", count(r.hits));
     }
+    if r.headers > 0 {
+        let _ = write!(decoded, "; {} answered from headers alone", plural(r.headers, "chunk"));
+    }
     note(decoded);
     if r.pages_found + r.pages_fetched > 0 {
         let looked = count(r.pages_found + r.pages_fetched);
@@ -277,6 +280,27 @@ mod tests {
         );
         assert_eq!(one_line("sum(\n  x)", 99), "sum( x)");
         assert_eq!(one_line("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn what_was_read_is_said_by_where_it_was() {
+        let said = |r: &ExplainRead| {
+            let mut all = Vec::new();
+            read(r, 2000, &mut |text| all.push(text));
+            all
+        };
+        let mut r = ExplainRead {
+            samples: 1500,
+            chunks_decoded: 2,
+            bytes_decoded: 1536,
+            mapped_chunks: 2,
+            ..Default::default()
+        };
+        let samples = "1,500 samples read (estimate 2,000), 0 of them open in the head";
+        assert_eq!(said(&r), [samples, "2 chunks decoded (1.5 KiB), mapped"]);
+        (r.headers, r.hits, r.misses) = (30, 1, 1);
+        let chunks = "2 chunks decoded (1.5 KiB), mapped; 1 of 2 found decoded in the working set; 30 chunks answered from headers alone";
+        assert_eq!(said(&r), [samples, chunks]);
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl ExecutionPlan for SampleScan {
                 ("samples_open", r.open_samples),
                 ("chunks_decoded", r.chunks()),
                 ("bytes_decoded", r.bytes()),
+                ("chunks_by_header", r.headers),
                 ("remote_pages_found", r.pages_found),
                 ("remote_pages_fetched", r.pages_fetched),
                 ("working_set_hits", r.hits),
