@@ -22,8 +22,8 @@ use super::{LogEntry, LogError, LogPosition, SegmentOnDisk, Shared};
 /// A buffer that grew beyond this is not kept for the next batch.
 const KEPT_BUFFER_BYTES: usize = 16 << 20;
 
-/// While other shards write, the one aside syncs this often: each sync of one file holds up those of the others, since all
-/// of them go through the journal of the file system.
+/// While other shards write, the one aside syncs this often: what comes meanwhile shares one sync, and the others find the disk
+/// and a processor free in between.
 const ASIDE_EVERY: Duration = Duration::from_millis(50);
 
 /// With an interval, so many frames are synced before it is over.
