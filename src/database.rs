@@ -7,7 +7,7 @@ use quiver_core::{
     Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, TierOptions, WriteError,
     WriteReceipt,
 };
-use quiver_model::{Limits, LiveLimits, WriteBatch};
+use quiver_model::{Clock, Limits, LiveLimits, SystemClock, WriteBatch};
 use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest};
 use quiver_query::{Answer, Engine, EngineOptions, Features, PromqlRequest, QueryError};
 
@@ -38,6 +38,8 @@ pub struct OpenOptions {
     pub prefetch: bool,
     /// The remote store that blocks move to by age; none: they stay.
     pub tier: Option<TierOptions>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Default for OpenOptions {
@@ -55,6 +57,7 @@ impl Default for OpenOptions {
             process_bytes: 0,
             prefetch: true,
             tier: None,
+            clock: Arc::new(SystemClock),
         }
     }
 }
@@ -116,6 +119,7 @@ impl Database {
             process_bytes_max: options.process_bytes,
             foresee: options.prefetch,
             tier: options.tier,
+            clock: options.clock,
             ..StoreOptions::default()
         };
         store_options.log.queue_max = options.limits.write_queue_max;

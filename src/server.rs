@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quiver_gateway::http::status::own_metrics;
 use quiver_gateway::{About, Gateway, Services};
-use quiver_model::{Clock, METRIC_NAME, Metadata, MetricKind, SystemClock, WriteBatch};
+use quiver_model::{METRIC_NAME, Metadata, MetricKind, WriteBatch};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,9 @@ pub enum ServeError {
     /// A setting.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The clock of a test.
+    #[error("{0}")]
+    Clock(String),
     /// No port at all.
     #[error("nothing to serve: both --http-listen and --grpc-listen are off")]
     NoPort,
@@ -58,7 +61,7 @@ async fn bind(listen: Listen, flag: &'static str) -> Result<Option<TcpListener>,
 pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     // From the first moment on: a signal during the start ends it in order too.
     let mut signals = Signals::new();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = quiver_persistence::open_clock().map_err(ServeError::Clock)?;
     let started_ms = clock.now_ms();
     let http = bind(config.http, "http-listen").await?;
     let grpc = bind(config.grpc, "grpc-listen").await?;
@@ -89,6 +92,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
             process_bytes: config.caches.process_bytes,
             prefetch: config.caches.prefetch,
             tier: config.caches.tier.as_ref().map(|t| t.options()).transpose()?,
+            clock: Arc::clone(&clock),
         },
     )
     .await?;

@@ -19,6 +19,7 @@ mod host;
 pub mod log;
 pub mod manifest;
 pub mod remote;
+mod stepped_clock;
 #[doc(hidden)]
 pub mod testing;
 pub mod turns;
@@ -33,6 +34,7 @@ pub use log::{
     ReplayReport, ReplayShard, replay,
 };
 pub use manifest::{EntryKind, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, Tombstone};
+pub use stepped_clock::{CLOCK_VARIABLE, open_clock};
 pub use workers::build_with_workers;
 
 /// CRC32C (Castagnoli) of `bytes`.

@@ -70,7 +70,7 @@ impl Start {
         self
     }
 
-    /// Its disk takes faults, see [`Server::faults`].
+    /// Its disk takes faults and its clock is set, see [`Server::faults`] and [`Server::set_clock`].
     pub fn with_faults(mut self) -> Self {
         self.takes_faults = true;
         self
@@ -102,7 +102,9 @@ impl Start {
         let flags: Vec<String> = usual.map(ToString::to_string).chain(self.with).collect();
         let mut environment = self.environment;
         if self.takes_faults {
-            environment.push(("QUIVER_FAULTS".to_owned(), format!("@{}", data.with_extension("faults").display())));
+            for (variable, extension) in [("QUIVER_FAULTS", "faults"), ("QUIVER_CLOCK", "clock")] {
+                environment.push((variable.to_owned(), format!("@{}", data.with_extension(extension).display())));
+            }
         }
         let (child, address, grpc) = spawn(&data, &log, &flags, &environment)?;
         Ok(Server { child, address, grpc, data, log, flags, environment, _folder: folder })
@@ -262,9 +264,20 @@ impl Server {
     /// Rules of faults that its disk follows from now on (`sync@log/=slow:200`, see `src/persistence/disk/injected.rs`); none:
     /// it is well.
     pub fn faults(&self, rules: &str) {
-        let path = self.data.with_extension("faults");
-        let next = self.data.with_extension("faults.next");
-        std::fs::write(&next, rules).and_then(|()| std::fs::rename(&next, &path)).expect("a file of rules");
+        self.tell("faults", rules);
+    }
+
+    /// Its clock is so many milliseconds ahead from now on.
+    pub fn set_clock(&self, ahead_ms: i64) {
+        self.tell("clock", &ahead_ms.to_string());
+    }
+
+    /// A file beside the data folder, whole at every moment.
+    fn tell(&self, extension: &str, text: &str) {
+        let next = self.data.with_extension("next");
+        let done =
+            std::fs::write(&next, text).and_then(|()| std::fs::rename(&next, self.data.with_extension(extension)));
+        done.expect("a file beside the data folder");
     }
 
     /// One of its own metrics, by name and labels as they are printed.

@@ -13,7 +13,8 @@
 //! | 12 | slow disk | `slow` |
 //! | 13 | no descriptors, no address space; reads that fail; mapped pages that get lost | `descriptors`, `address_space`, `lost_pages`, unit tests of `core` |
 //! | 14 | killed in the start, again and again | `starts`, and unit tests of `core` |
-//! | 15, 16 | batches sent again; clocks that jump | unit tests of `core` |
+//! | 15 | batches sent again | unit tests of `core` |
+//! | 16 | clocks that jump, of a running server and at its start | `clock`, and unit tests of `core` |
 //! | 17 | configuration reloaded, wrong and right | `reload` |
 //! | 18 | SIGTERM under load, in a flush, twice | `stop` |
 //! | 26 | folders of earlier formats, and of later ones | `formats` |
@@ -23,6 +24,7 @@
 //! Sizes are those of every push; `FAULTS=nightly` makes them those of a release.
 
 mod address_space;
+mod clock;
 mod descriptors;
 mod formats;
 mod kill_points;
