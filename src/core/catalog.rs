@@ -255,11 +255,12 @@ impl StoredBlock {
             rows -= deleted.gone();
         }
         let mut packed = Vec::new();
-        let list = rows.iter().map(|row| {
+        let mut list = Vec::with_capacity(rows.len() as usize);
+        for row in &rows {
             let labels = self.row_labels(block, row, &mut packed)?;
-            Ok(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) })
-        });
-        Ok(tested(list.collect::<Result<_, ReadError>>()?, &picked.rest, report))
+            list.push(PlaceSeries { labels, row, kinds: kind_bits(block.kinds(row)?) });
+        }
+        Ok(tested(list, &picked.rest, report))
     }
 
     /// Rows that any of `selectors` accepts; `None`: all rows.

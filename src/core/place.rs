@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quiver_cache::{Admission, ColumnKey, WorkingSet};
 use quiver_model::{Exemplar, Labels, Matcher, SampleColumn};
+use quiver_storage::block::ChunkEntry;
 use quiver_storage::bytes::Damaged;
 use quiver_storage::codec::{ChunkRef, ChunkStats, Decoder};
 
@@ -28,7 +29,7 @@ pub(crate) struct PlaceSeries {
 
 impl From<HeadSeries> for PlaceSeries {
     fn from(s: HeadSeries) -> Self {
-        Self { labels: s.labels, row: s.id, kinds: s.summary.kinds }
+        Self { labels: s.labels, row: s.id, kinds: s.kinds }
     }
 }
 
@@ -89,9 +90,21 @@ impl Sink<'_, '_> {
     /// Adds a series of a block, from the working set where that pays: what is held is taken from there, and a chunk
     /// that is wanted mostly and takes decoding is put there.
     fn block(&mut self, stored: &StoredBlock, row: u32, cached: Option<&Cached>) -> Result<(), ReadError> {
+        ENTRIES.with_borrow_mut(|entries| {
+            stored.block()?.chunk_entries_into(row, self.range, entries)?;
+            self.chunks(stored, entries, cached)
+        })
+    }
+
+    fn chunks(
+        &mut self,
+        stored: &StoredBlock,
+        entries: &[ChunkEntry],
+        cached: Option<&Cached>,
+    ) -> Result<(), ReadError> {
         let block = stored.block()?;
         DECODER.with_borrow_mut(|decoder| {
-            for e in &block.chunk_entries(row, self.range)? {
+            for e in entries {
                 if self.is_whole(e.min_time, e.max_time)
                     && self.condense(&block.chunk_stats(e)?, e.min_time, e.max_time)
                 {
@@ -226,6 +239,7 @@ impl Sink<'_, '_> {
 
 thread_local! {
     static DECODER: RefCell<Decoder> = RefCell::default();
+    static ENTRIES: RefCell<Vec<ChunkEntry>> = RefCell::default();
     static PIECES: RefCell<Pieces> = RefCell::default();
 }
 

@@ -92,6 +92,9 @@ impl Roster {
         lists.retain(|(_, list)| !list.is_empty());
         lists.sort_by_key(|(place, _)| place.time_bounds().map(|b| (b.max, b.min)));
         let longest = lists.iter().map(|(_, list)| list.len()).max().unwrap_or(0);
+        let all = lists.iter().map(|(_, list)| list.len()).sum();
+        let mut first = Vec::with_capacity(longest + 1);
+        first.push(0);
         let mut places = Vec::with_capacity(lists.len());
         let mut rests = Vec::with_capacity(lists.len());
         let mut heap = BinaryHeap::with_capacity(lists.len());
@@ -111,8 +114,8 @@ impl Roster {
             asker: None,
             watched: None,
             labels: Vec::with_capacity(longest),
-            first: vec![0],
-            parts: Vec::with_capacity(longest),
+            first,
+            parts: Vec::with_capacity(all),
         };
         while let Some(mut top) = heap.peek_mut() {
             let place = top.place;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http::Client;
 use crate::matrix::{HistogramText, Row, ms, samples};
@@ -12,6 +12,8 @@ use crate::remote_write::{Native, Series, V1, V2, Value, body_v1, body_v2, post}
 use crate::server::Server;
 
 const WRITERS: usize = 5;
+/// So long a server may say that it is busy when nothing else is asked of it.
+const SETTLE_MAX: Duration = Duration::from_secs(20);
 
 /// SplitMix64.
 pub struct Random(u64);
@@ -327,13 +329,22 @@ impl Load {
         resent
     }
 
-    /// Sends what is under way again, to its acknowledgement.
+    /// Sends what is under way again, to its acknowledgement; a server that is busy is asked again.
     pub fn settle(&mut self, server: &Server) {
+        let begun = Instant::now();
         for ledger in &mut self.ledgers {
             if let Some(batch) = ledger.under_way.take() {
                 let (content_type, body) = ledger.writer.body(batch);
-                let r = post(&mut server.client(), content_type, &body).expect("an answer");
-                assert_eq!(r.status, 204, "{}", r.text());
+                loop {
+                    let r = post(&mut server.client(), content_type, &body).expect("an answer");
+                    let is_busy = r.status == 429 || r.status == 503;
+                    assert!(r.status == 204 || is_busy && begun.elapsed() < SETTLE_MAX, "{} {}", r.status, r.text());
+                    if !is_busy {
+                        break;
+                    }
+                    ledger.refused += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 ledger.acknowledged.insert(batch);
             }
         }

@@ -34,7 +34,7 @@ use crate::record::NO_SERIES;
 use crate::refusal::{Refused, SeriesCaps};
 use crate::report::{IndexUse, PlaceReport};
 use crate::{MetadataRef, NamedCount, StoreStats, TimeRange};
-use page::{Applied, PAGE_SERIES, Page, Pieces, Summary};
+use page::{Applied, PAGE_SERIES, Page, Pieces};
 
 /// New series registered under one hold of the table's write lock.
 const REGISTER_RUN: usize = 64;
@@ -137,7 +137,8 @@ struct Order {
 pub(crate) struct HeadSeries {
     pub(crate) labels: Labels,
     pub(crate) id: u32,
-    pub(crate) summary: Summary,
+    /// Bits of [`page`].
+    pub(crate) kinds: u8,
 }
 
 /// Metadata by metric family, the newest first.
@@ -453,11 +454,12 @@ impl Head {
     ) -> (Vec<HeadSeries>, Vec<&'m Matcher>) {
         let mut report = report;
         let picked = self.index.read().pick(matchers, how, report.as_mut().map(|r| &mut r.steps));
-        let ids: Vec<u32> = picked.ids.iter().take_while(|id| *id < bound).collect();
+        let mut ids = picked.ids;
+        ids.remove_range(bound..);
         if let Some(r) = report {
-            (r.series, r.matched) = (self.series_len().min(bound as usize) as u64, ids.len() as u64);
+            (r.series, r.matched) = (self.series_len().min(bound as usize) as u64, ids.len());
         }
-        (self.gather(ids, range, exact), picked.rest)
+        (self.gather(&ids, range, exact), picked.rest)
     }
 
     /// Series below `bound` with a sample in `range` that any of the selectors accepts (all, where there is none).
@@ -470,8 +472,8 @@ impl Head {
             }
             selectors.iter().for_each(|matchers| ids |= index.select(matchers));
         }
-        let ids = self.covering(ids.iter().take_while(|id| *id < bound).collect(), range, true);
-        ids.into_iter().map(|(id, _)| id).collect()
+        ids.remove_range(bound..);
+        self.covering(&ids, range, true).into_iter().map(|(id, _)| id).collect()
     }
 
     /// Label names of the series that [`Head::among`] picks.
@@ -499,16 +501,18 @@ impl Head {
         s.may_cover(range) && range.overlaps(s.min_ts, s.max_ts)
     }
 
-    /// Those of `ids` (ascending) whose span leaves room for samples in `range`.
-    fn covering(&self, ids: Vec<u32>, range: TimeRange, exact: bool) -> Vec<(u32, Summary)> {
-        let mut found: Vec<(u32, Summary)> = Vec::with_capacity(ids.len());
-        for run in ids.chunk_by(|a, b| *a as usize / PAGE_SERIES == *b as usize / PAGE_SERIES) {
-            let page = self.page(run[0]);
+    /// Those of `ids` whose span leaves room for samples in `range`, ascending, and what they hold (bits of [`page`]).
+    fn covering(&self, ids: &RoaringBitmap, range: TimeRange, exact: bool) -> Vec<(u32, u8)> {
+        let mut found = Vec::with_capacity(ids.len() as usize);
+        let mut rest = ids.iter().peekable();
+        while let Some(first) = rest.peek().copied() {
+            let page = self.page(first);
             let page = page.lock();
-            for id in run {
-                let s = page.summary(*id as usize % PAGE_SERIES);
+            let is_there = |id: &u32| *id as usize / PAGE_SERIES == first as usize / PAGE_SERIES;
+            while let Some(id) = rest.next_if(is_there) {
+                let s = page.summary(id as usize % PAGE_SERIES);
                 if s.may_cover(range) && (!exact || range.overlaps(s.min_ts, s.max_ts)) {
-                    found.push((*id, s));
+                    found.push((id, s.kinds));
                 }
             }
         }
@@ -534,8 +538,8 @@ impl Head {
         ids
     }
 
-    /// Labels and spans of `ids` (ascending), in label order.
-    fn gather(&self, ids: Vec<u32>, range: TimeRange, exact: bool) -> Vec<HeadSeries> {
+    /// Those of `ids` that [`Head::covering`] leaves, in label order.
+    fn gather(&self, ids: &RoaringBitmap, range: TimeRange, exact: bool) -> Vec<HeadSeries> {
         let mut found = self.covering(ids, range, exact);
         let order = self.order();
         let ranked = order.rank.len() as u32;
@@ -545,10 +549,10 @@ impl Head {
         old.sort_unstable_by_key(|(id, _)| order.rank[*id as usize]);
         let series = self.series.read();
         new.sort_unstable_by(|(a, _), (b, _)| series.labels[*a as usize].cmp(&series.labels[*b as usize]));
-        let of = |(id, summary): &(u32, Summary)| HeadSeries {
+        let of = |(id, kinds): &(u32, u8)| HeadSeries {
             labels: series.labels[*id as usize].clone(),
             id: *id,
-            summary: *summary,
+            kinds: *kinds,
         };
         let mut out: Vec<HeadSeries> = Vec::with_capacity(total);
         let (mut a, mut b) = (old.iter().peekable(), new.iter().peekable());

@@ -341,7 +341,7 @@ impl Block {
     }
 
     /// Does something with bytes that may turn into others while it does; then does it again, with bytes that do not.
-    fn steady<T>(&self, work: impl Fn() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    fn steady<T>(&self, mut work: impl FnMut() -> Result<T, StorageError>) -> Result<T, StorageError> {
         let was_lost = self.bytes.is_lost();
         let done = work();
         if self.bytes.is_lost() == was_lost { done } else { work() }
@@ -567,27 +567,39 @@ impl Block {
 
     /// Chunks of a series in a range, without reading them.
     pub fn chunk_entries(&self, id: u32, range: TimeRange) -> Result<Vec<ChunkEntry>, StorageError> {
+        let mut out = Vec::new();
+        self.chunk_entries_into(id, range, &mut out)?;
+        Ok(out)
+    }
+
+    /// [`Block::chunk_entries`] into a buffer (cleared first).
+    pub fn chunk_entries_into(&self, id: u32, range: TimeRange, out: &mut Vec<ChunkEntry>) -> Result<(), StorageError> {
         self.steady(|| {
-            let mut out = Vec::new();
+            out.clear();
             self.for_chunks(self.loaded()?, id, |e| {
                 if range.overlaps(e.min_time, e.max_time) {
                     out.push(e);
                 }
                 e.max_time <= range.max
             })?;
-            Ok(out)
+            Ok(())
         })
     }
 
     /// About how many samples a series has in a range.
     pub fn samples_hint(&self, id: u32, range: TimeRange) -> Result<usize, StorageError> {
-        let mut sum = 0usize;
-        for e in self.chunk_entries(id, range)? {
-            let width = e.max_time.saturating_sub(e.min_time).max(1) as f64;
-            let part = e.max_time.min(range.max).saturating_sub(e.min_time.max(range.min)) as f64;
-            sum += (f64::from(e.count) * (part / width).min(1.0)).ceil().max(1.0) as usize;
-        }
-        Ok(sum)
+        self.steady(|| {
+            let mut sum = 0usize;
+            self.for_chunks(self.loaded()?, id, |e| {
+                if range.overlaps(e.min_time, e.max_time) {
+                    let width = e.max_time.saturating_sub(e.min_time).max(1) as f64;
+                    let part = e.max_time.min(range.max).saturating_sub(e.min_time.max(range.min)) as f64;
+                    sum += (f64::from(e.count) * (part / width).min(1.0)).ceil().max(1.0) as usize;
+                }
+                e.max_time <= range.max
+            })?;
+            Ok(sum)
+        })
     }
 
     /// One chunk, checked; its bytes are shared with the block.
