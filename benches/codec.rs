@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,21 @@ fn best<T>(mut f: impl FnMut() -> T) -> Duration {
     best
 }
 
+/// Bytes of values as they stand in memory: of a histogram its buckets, spans and sums.
+fn plain(c: &SampleColumn, range: Range<usize>) -> usize {
+    let of = |i| match c.histogram_at(i) {
+        None => 8,
+        Some(h) => {
+            let spans = h.positive_spans.len() + h.negative_spans.len();
+            8 * (h.positive_buckets.len() + h.negative_buckets.len() + h.custom_values.len() + spans + 4)
+        }
+    };
+    range.map(of).sum()
+}
+
 struct Row {
     samples: usize,
+    plain: usize,
     bytes: usize,
     encode: Duration,
     decode: Duration,
@@ -127,6 +141,7 @@ struct Row {
 struct Use {
     chunks: Vec<Chunk>,
     samples: usize,
+    plain: usize,
     bytes: usize,
 }
 
@@ -172,17 +187,20 @@ fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize, uses: &mut Use
         assert!(out.values.iter().zip(&c.values).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
     let mut codecs = BTreeMap::new();
-    for c in &chunks {
+    let ranges = columns.iter().flat_map(|c| (0..c.len()).step_by(chunk).map(move |k| (c, k..c.len().min(k + chunk))));
+    for (c, (column, range)) in chunks.iter().zip(ranges) {
         let is_histogram = c.as_ref().kinds().histograms;
         let name = if is_histogram { "histogram" } else { c.as_ref().codec_name() };
         *codecs.entry(name).or_insert(0) += c.payload().len();
         let u = uses.entry(name).or_default();
         u.samples += c.count();
+        u.plain += plain(column, range);
         u.bytes += c.payload().len();
         u.chunks.push(c.clone());
     }
     Row {
         samples: columns.iter().map(SampleColumn::len).sum(),
+        plain: columns.iter().map(|c| plain(c, 0..c.len())).sum(),
         bytes: chunks.iter().map(|c| c.payload().len()).sum(),
         encode,
         decode,
@@ -193,6 +211,7 @@ fn measure(columns: &[SampleColumn], chunk: usize, repeat: usize, uses: &mut Use
 fn print(name: &str, row: &Row) {
     let per_second = |d: Duration| row.samples as f64 / d.as_secs_f64() / 1e6;
     let total = row.bytes as f64;
+    let width = 8.0 + row.plain as f64 / row.samples as f64;
     let codecs: Vec<String> =
         row.codecs.iter().map(|(n, b)| format!("{n} {:.0}%", 100.0 * *b as f64 / total)).collect();
     println!(
@@ -200,8 +219,8 @@ fn print(name: &str, row: &Row) {
         total / row.samples as f64,
         per_second(row.encode),
         per_second(row.decode),
-        16.0 * per_second(row.encode),
-        16.0 * per_second(row.decode),
+        width * per_second(row.encode),
+        width * per_second(row.decode),
         codecs.join(", ")
     );
 }
@@ -246,7 +265,8 @@ fn by_codec(uses: &Uses) {
             }
         });
         let (bytes, per_second) = (u.bytes as f64 / u.samples as f64, u.samples as f64 / time.as_secs_f64() / 1e6);
-        println!("{name:<24} {bytes:>8.3} {:>8.1} {per_second:>10.1} {:>12.0}", 8.0 / bytes, 8.0 * per_second);
+        let width = u.plain as f64 / u.samples as f64;
+        println!("{name:<24} {bytes:>8.3} {:>8.1} {per_second:>10.1} {:>12.0}", width / bytes, width * per_second);
     }
 }
 

@@ -4,10 +4,10 @@
 //! is the server's from a request's body on: decompressed, decoded, looked up, logged and synced, applied to the head.
 //!
 //! ```text
-//! decode    decompress, parse, check      by the clock around it, one client
+//! decode    decompress, parse, check      by the thread's processor time, one client
 //! look-up   label bytes to series         ┐
-//! log       encode │ checksum, write,     │ by the store's own counters; what these and decode leave of the
-//!           sync, hand-over of threads    │ process's CPU time is the log's second half
+//! log       encode │ checksum, write,     │ by the store's own counters of processor time; what these and decode
+//!           sync, hand-over of threads    │ leave of the process's is the log's second half
 //! head      apply, seal chunks            ┘
 //! ```
 //!
@@ -17,10 +17,9 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use prost::Message;
-use quiver_core::{Ingest, Maintain, Store, StoreOptions};
+use quiver_core::{Ingest, Maintain, Store, StoreOptions, process_cpu_ns, thread_cpu_ns};
 use quiver_gateway::proto::{v1, v2};
 use quiver_gateway::write::decode::{self, DecodeOptions};
 use quiver_gateway::write::{Encoding, Scratch, receive};
@@ -92,14 +91,6 @@ const SCRAPES: i64 = 480;
 /// Scrapes whose requests are made at one time, while the clocks stand.
 const GROUP: i64 = 24;
 
-fn cpu() -> Duration {
-    // Hundredths of seconds: enough for runs of seconds.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
-}
-
 /// A batch from a message of owned strings and lists.
 fn owned(version: Version, body: &[u8]) -> Result<WriteBatch, String> {
     let message = snap::raw::Decoder::new().decompress_vec(body).map_err(|e| e.to_string())?;
@@ -144,7 +135,7 @@ fn run(case: &Case, folder: &std::path::Path) -> Result<(), Box<dyn std::error::
         Version::V2 => decode::Version::V2,
     };
     let mut scratch = Scratch::default();
-    let (mut decoding, mut samples, mut used) = (Duration::ZERO, 0u64, Duration::ZERO);
+    let (mut decoding, mut samples, mut used) = (0, 0u64, 0);
     let mut before = store.stats(0);
     let mut message = Vec::new();
     for group in (0..WARM + SCRAPES).step_by(GROUP as usize) {
@@ -161,10 +152,10 @@ fn run(case: &Case, folder: &std::path::Path) -> Result<(), Box<dyn std::error::
                 }
             }
         }
-        let cpu_before = cpu();
+        let cpu_before = process_cpu_ns();
         IS_COUNTING.store(is_counted, Ordering::Relaxed);
         for body in &bodies {
-            let began = Instant::now();
+            let began = thread_cpu_ns();
             let batch = match case.way {
                 Way::Pooled => {
                     let mut batch = store.batch();
@@ -179,25 +170,25 @@ fn run(case: &Case, folder: &std::path::Path) -> Result<(), Box<dyn std::error::
                 Way::Owned => owned(case.version, body)?,
             };
             if is_counted {
-                decoding += began.elapsed();
+                decoding += thread_cpu_ns().saturating_sub(began);
                 samples += batch.samples() as u64;
             }
             runtime.block_on(store.write(batch))?;
         }
         IS_COUNTING.store(false, Ordering::Relaxed);
         if is_counted {
-            used += cpu().saturating_sub(cpu_before);
+            used += process_cpu_ns().saturating_sub(cpu_before);
         }
     }
     let after = store.stats(0);
     let per = |ns: u64| ns as f64 / samples as f64;
     let ns = [
-        per(decoding.as_nanos() as u64),
+        per(decoding),
         per(after.lookup_ns - before.lookup_ns),
         per(after.encode_ns - before.encode_ns),
         per(after.apply_ns - before.apply_ns),
     ];
-    let total = per(used.as_nanos() as u64);
+    let total = per(used);
     let rest = total - ns.iter().sum::<f64>();
     println!(
         "{:<34} {:>8.4} {:>7.1} {:>8.1} {:>8.1} {:>7.1} {:>7.1} {:>7.1} {:>7.1}",

@@ -9,11 +9,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use quiver_model::{Limits, WriteBatch};
-use quiver_persistence::{LogEntry, LogError, LogPosition};
+use quiver_persistence::{LogEntry, LogError, LogPosition, thread_cpu_ns};
 use tokio::sync::oneshot;
 
 use crate::changes::Changes;
@@ -114,11 +113,11 @@ impl Entry {
         shared: &Arc<Shared>,
     ) -> Result<(Self, Answer), WriteError> {
         let mut ids = shared.pool.ids();
-        let began = Instant::now();
+        let began = thread_cpu_ns();
         let refused = head
             .resolve(&batch, &mut ids, caps, &shared.interner)
             .map_err(|e| WriteError::Rejected(format!("invalid labels: {e}")))?;
-        shared.counters.lookup_ns.fetch_add(nanos(began), Ordering::Relaxed);
+        shared.counters.lookup_ns.fetch_add(thread_cpu_ns().saturating_sub(began), Ordering::Relaxed);
         let mut receipt = WriteReceipt { refused_series: refused.count as u64, ..WriteReceipt::default() };
         for (s, id) in batch.series.iter().zip(&ids) {
             if *id != NO_SERIES {
@@ -150,10 +149,6 @@ impl Entry {
     }
 }
 
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl LogEntry for Entry {
     type SegmentState = SegmentRefs;
 
@@ -162,9 +157,9 @@ impl LogEntry for Entry {
     }
 
     fn encode(&self, state: &mut SegmentRefs, out: &mut Vec<u8>) -> u8 {
-        let began = Instant::now();
+        let began = thread_cpu_ns();
         record::encode(&self.batch, &self.ids, self.head.generation, state, out);
-        self.shared.counters.encode_ns.fetch_add(nanos(began), Ordering::Relaxed);
+        self.shared.counters.encode_ns.fetch_add(thread_cpu_ns().saturating_sub(began), Ordering::Relaxed);
         FRAME_BATCH
     }
 
@@ -178,10 +173,10 @@ impl LogEntry for Entry {
                     Ordering::Relaxed,
                     Ordering::Relaxed,
                 );
-                let began = Instant::now();
+                let began = thread_cpu_ns();
                 let applied = self.head.apply(&self.ids, &mut self.batch);
                 let Shared { counters, changes, pool, .. } = &*self.shared;
-                counters.apply_ns.fetch_add(nanos(began), Ordering::Relaxed);
+                counters.apply_ns.fetch_add(thread_cpu_ns().saturating_sub(began), Ordering::Relaxed);
                 counters.add(&applied, self.receipt.floats + self.receipt.histograms);
                 if let Some(range) = self.range {
                     changes.note(range);

@@ -69,7 +69,7 @@ pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use quiver_persistence::remote::Asker;
-pub use quiver_persistence::{build_with_workers, turns};
+pub use quiver_persistence::{build_with_workers, process_cpu_ns, thread_cpu_ns, turns};
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 pub use tier::{ForesightFigures, TierFigures, TierOptions};
@@ -321,11 +321,11 @@ pub struct StoreStats {
     pub conflicts: u64,
     /// New series refused since the start, by the label that had too many values.
     pub refused_by_label: Vec<NamedCount>,
-    /// Time spent finding the series of batches, ns.
+    /// Processor time spent finding the series of batches, ns.
     pub lookup_ns: u64,
-    /// Time spent encoding batches for the log, ns.
+    /// Processor time spent encoding batches for the log, ns.
     pub encode_ns: u64,
-    /// Time spent applying batches to the head, ns.
+    /// Processor time spent applying batches to the head, ns.
     pub apply_ns: u64,
     /// Flushes done since the start.
     pub flushes: u64,

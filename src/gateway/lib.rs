@@ -117,7 +117,7 @@ pub struct Counters {
     pub samples_rejected: Counter,
     /// Writes that did not decode.
     pub writes_rejected: Counter,
-    /// Time spent decompressing and decoding remote write, ns.
+    /// Processor time spent decompressing and decoding remote write, ns.
     pub decode_ns: Counter,
     /// Connections open.
     pub connections: AtomicU64,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::read_text;
 
@@ -19,6 +20,22 @@ pub fn memory_bytes() -> Option<u64> {
     let read = |path: &str| read_text(Path::new(path)).ok();
     let space = getrlimit(Resource::As).current.map(|bytes| bytes / 2);
     [memory_by_files(&read), space].into_iter().flatten().min()
+}
+
+/// Processor time that this thread has had, ns. Costs a call of the system: for work of microseconds.
+pub fn thread_cpu_ns() -> u64 {
+    cpu_ns(ClockId::ThreadCPUTime)
+}
+
+/// Processor time that this process has had, all its threads together, ns.
+pub fn process_cpu_ns() -> u64 {
+    cpu_ns(ClockId::ProcessCPUTime)
+}
+
+fn cpu_ns(of: ClockId) -> u64 {
+    let t = clock_gettime(of);
+    let ns = i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+    u64::try_from(ns).unwrap_or(0)
 }
 
 fn kib_of(text: &str, name: &str) -> Option<u64> {

@@ -17,11 +17,10 @@ pub mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use quiver_core::{LATE_MS, WriteError, WriteReceipt};
+use quiver_core::{LATE_MS, WriteError, WriteReceipt, thread_cpu_ns};
 use quiver_model::WriteBatch;
 use tokio::runtime::Runtime;
 
@@ -170,9 +169,9 @@ fn decode_body(gateway: &Gateway, version: Version, encoding: Encoding, body: &[
     };
     let mut scratch = gateway.scratches.lock().pop().unwrap_or_default();
     let mut batch = gateway.services.ingest.batch();
-    let began = Instant::now();
+    let began = thread_cpu_ns();
     let rejects = receive(version, encoding, body, &options, &mut scratch, &mut batch);
-    gateway.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    gateway.counters.decode_ns.add(thread_cpu_ns().saturating_sub(began));
     if scratch.message.capacity() <= SCRATCH_BYTES_MAX {
         let mut scratches = gateway.scratches.lock();
         if scratches.len() < SCRATCHES_MAX {
