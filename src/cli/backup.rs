@@ -20,18 +20,15 @@ use quiver_persistence::{Manifest, RealDisk};
 use serde::Deserialize;
 
 use super::client::Server;
+use super::data::{Data, DataArgs};
 use super::place::{Place, Scratch, StoreArgs};
 use super::shown_bytes;
 
 /// Flags of `quiver snapshot`.
 #[derive(Args, Debug)]
 pub struct SnapshotArgs {
-    /// Server to back up; its admin API has to be on
-    #[arg(long, env = "QUIVER_URL", required_unless_present = "data_dir")]
-    url: Option<String>,
-    /// Back up the data folder of a server that does not run
-    #[arg(long, value_name = "DIR", conflicts_with = "url")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
     /// Where the backup goes: a folder or s3://BUCKET/PREFIX, with nothing in it or with an earlier backup, which is brought
     /// up to date
     #[arg(long, value_name = "DIR|URL")]
@@ -112,6 +109,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Runs `quiver snapshot`.
 pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
+    let data = args.data.find()?;
     let (place, now) = (args.store.place(&args.out)?, SystemClock.now_ms());
     // Dropped last.
     let mut scratch = None;
@@ -124,12 +122,12 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
     };
     let backup = Arc::new(backup);
     let progress = Progress::new();
-    let report = match (args.data_dir, args.url) {
-        (Some(folder), _) => {
+    let report = match data {
+        Data::Folder(folder) => {
             let (done, total, verify) = (Arc::clone(&progress.done), progress.total(), args.verify);
             blocking(move || backup.of_folder(&folder, verify, now, &done, &total)).await?
         }
-        (None, Some(url)) => {
+        Data::Server(url) => {
             let server = Server::new(&url).map_err(|e| e.to_string())?;
             let form = [("skip_head", args.skip_head.to_string())];
             let made = server.post_all("/api/v1/admin/tsdb/snapshot", &form).await.map_err(|e| e.to_string())?;
@@ -142,7 +140,6 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
             }
             fetched?
         }
-        (None, None) => return Err("say what to back up: --url URL or --data-dir DIR".into()),
     };
     drop(progress);
     super::print(&format!(

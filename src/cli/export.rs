@@ -19,17 +19,14 @@ use quiver_query::promql::{ParseOptions, parse_metric_selector};
 use quiver_storage::parquet::{DayWriter, ParquetExporter, days};
 
 use super::client::{Server, refused};
+use super::data::{Data, DataArgs};
 use super::offline;
 
 /// Flags of `quiver export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// Server to export from
-    #[arg(long, env = "QUIVER_URL", required_unless_present = "data_dir")]
-    url: Option<String>,
-    /// Export from a copied data folder, or that of a server which does not run
-    #[arg(long, value_name = "DIR", conflicts_with = "url")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
     /// Folder to write to; made where it does not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -73,6 +70,7 @@ impl Progress {
 
 /// Runs the command.
 pub async fn run(args: ExportArgs) -> Result<(), String> {
+    let data = args.data.find()?;
     let time = |flag: &str, text: &Option<String>, default: i64| match text {
         None => Ok(default),
         Some(t) => parse_time(t).map_err(|e| format!("--{flag}: {e}")),
@@ -88,17 +86,16 @@ pub async fn run(args: ExportArgs) -> Result<(), String> {
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&args.out).map_err(|e| e.to_string())?);
     let exporter = ParquetExporter::create(disk, "").map_err(|e| e.to_string())?;
-    let (samples, folders) = match (&args.data_dir, &args.url) {
-        (Some(folder), _) => {
-            let source = offline::open(folder)?;
+    let (samples, folders) = match data {
+        Data::Folder(folder) => {
+            let source = offline::open(&folder)?;
             if selectors.is_empty() {
                 selectors.push(Vec::new());
             }
             let done = tokio::task::spawn_blocking(move || from_source(&*source, &selectors, asked, &exporter)).await;
             done.map_err(|e| e.to_string())??
         }
-        (None, Some(url)) => from_server(url, &args.selectors, asked, &exporter).await?,
-        (None, None) => return Err("say where from: --url URL or --data-dir DIR".into()),
+        Data::Server(url) => from_server(&url, &args.selectors, asked, &exporter).await?,
     };
     super::print(&format!("{samples} samples in {folders} folders under {}\n", args.out.display()));
     Ok(())

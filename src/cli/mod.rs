@@ -4,6 +4,7 @@ mod backup;
 mod chart;
 mod check;
 mod client;
+mod data;
 mod explain;
 mod export;
 mod inspect;
@@ -41,7 +42,7 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Write stored series as Parquet, a folder per day
     Export(export::ExportArgs),
-    /// Back up a server, or a data folder, to a folder; blocks that are there already are not copied again
+    /// Back up a server (its admin API has to be on), or a data folder, to a folder; blocks that are there already are not copied again
     Snapshot(backup::SnapshotArgs),
     /// Copy a backup to an empty data folder
     Restore(backup::RestoreArgs),

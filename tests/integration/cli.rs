@@ -191,6 +191,18 @@ fn the_server_announces_itself_and_ends_with_zero() {
         .output()
         .unwrap();
     assert!(out(&o).contains("3482"), "{}", err(&o));
+    // A folder that is named goes before a server that the environment names.
+    let folder = tempfile::tempdir().unwrap();
+    let o = Command::new(QUIVER)
+        .args(["export", "--data-dir"])
+        .arg(&server.data)
+        .arg("--out")
+        .arg(folder.path())
+        .env("QUIVER_URL", "http://127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    assert!(folder.path().read_dir().unwrap().count() > 0);
 }
 
 #[test]
