@@ -19,8 +19,9 @@ pub const CLOCK_VARIABLE: &str = "QUIVER_CLOCK";
 /// The machine's clock, or, where [`CLOCK_VARIABLE`] asks for it, one that is set.
 pub fn open_clock() -> Result<Arc<dyn Clock>, String> {
     let Ok(text) = std::env::var(CLOCK_VARIABLE) else { return Ok(Arc::new(SystemClock)) };
+    let ahead = Ahead::parse(&text)?;
     tracing::warn!(ahead = text, "the clock is set, as {CLOCK_VARIABLE} asks for");
-    Ok(Arc::new(SteppedClock { ahead: Ahead::parse(&text)? }))
+    Ok(Arc::new(SteppedClock { ahead }))
 }
 
 #[derive(Debug)]
