@@ -118,14 +118,13 @@ fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-/// Sends one scrape of a host; gives the slowest ack.
-fn send(client: &mut Client, fleet: &Fleet, host: usize, k: i64, message: &mut Vec<u8>) -> Result<Duration> {
-    let mut slowest = Duration::ZERO;
-    for from in (0..fleet.series).step_by(REQUEST) {
-        fleet.message(Version::V1, host, from..(from + REQUEST).min(fleet.series), k, message);
-        slowest = slowest.max(post(client, &snap::raw::Encoder::new().compress_vec(message)?)?);
-    }
-    Ok(slowest)
+/// The bodies of one scrape of a host.
+fn bodies(fleet: &Fleet, host: usize, k: i64) -> impl Iterator<Item = Result<Vec<u8>>> {
+    let mut message = Vec::new();
+    (0..fleet.series).step_by(REQUEST).map(move |from| {
+        fleet.message(Version::V1, host, from..(from + REQUEST).min(fleet.series), k, &mut message);
+        Ok(snap::raw::Encoder::new().compress_vec(&message)?)
+    })
 }
 
 /// Posts a body until it is taken: a server that is busy is asked again.
@@ -174,13 +173,15 @@ fn series(folder: &Path, hosts: usize, series: usize, scrapes: i64) -> Result<()
             let workers: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| -> Result<()> {
-                        let (mut client, mut message) = (server.client(), Vec::new());
+                        let mut client = server.client();
                         loop {
                             let host = next.fetch_add(1, Ordering::Relaxed) as usize;
                             if host >= hosts {
                                 return Ok(());
                             }
-                            send(&mut client, &fleet, host, k, &mut message)?;
+                            for body in bodies(&fleet, host, k) {
+                                post(&mut client, &body?)?;
+                            }
                         }
                     })
                 })
@@ -220,16 +221,20 @@ const BURST: Duration = Duration::from_millis(50);
 /// Live writers until `stop`; gives all latencies and the number of the next scrape.
 fn live(server: &Server, fleet: &Fleet, first: i64, stop: &AtomicBool) -> Result<(Vec<Duration>, i64)> {
     quiver_core::turns::run_soon();
-    let (mut client, mut message) = (server.client(), Vec::new());
+    let mut client = server.client();
     let mut latencies = Vec::new();
     let mut k = first;
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         for host in 0..fleet.hosts {
-            latencies.push(send(&mut client, fleet, host, k, &mut message)?);
+            // Made before the wait: who is held up by this computing is not to stand before the request when it comes.
+            let all: Vec<_> = bodies(fleet, host, k).collect::<Result<_>>()?;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            for body in &all {
+                latencies.push(post(&mut client, body)?);
+            }
             // Spread over the interval, as scrapes are; a late one does not hurry those after it.
             due = due.max(Instant::now()) + LIVE_EVERY / fleet.hosts as u32;
-            thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         k += 1;
     }

@@ -103,7 +103,7 @@ fn ratio(part: u64, rest: u64) -> String {
     if part + rest == 0 { "–".into() } else { format!("{:.1} %", 100.0 * part as f64 / (part + rest) as f64) }
 }
 
-/// Refreshes of both in turns. In the middle two hours of the head become a block, and move. Gives ms of every refresh.
+/// Refreshes of both in turns, each first every other time. In the middle two hours of the head become a block, and move. Gives ms of every refresh.
 async fn turns(
     local: &Run,
     remote: &Run,
@@ -127,8 +127,13 @@ async fn turns(
             after = [local.refresh(*end).await?, remote.refresh(*end).await?];
             continue;
         }
-        near.push(local.refresh(*end).await?);
-        far.push(remote.refresh(*end).await?);
+        if n % 2 == 0 {
+            near.push(local.refresh(*end).await?);
+            far.push(remote.refresh(*end).await?);
+        } else {
+            far.push(remote.refresh(*end).await?);
+            near.push(local.refresh(*end).await?);
+        }
     }
     Ok((near, far, after))
 }
@@ -136,7 +141,7 @@ async fn turns(
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let number = |i: usize, default: usize| std::env::args().nth(i).and_then(|a| a.parse().ok()).unwrap_or(default);
-    let (series, refreshes, pause) = (number(1, 100), number(2, 14), number(3, 2));
+    let (series, refreshes, pause) = (number(1, 100), number(2, 30), number(3, 2));
     let pause = Duration::from_secs(pause as u64);
     let (server, address) = S3Server::start().await?;
     let target = TierTarget {
@@ -172,6 +177,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let cold_requests = server.requests() - requests;
         let cold_local = local.refresh(end).await?;
         let (near, far, after) = turns(&local, &remote, &mut end, refreshes, pause).await?;
+        let pairs: Vec<_> = near.iter().zip(&far).skip(2).map(|(near, far)| far / near).collect();
         let (near, far) = (median(near[2..].to_vec()), median(far[2..].to_vec()));
         let stats = remote.store.stats(0);
         let (l1, reads) = (stats.caches.working_set, stats.caches.reads);
@@ -184,13 +190,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let again = server.requests() - requests;
         println!("\nreading ahead {word}: {} blocks, {:.1} MB in the store", blocks.0, blocks.1 as f64 / 1e6);
         println!("  refresh, ms                    local    remote   ratio");
-        let line = |what: &str, a: f64, b: f64, more: String| {
-            println!("  {what:<28} {a:>8.1}  {b:>8.1}  {:>6.2}{more}", b / a)
+        let line = |what: &str, a: f64, b: f64, ratio: f64, more: String| {
+            println!("  {what:<28} {a:>8.1}  {b:>8.1}  {ratio:>6.2}{more}")
         };
-        line("first, nothing at hand", cold_local, cold, format!("   {cold_requests} requests"));
-        line("warm, median", near, far, String::new());
-        line("first after a new block", after[0], after[1], String::new());
-        line("first after a restart", cold_local, restarted, format!("   {again} requests: L3 was kept"));
+        line("first, nothing at hand", cold_local, cold, cold / cold_local, format!("   {cold_requests} requests"));
+        line("warm, median", near, far, median(pairs), "   of each pair".to_owned());
+        line("first after a new block", after[0], after[1], after[1] / after[0], String::new());
+        let restart = restarted / cold_local;
+        line("first after a restart", cold_local, restarted, restart, format!("   {again} requests: L3 was kept"));
         println!(
             "  hit ratios: L1 {}, L2 {} of what L1 lacks is mapped here, L3 {} of pages",
             ratio(l1.hits, l1.misses),

@@ -1,12 +1,13 @@
 //! Exported Parquet as a place to read from: no index but what the files say of themselves.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn};
 use quiver_persistence::Disk;
-use quiver_storage::parquet::read_parquet_dir;
+use quiver_storage::{Chunk, Decoder, StorageError, parquet_time_bounds, read_parquet_dir};
 
 use crate::report::{PlaceKind, PlaceReport, SelectOptions, SelectReport, counted};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, Snapshot, TimeRange};
@@ -14,7 +15,7 @@ use crate::{Need, ReadError, SeriesKinds, SeriesSet, Snapshot, TimeRange};
 /// Answers kept: planning and running a query ask for the same one several times.
 const KEPT_ANSWERS: usize = 8;
 
-type Answer = (Vec<Matcher>, TimeRange, Arc<ColumnSet>);
+type Answer = (Vec<Matcher>, TimeRange, Arc<ChunkSet>);
 
 /// A folder of Parquet files.
 pub(crate) struct ParquetSnapshot {
@@ -29,12 +30,12 @@ impl ParquetSnapshot {
         Self { disk, kept: Mutex::default(), bounds: OnceLock::new() }
     }
 
-    fn read(&self, matchers: &[Matcher], range: TimeRange) -> Result<Arc<ColumnSet>, ReadError> {
+    fn read(&self, matchers: &[Matcher], range: TimeRange) -> Result<Arc<ChunkSet>, ReadError> {
         if let Some((_, _, set)) = self.kept.lock().iter().find(|(m, r, _)| m == matchers && *r == range) {
             return Ok(Arc::clone(set));
         }
         let series = read_parquet_dir(&*self.disk, "", matchers, range)?;
-        let set = Arc::new(ColumnSet { series });
+        let set = Arc::new(ChunkSet { name: self.disk.name(), series });
         let mut kept = self.kept.lock();
         if kept.len() == KEPT_ANSWERS {
             kept.remove(0);
@@ -140,21 +141,18 @@ impl Snapshot for ParquetSnapshot {
     }
 
     fn time_bounds(&self) -> Option<TimeRange> {
-        *self.bounds.get_or_init(|| {
-            let set = self.read(&[], TimeRange::ALL).ok()?;
-            let spans = set.series.iter().filter_map(|(_, c)| Some((*c.ts.first()?, *c.ts.last()?)));
-            let all = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-            all.map(|(min, max)| TimeRange { min, max })
-        })
+        // Where they cannot be read, reading the samples says why.
+        *self.bounds.get_or_init(|| parquet_time_bounds(&*self.disk, "").ok().flatten())
     }
 }
 
-/// Series in memory.
-struct ColumnSet {
-    series: Vec<(Labels, SampleColumn)>,
+/// Series in memory, their samples encoded.
+struct ChunkSet {
+    name: String,
+    series: Vec<(Labels, Vec<Chunk>)>,
 }
 
-impl SeriesSet for ColumnSet {
+impl SeriesSet for ChunkSet {
     fn len(&self) -> usize {
         self.series.len()
     }
@@ -164,26 +162,28 @@ impl SeriesSet for ColumnSet {
     }
 
     fn kinds(&self, i: usize) -> SeriesKinds {
-        let c = &self.series[i].1;
-        SeriesKinds {
-            floats: c.histograms.len() < c.len(),
-            histograms: !c.histograms.is_empty(),
-            start_ts: !c.start_ts.is_empty(),
-        }
+        self.series[i].1.iter().map(|c| c.as_ref().kinds()).reduce(SeriesKinds::union).unwrap_or_default()
     }
 
     fn samples_hint(&self, i: usize) -> usize {
-        self.series[i].1.len()
+        self.series[i].1.iter().map(Chunk::count).sum()
     }
 
-    fn read(&self, i: usize, range: TimeRange, _need: Need, out: &mut SampleColumn) -> Result<(), ReadError> {
+    fn read(&self, i: usize, range: TimeRange, need: Need, out: &mut SampleColumn) -> Result<(), ReadError> {
         out.clear();
-        let c = &self.series[i].1;
-        let from = c.ts.partition_point(|t| *t < range.min);
-        let to = c.ts.partition_point(|t| *t <= range.max);
-        if from < to {
-            out.extend_from(c, from..to);
-        }
-        Ok(())
+        let chunks = &self.series[i].1;
+        let from = chunks.partition_point(|c| c.max_time() < range.min);
+        DECODER.with_borrow_mut(|decoder| {
+            for chunk in chunks[from..].iter().take_while(|c| c.min_time() <= range.max) {
+                decoder
+                    .decode_into(chunk.as_ref(), need, range, out)
+                    .map_err(|e| StorageError::corrupt(&self.name, 0, e))?;
+            }
+            Ok(())
+        })
     }
+}
+
+thread_local! {
+    static DECODER: RefCell<Decoder> = RefCell::default();
 }

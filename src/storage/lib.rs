@@ -27,4 +27,4 @@ pub use codec::{Chunk, ChunkRef, ChunkStats, Decoder, Encoder, TimeColumn, TimeI
 pub use error::StorageError;
 pub use index::HeadIndex;
 pub use merge::{Deleted, MergeOptions, MergeReport, merge};
-pub use parquet::{DayWriter, ParquetExporter, read_parquet_dir};
+pub use parquet::{DayWriter, ParquetExporter, parquet_time_bounds, read_parquet_dir};

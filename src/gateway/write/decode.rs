@@ -9,11 +9,11 @@ use std::hash::{BuildHasher, RandomState};
 use quiver_core::turns::end_turn;
 use quiver_core::{Ingest, MetadataRef};
 use quiver_model::histogram::IntegerHistogram;
-use quiver_model::labels::push_packed;
 use quiver_model::{
     Exemplar, Histogram, Labels, Limits, METRIC_NAME, Metadata, MetricKind, ResetHint, Span, WriteBatch,
 };
 
+use super::labels::{SeriesLabels, emptied, parse, show, symbol};
 use super::wire::{Field, Reader, WireError, zigzag};
 
 /// Which message a body holds.
@@ -41,17 +41,11 @@ pub struct DecodeOptions<'a> {
 /// Buffers of a request, used again by the next; they hold nothing in between.
 #[derive(Default)]
 pub struct DecodeScratch {
-    pairs: Vec<(&'static str, &'static str)>,
+    labels: SeriesLabels<'static>,
     symbols: Vec<Option<&'static str>>,
     refs: Vec<u64>,
     described: HashSet<u64>,
     hasher: RandomState,
-}
-
-/// An empty vector with the memory of `old`: what borrows from one message cannot be kept for another, its room can.
-fn emptied<A, B>(mut old: Vec<A>) -> Vec<B> {
-    old.clear();
-    old.into_iter().filter_map(|_| None).collect()
 }
 
 /// Series and samples that were left out: how many, and why the first of them were.
@@ -112,15 +106,15 @@ pub fn decode(
 ) -> Result<Rejects, WireError> {
     batch.clear();
     scratch.described.clear();
-    let pairs = emptied(std::mem::take(&mut scratch.pairs));
+    let labels = std::mem::take(&mut scratch.labels).emptied();
     let symbols = emptied(std::mem::take(&mut scratch.symbols));
-    let mut d = Decoder { options, batch, rejects: Rejects::default(), pairs, symbols, scratch };
+    let mut d = Decoder { options, batch, rejects: Rejects::default(), labels, family: "", symbols, scratch };
     let done = match version {
         Version::V1 => d.request_v1(body),
         Version::V2 => d.request_v2(body),
     };
-    let Decoder { rejects, pairs, symbols, scratch, .. } = d;
-    (scratch.pairs, scratch.symbols) = (emptied(pairs), emptied(symbols));
+    let Decoder { rejects, labels, symbols, scratch, .. } = d;
+    (scratch.labels, scratch.symbols) = (labels.emptied(), emptied(symbols));
     done.map(|()| rejects)
 }
 
@@ -128,7 +122,10 @@ struct Decoder<'o, 'b, 'a> {
     options: &'o DecodeOptions<'o>,
     batch: &'b mut WriteBatch,
     rejects: Rejects,
-    pairs: Vec<(&'a str, &'a str)>,
+    /// Of the series at hand.
+    labels: SeriesLabels<'a>,
+    /// The last one that was described (2.0).
+    family: &'a str,
     symbols: Vec<Option<&'a str>>,
     scratch: &'b mut DecodeScratch,
 }
@@ -188,26 +185,28 @@ impl<'a> Decoder<'_, '_, 'a> {
 
     fn series_v1(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
         // Labels first, wherever they stand: samples need a series to go to.
-        self.pairs.clear();
-        let mut bad_utf8 = false;
+        self.labels.begin();
+        let (mut is_utf8, mut others) = (true, None);
         let mut r = Reader::new(bytes);
-        while let Some((n, f)) = r.next_field()? {
-            if n == 1 {
-                match label(f.bytes(1)?)? {
-                    Some(pair) => self.pairs.push(pair),
-                    None => bad_utf8 = true,
-                }
+        loop {
+            let at = r;
+            match r.next_field()? {
+                Some((1, f)) => is_utf8 &= self.labels.put_message(f.bytes(1)?)?,
+                Some(_) => _ = others.get_or_insert(at),
+                None => break,
             }
         }
-        if bad_utf8 {
-            let shown = format!("{:?}", self.pairs);
-            self.rejects.add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {shown}"));
+        self.labels.end();
+        if !is_utf8 {
+            let pairs = self.labels.pairs();
+            self.rejects.add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {pairs:?}"));
+            self.labels.forget();
             return Ok(());
         }
         if !self.begin_series() {
             return Ok(());
         }
-        let mut r = Reader::new(bytes);
+        let mut r = others.unwrap_or(r);
         while let Some((n, f)) = r.next_field()? {
             match n {
                 2 => self.sample(f.bytes(2)?)?,
@@ -244,7 +243,6 @@ impl<'a> Decoder<'_, '_, 'a> {
     }
 
     fn series_v2(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
-        self.pairs.clear();
         let refs = &mut self.scratch.refs;
         refs.clear();
         let (mut kind, mut help_ref, mut unit_ref) = (0u64, 0u64, 0u64);
@@ -269,40 +267,34 @@ impl<'a> Decoder<'_, '_, 'a> {
             }
         }
         let (refs, symbols) = (&self.scratch.refs, &self.symbols);
-        if let Err(why) = resolve(refs, symbols, &mut self.pairs) {
+        self.labels.begin();
+        if let Err(why) = resolve(refs, |name, value| self.labels.put_refs(name, value, symbols)) {
+            self.labels.forget();
             self.rejects.add(|| format!("parsing labels for series {refs:?}: {why}"));
             return Ok(());
         }
-        let symbol = |i: u64| usize::try_from(i).ok().and_then(|i| symbols.get(i).copied().flatten());
-        let (help, unit) = match (help_ref, unit_ref) {
-            (0, 0) => ("", ""),
-            (h, u) => match (if h == 0 { Some("") } else { symbol(h) }, if u == 0 { Some("") } else { symbol(u) }) {
-                (Some(h), Some(u)) => (h, u),
-                _ => {
-                    self.rejects.add(|| format!("parsing metadata for series {refs:?}: invalid symbol reference"));
-                    return Ok(());
-                }
-            },
+        self.labels.end();
+        let text = |i: u64| if i == 0 { Some("") } else { symbol(symbols, i).ok() };
+        let Some((help, unit)) = text(help_ref).zip(text(unit_ref)) else {
+            self.labels.forget();
+            self.rejects.add(|| format!("parsing metadata for series {refs:?}: invalid symbol reference"));
+            return Ok(());
         };
         let kind = MetricKind::from_number(u32::try_from(kind).unwrap_or(0));
         if self.options.type_and_unit_labels && (kind != MetricKind::Unknown || !unit.is_empty()) {
-            self.pairs.retain(|(n, _)| *n != "__type__" && *n != "__unit__");
-            if kind != MetricKind::Unknown {
-                self.pairs.push(("__type__", kind.as_str()));
-            }
-            if !unit.is_empty() {
-                self.pairs.push(("__unit__", unit));
-            }
+            let kind = if kind == MetricKind::Unknown { "" } else { kind.as_str() };
+            self.labels.replace([("__type__", kind), ("__unit__", unit)]);
         }
         if samples == 0 {
-            let shown = show(&self.pairs);
+            self.labels.forget();
+            let shown = show(self.labels.pairs());
             self.rejects.add(|| format!("TimeSeries must contain at least one sample or histogram for series {shown}"));
             return Ok(());
         }
         if !self.begin_series() {
             return Ok(());
         }
-        let name = self.pairs.iter().find(|(n, _)| *n == METRIC_NAME).map_or("", |(_, v)| *v);
+        let name = self.labels.pairs().iter().find(|(n, _)| *n == METRIC_NAME).map_or("", |(_, v)| *v);
         let mut r = Reader::new(bytes);
         while let Some((n, f)) = r.next_field()? {
             match n {
@@ -315,6 +307,9 @@ impl<'a> Decoder<'_, '_, 'a> {
         self.end_series();
         if kind != MetricKind::Unknown || !help.is_empty() || !unit.is_empty() {
             let family = family_name(name, kind);
+            if family == std::mem::replace(&mut self.family, family) {
+                return Ok(());
+            }
             // Once per request; that two families fall on one number only means that one is taken from the next request.
             let number = self.scratch.hasher.hash_one(family);
             if self.scratch.described.insert(number) && !self.is_known(family, MetadataRef { kind, unit, help }) {
@@ -325,23 +320,13 @@ impl<'a> Decoder<'_, '_, 'a> {
         Ok(())
     }
 
-    /// Checks `pairs` and starts a series with them; false, with a reason given, where they are wrong.
+    /// Checks the labels and starts a series with them; false, with a reason given, where they are wrong.
     fn begin_series(&mut self) -> bool {
-        let limits = self.options.limits;
-        if !self.pairs.is_sorted_by(|a, b| a.0 < b.0) {
-            self.pairs.sort_by(|a, b| a.0.cmp(b.0));
-        }
-        let why = check_labels(&self.pairs, limits);
-        if let Some(why) = why {
-            let pairs = &self.pairs;
+        let at = self.batch.label_bytes.len() as u32;
+        if let Err(why) = self.labels.pack(self.options.limits, &mut self.batch.label_bytes) {
+            let pairs = self.labels.pairs();
             self.rejects.add(|| format!("{why}, labels {}", show(pairs)));
             return false;
-        }
-        let at = self.batch.label_bytes.len() as u32;
-        for (n, v) in &self.pairs {
-            if !v.is_empty() {
-                push_packed(&mut self.batch.label_bytes, n, v);
-            }
         }
         self.batch.begin_packed(at);
         true
@@ -355,6 +340,7 @@ impl<'a> Decoder<'_, '_, 'a> {
             && s.exemplars.0 == s.exemplars.1
         {
             self.batch.abandon_series();
+            self.labels.forget();
         }
     }
 
@@ -363,7 +349,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         if (0..=max).contains(&ts) {
             return true;
         }
-        let pairs = &self.pairs;
+        let pairs = self.labels.pairs();
         let why = if ts < 0 { "before 1970" } else { "too far in the future" };
         self.rejects.add(|| format!("timestamp {ts} is {why} for series {}", show(pairs)));
         false
@@ -400,7 +386,12 @@ impl<'a> Decoder<'_, '_, 'a> {
             }
         }
         let mut pairs = Vec::new();
-        match resolve(&refs, &self.symbols, &mut pairs) {
+        let symbols = &self.symbols;
+        let put = |name, value| {
+            pairs.push((symbol(symbols, name)?, symbol(symbols, value)?));
+            Ok(())
+        };
+        match resolve(&refs, put) {
             Ok(()) => {
                 let labels = Labels::from_pairs(pairs).map_err(|e| e.to_string());
                 self.exemplar(labels, value, ts);
@@ -411,7 +402,7 @@ impl<'a> Decoder<'_, '_, 'a> {
     }
 
     fn exemplar(&mut self, labels: Result<Labels, String>, value: f64, ts: i64) {
-        let series = &self.pairs;
+        let series = self.labels.pairs();
         match labels {
             Err(why) => self.rejects.add(|| format!("parsing exemplar for series {}: {why}", show(series))),
             // As Prometheus: an exemplar of the future is dropped without making the request wrong.
@@ -432,25 +423,12 @@ impl<'a> Decoder<'_, '_, 'a> {
                 }
             }
             Err(why) => {
-                let pairs = &self.pairs;
+                let pairs = self.labels.pairs();
                 self.rejects.add(|| format!("{why} for series {}", show(pairs)));
             }
         }
         Ok(())
     }
-}
-
-fn label(bytes: &[u8]) -> Result<Option<(&str, &str)>, WireError> {
-    let (mut name, mut value) = (&bytes[..0], &bytes[..0]);
-    let mut r = Reader::new(bytes);
-    while let Some((n, f)) = r.next_field()? {
-        match n {
-            1 => name = f.bytes(1)?,
-            2 => value = f.bytes(2)?,
-            _ => {}
-        }
-    }
-    Ok(std::str::from_utf8(name).ok().zip(std::str::from_utf8(value).ok()))
 }
 
 fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireError> {
@@ -459,7 +437,7 @@ fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireE
     let mut bad = false;
     while let Some((n, f)) = r.next_field()? {
         match n {
-            1 => match label(f.bytes(1)?)? {
+            1 => match parse(f.bytes(1)?)? {
                 Some(p) => pairs.push(p),
                 None => bad = true,
             },
@@ -473,62 +451,12 @@ fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireE
     Ok((labels, value, ts))
 }
 
-/// Looks label references up; `pairs` gets names and values.
-fn resolve<'a>(refs: &[u64], symbols: &[Option<&'a str>], pairs: &mut Vec<(&'a str, &'a str)>) -> Result<(), String> {
+/// Calls `put` with the two references of each label.
+fn resolve(refs: &[u64], mut put: impl FnMut(u64, u64) -> Result<(), String>) -> Result<(), String> {
     if !refs.len().is_multiple_of(2) {
         return Err(format!("invalid labelRefs length {}", refs.len()));
     }
-    let symbol = |i: u64| match usize::try_from(i).ok().and_then(|i| symbols.get(i)) {
-        Some(Some(s)) => Ok(*s),
-        Some(None) => Err(format!("symbol {i} is not valid UTF-8")),
-        None => Err(format!("labelRefs {i} points out of symbols table of {} strings", symbols.len())),
-    };
-    for pair in refs.chunks_exact(2) {
-        pairs.push((symbol(pair[0])?, symbol(pair[1])?));
-    }
-    Ok(())
-}
-
-/// What is wrong with sorted labels, if anything is.
-fn check_labels(pairs: &[(&str, &str)], limits: &Limits) -> Option<String> {
-    if pairs.len() > limits.labels_max {
-        return Some(format!("series has {} labels, the limit is {}", pairs.len(), limits.labels_max));
-    }
-    let mut has_name = false;
-    let mut last = None;
-    for (n, v) in pairs {
-        if n.is_empty() {
-            return Some("invalid labels for series: empty label name".into());
-        }
-        if last == Some(n) {
-            return Some(format!("invalid labels for series: duplicated label {n}"));
-        }
-        last = Some(n);
-        if *n == METRIC_NAME {
-            has_name = !v.is_empty();
-        }
-        if n.len() > limits.label_name_bytes_max {
-            return Some(format!("label name of {} bytes, the limit is {}", n.len(), limits.label_name_bytes_max));
-        }
-        if v.len() > limits.label_value_bytes_max {
-            return Some(format!(
-                "value of label {n} has {} bytes, the limit is {}",
-                v.len(),
-                limits.label_value_bytes_max
-            ));
-        }
-    }
-    if !has_name {
-        return Some("invalid metric name or labels: no metric name (__name__)".into());
-    }
-    None
-}
-
-/// At most a few labels, for a message.
-fn show(pairs: &[(&str, &str)]) -> String {
-    let list: Vec<_> = pairs.iter().take(8).map(|(n, v)| format!("{n}={}", quiver_model::labels::quoted(v))).collect();
-    let more = if pairs.len() > 8 { ", …" } else { "" };
-    format!("{{{}{more}}}", list.join(", "))
+    refs.chunks_exact(2).try_for_each(|pair| put(pair[0], pair[1]))
 }
 
 /// The family a series' metadata belongs to: classic histograms and summaries lose their suffix.
@@ -617,5 +545,192 @@ impl HistogramFields {
         h.zero_count = self.zero_float;
         h.validate().map_err(|e| e.to_string())?;
         Ok(h)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::proto::{v1, v2};
+
+    /// What a series of a request says: labels in any order, and samples, some of them of times that no sample may have.
+    #[derive(Clone, Debug)]
+    struct Said {
+        labels: Vec<(String, String)>,
+        samples: Vec<(i64, f64)>,
+        is_late_label: bool,
+    }
+
+    /// A change of one label from a series to the next.
+    type Step = (prop::sample::Index, u8, String, String);
+
+    fn text(kinds: &'static [&'static str]) -> impl Strategy<Value = String> {
+        proptest::sample::select(kinds).prop_map(str::to_owned)
+    }
+
+    const NAMES: &[&str] =
+        &["__name__", "__name__", "a", "b", "c", "", "A", "é", "a-name-that-is-longer-than-it-may-be"];
+    const VALUES: &[&str] = &["", "x", "y", "zz", "ü", "a value that is longer than any value of a label may be here"];
+
+    fn steps() -> impl Strategy<Value = Vec<Said>> {
+        let step = (any::<prop::sample::Index>(), 0..12u8, text(NAMES), text(VALUES));
+        let samples = proptest::collection::vec((prop_oneof![6 => 0..9i64, 1 => Just(-1)], 0..3u8), 0..3);
+        let series = (step, samples, prop::bool::weighted(0.1));
+        proptest::collection::vec(series, 0..20).prop_map(|list| {
+            let mut labels = vec![("__name__", "up"), ("a", "1"), ("b", "2")]
+                .into_iter()
+                .map(|(n, v)| (n.into(), v.into()))
+                .collect();
+            list.into_iter()
+                .map(|(step, samples, is_late_label)| {
+                    change(&mut labels, step);
+                    let samples = samples.into_iter().map(|(t, v)| (t, f64::from(v))).collect();
+                    Said { labels: labels.clone(), samples, is_late_label }
+                })
+                .collect()
+        })
+    }
+
+    fn change(labels: &mut Vec<(String, String)>, (at, kind, name, value): Step) {
+        let k = at.index(labels.len() + 1);
+        match kind {
+            0 => labels.insert(k, (name, value)),
+            1 if k < labels.len() => _ = labels.remove(k),
+            2 if k < labels.len() => labels[k] = (name, value),
+            3 => labels.reverse(),
+            4..=6 => labels.sort(),
+            7 => {
+                labels.sort();
+                labels.dedup_by(|a, b| a.0 == b.0);
+                labels.retain(|(n, _)| !n.is_empty());
+            }
+            _ if k < labels.len() => labels[k].1 = value,
+            _ => {}
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits { labels_max: 4, label_name_bytes_max: 12, label_value_bytes_max: 20, ..Limits::default() }
+    }
+
+    /// The plain way: every series by itself, its labels in a map. Gives what is kept and how many things are wrong.
+    fn plain(all: &[Said], are_samples_wanted: bool) -> (WriteBatch, u64) {
+        let (mut batch, mut wrong, limits) = (WriteBatch::default(), 0, limits());
+        for s in all {
+            let labels: BTreeMap<_, _> = s.labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            let is_right = labels.len() == s.labels.len()
+                && labels.len() <= limits.labels_max
+                && labels.iter().all(|(n, v)| {
+                    !n.is_empty() && n.len() <= limits.label_name_bytes_max && v.len() <= limits.label_value_bytes_max
+                })
+                && labels.get("__name__").is_some_and(|v| !v.is_empty());
+            if !is_right || (are_samples_wanted && s.samples.is_empty()) {
+                wrong += 1;
+                continue;
+            }
+            let (right, before_1970): (Vec<_>, Vec<_>) = s.samples.iter().partition(|(t, _)| *t >= 0);
+            wrong += before_1970.len() as u64;
+            if !right.is_empty() {
+                batch.begin_series(labels.into_iter().filter(|(_, v)| !v.is_empty()));
+                right.iter().for_each(|(t, v)| batch.push_float(*t, *v, 0));
+            }
+        }
+        (batch, wrong)
+    }
+
+    fn message_v1(all: &[Said]) -> Vec<u8> {
+        let label = |(name, value): &(String, String)| v1::Label { name: name.clone(), value: value.clone() };
+        let series = |s: &Said| {
+            let now = s.labels.len() - usize::from(s.is_late_label && !s.labels.is_empty());
+            // Parts of one message, put together by appending.
+            let first = v1::TimeSeries {
+                labels: s.labels[..now].iter().map(label).collect(),
+                samples: s.samples.iter().map(|&(timestamp, value)| v1::Sample { timestamp, value }).collect(),
+                ..v1::TimeSeries::default()
+            };
+            let last =
+                v1::TimeSeries { labels: s.labels[now..].iter().map(label).collect(), ..v1::TimeSeries::default() };
+            [first.encode_to_vec(), last.encode_to_vec()].concat()
+        };
+        let mut out = Vec::new();
+        for s in all {
+            let body = series(s);
+            out.push(1 << 3 | 2);
+            prost::encode_length_delimiter(body.len(), &mut out).unwrap();
+            out.extend(body);
+        }
+        out
+    }
+
+    fn message_v2(all: &[Said]) -> Vec<u8> {
+        let mut symbols = vec![String::new()];
+        let mut of = |text: &String| {
+            let found = symbols.iter().position(|s| s == text);
+            found.unwrap_or_else(|| {
+                symbols.push(text.clone());
+                symbols.len() - 1
+            }) as u32
+        };
+        let timeseries = all
+            .iter()
+            .map(|s| v2::TimeSeries {
+                labels_refs: s.labels.iter().flat_map(|(n, v)| [of(n), of(v)]).collect(),
+                samples: s
+                    .samples
+                    .iter()
+                    .map(|&(timestamp, value)| v2::Sample { timestamp, value: Some(value), ..v2::Sample::default() })
+                    .collect(),
+                ..v2::TimeSeries::default()
+            })
+            .collect();
+        v2::Request { symbols, timeseries }.encode_to_vec()
+    }
+
+    fn decoded(version: Version, message: &[u8], scratch: &mut DecodeScratch) -> (WriteBatch, u64) {
+        let limits = limits();
+        let options = DecodeOptions { limits: &limits, now_ms: 1 << 40, type_and_unit_labels: false, known: None };
+        let mut batch = WriteBatch::default();
+        let rejects = decode(version, message, &options, scratch, &mut batch).unwrap();
+        (batch, rejects.count)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn series_that_repeat_labels_are_decoded_as_if_each_stood_alone(requests in proptest::collection::vec(steps(), 1..3)) {
+            let mut scratch = DecodeScratch::default();
+            for all in requests {
+                prop_assert_eq!(decoded(Version::V1, &message_v1(&all), &mut scratch), plain(&all, false));
+                prop_assert_eq!(decoded(Version::V2, &message_v2(&all), &mut scratch), plain(&all, true));
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_not_utf8_costs_its_series_only() {
+        let series = |value: &[u8]| {
+            let label = |n: &[u8], v: &[u8]| {
+                let mut out = vec![0x0a, n.len() as u8];
+                out.extend(n);
+                out.extend([0x12, v.len() as u8]);
+                out.extend(v);
+                [&[0x0a, out.len() as u8], &out[..]].concat()
+            };
+            let sample = v1::Sample { value: 1.0, timestamp: 7 }.encode_to_vec();
+            let sample = [&[0x12, sample.len() as u8], &sample[..]].concat();
+            let body =
+                [label(b"__name__", b"up"), label(b"a", value), label(b"b", b"2"), label(b"c", b"3"), sample].concat();
+            [&[0x0a, body.len() as u8], &body[..]].concat()
+        };
+        let message = [series(b"1"), series(b"\xff"), series(b"1"), series(b"2")].concat();
+        let (batch, wrong) = decoded(Version::V1, &message, &mut DecodeScratch::default());
+        let shown: Vec<_> = (0..batch.series.len()).map(|i| batch.labels(i).unwrap().to_string()).collect();
+        let labels = |a| format!("{{__name__=\"up\", a=\"{a}\", b=\"2\", c=\"3\"}}");
+        assert_eq!((shown, wrong), (vec![labels(1), labels(1), labels(2)], 1));
     }
 }

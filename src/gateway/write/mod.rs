@@ -13,6 +13,7 @@
 //!    be sent again; 429 for a limit on series that all but new series was kept; any other 429 and 5xx that nothing was.
 
 pub mod decode;
+mod labels;
 pub mod wire;
 
 use std::sync::Arc;
@@ -260,19 +261,20 @@ fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
 
 /// Decompresses into `out`; never allocates more than `max` bytes, whatever the body declares.
 fn decompress(encoding: Encoding, body: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), String> {
-    out.clear();
     match encoding {
         Encoding::Snappy => {
             let declared = snap::raw::decompress_len(body).map_err(|e| format!("corrupt snappy data: {e}"))?;
             if declared > max {
                 return Err(format!("declared decompressed size {declared} is over the limit of {max} bytes"));
             }
+            // What is in it is written over.
             out.resize(declared, 0);
             let n = snap::raw::Decoder::new().decompress(body, out).map_err(|e| format!("corrupt snappy data: {e}"))?;
             out.truncate(n);
         }
         Encoding::Zstd => {
             use std::io::Read;
+            out.clear();
             let mut d = zstd::stream::read::Decoder::new(body).map_err(|e| format!("corrupt zstd data: {e}"))?;
             d.window_log_max(25).map_err(|e| format!("corrupt zstd data: {e}"))?;
             let n = d.take(max as u64 + 1).read_to_end(out).map_err(|e| format!("corrupt zstd data: {e}"))?;

@@ -14,10 +14,11 @@
 //! that were measured stay NaN, to the bit.
 
 mod export;
+mod gather;
 mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub use export::{DayWriter, ParquetExporter, day_of, days};
-pub use source::read_parquet_dir;
+pub use source::{parquet_time_bounds, read_parquet_dir};

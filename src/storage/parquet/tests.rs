@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use quiver_model::{Labels, MatchOp, Matcher, SampleColumn, TimeRange};
+use quiver_model::{Labels, MatchOp, Matcher, Need, SampleColumn, TimeRange};
 use quiver_persistence::{Disk, MemoryDisk};
 
 use super::*;
 use crate::codec::chunk::tests::{any_column, equal_to_the_bit};
+use crate::codec::{Chunk, Decoder};
+use crate::error::StorageError;
 use crate::index::head::tests::{any_labels, any_matcher};
 
 fn export(series: &BTreeMap<Labels, SampleColumn>) -> Arc<MemoryDisk> {
@@ -30,6 +32,18 @@ fn export(series: &BTreeMap<Labels, SampleColumn>) -> Arc<MemoryDisk> {
     disk
 }
 
+fn read(disk: &dyn Disk, matchers: &[Matcher], range: TimeRange) -> Result<Vec<(Labels, SampleColumn)>, StorageError> {
+    let mut decoder = Decoder::new();
+    let decoded = |(labels, chunks): (Labels, Vec<Chunk>)| {
+        let mut column = SampleColumn::default();
+        for chunk in chunks {
+            decoder.decode_into(chunk.as_ref(), Need::ALL, TimeRange::ALL, &mut column).unwrap();
+        }
+        (labels, column)
+    };
+    Ok(read_parquet_dir(disk, "out", matchers, range)?.into_iter().map(decoded).collect())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
@@ -47,6 +61,8 @@ proptest! {
         let (min, max) = (-86_400_000i64, series.values().map(|c| c.ts[c.len() - 1]).max().unwrap_or(0));
         let at = |f: f64| min + ((max - min) as f64 * f) as i64;
         let range = TimeRange { min: at(from.min(to)), max: at(from.max(to)) };
+        let all = TimeRange { min: series.values().map(|c| c.ts[0]).min().unwrap(), max };
+        prop_assert_eq!(parquet_time_bounds(&*disk, "out").unwrap(), Some(all));
         for (range, matchers) in [(TimeRange::ALL, &[][..]), (range, &matchers[..])] {
             let mut want = Vec::new();
             for (l, c) in &series {
@@ -58,7 +74,7 @@ proptest! {
                     want.push((l, part));
                 }
             }
-            let got = read_parquet_dir(&*disk, "out", matchers, range).unwrap();
+            let got = read(&*disk, matchers, range).unwrap();
             prop_assert_eq!(got.len(), want.len());
             for ((l, c), (m, d)) in got.iter().zip(want) {
                 prop_assert_eq!(l, m);
@@ -96,7 +112,40 @@ fn files_are_one_per_day_and_days_outside_are_not_opened() {
     drop(broken);
     let range = TimeRange { min: 86_399_000, max: 86_401_000 };
     let re = Matcher::new(MatchOp::Regex, "host", "a|b", 1 << 20).unwrap();
-    let got = read_parquet_dir(&*disk, "out", &[re, Matcher::equal("__name__", "up")], range).unwrap();
+    let got = read(&*disk, &[re, Matcher::equal("__name__", "up")], range).unwrap();
     assert_eq!(got[0].1.ts, [86_399_000, 86_400_000, 86_401_000]);
-    assert!(read_parquet_dir(&*disk, "out", &[], TimeRange::ALL).is_err());
+    assert!(read(&*disk, &[], TimeRange::ALL).is_err());
+    assert!(parquet_time_bounds(&*disk, "out").is_err());
+}
+
+#[test]
+fn files_of_other_programs_may_have_any_order_another_unit_and_no_statistics() {
+    use arrow::array::{Float64Array, MapBuilder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+    let mut labels = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    for host in ["b", "a", "b", "a"] {
+        labels.keys().append_value("host");
+        labels.values().append_value(host);
+        labels.append(true).unwrap();
+    }
+    let batch = RecordBatch::try_from_iter([
+        ("metric", Arc::new(StringArray::from(vec!["up"; 4])) as arrow::array::ArrayRef),
+        ("ts", Arc::new(TimestampMicrosecondArray::from(vec![Some(9_000), Some(5_000), Some(2_000), None]))),
+        ("value", Arc::new(Float64Array::from(vec![3.0, 2.0, 1.0, 0.0]))),
+        ("labels", Arc::new(labels.finish())),
+    ])
+    .unwrap();
+    let properties = WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    let disk = MemoryDisk::new();
+    disk.create_dir("out").unwrap();
+    disk.create("out/some.parquet").unwrap().write_all(&writer.into_inner().unwrap()).unwrap();
+
+    assert_eq!(parquet_time_bounds(&disk, "out").unwrap(), Some(TimeRange { min: 2, max: 9 }));
+    let got = read(&disk, &[], TimeRange::ALL).unwrap();
+    let shown: Vec<_> = got.iter().map(|(l, c)| (l.get("host"), c.ts.clone(), c.values.clone())).collect();
+    assert_eq!(shown, [("a", vec![5], vec![2.0]), ("b", vec![2, 9], vec![1.0, 3.0])]);
 }
