@@ -136,7 +136,9 @@ impl Database {
         let failed = |e: &dyn std::fmt::Display| DatabaseError::Engine(e.to_string());
         let engine =
             Arc::new(Engine::sharing(Arc::clone(&source), engine_options, limits.clone()).map_err(|e| failed(&e))?);
-        let sql = SqlEngine::new(source, Arc::clone(&engine), limits.clone()).map_err(|e| failed(&e))?;
+        let maintain: Arc<dyn Maintain> = Arc::clone(&store) as _;
+        let sql = SqlEngine::with_figures(source, Arc::clone(&engine), limits.clone(), Some(maintain))
+            .map_err(|e| failed(&e))?;
         Ok(Self { store, engine, sql: Arc::new(sql), limits })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Order of start: data folder, log replay, engine, ports. Order of stop: ports, requests under way, background work, log.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -217,7 +218,8 @@ impl Signals {
 
 /// Writes the server's own metrics into itself, so that the first query answers something.
 async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: CancellationToken) {
-    let mut first = true;
+    // Their metadata is known. Not all are there from the start: a ratio has to be of something.
+    let mut told: HashSet<&'static str> = HashSet::new();
     let mut ticks = tokio::time::interval(SELF_METRICS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -227,10 +229,11 @@ async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: Cancella
         }
         let now = gateway.services.clock.now_ms();
         let mut batch = WriteBatch::default();
-        for m in own_metrics(&gateway) {
+        let metrics = own_metrics(&gateway);
+        for m in &metrics {
             batch.begin_series([(METRIC_NAME, m.name), ("instance", instance.as_str()), ("job", "quiver")]);
             batch.push_float(now, m.value, 0);
-            if first {
+            if !told.contains(m.name) {
                 let kind = if m.counter { MetricKind::Counter } else { MetricKind::Gauge };
                 let metadata = Metadata { kind, unit: String::new(), help: m.help.to_owned() };
                 batch.metadata.push((m.name.to_owned(), metadata));
@@ -239,7 +242,7 @@ async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: Cancella
         batch.begin_series([(METRIC_NAME, "up"), ("instance", instance.as_str()), ("job", "quiver")]);
         batch.push_float(now, 1.0, 0);
         match gateway.services.ingest.write(batch).await {
-            Ok(_) => first = false,
+            Ok(_) => told.extend(metrics.iter().map(|m| m.name)),
             Err(e) => tracing::debug!(error = %e, "own metrics were not recorded"),
         }
     }

@@ -472,7 +472,7 @@ mod tests {
         disk.create("blocks/1").unwrap().write_all(&data).unwrap();
         let store = Arc::new(FaultyObjects::new(Arc::new(FolderObjects::new(Arc::new(disk)))));
         let ms = Duration::from_millis;
-        let policy = RetryPolicy { attempt: ms(100), deadline: ms(400), pause: ms(1), pause_max: ms(2) };
+        let policy = RetryPolicy { attempt: ms(400), deadline: ms(1600), pause: ms(1), pause_max: ms(2) };
         let patient = Retrying::new(Arc::clone(&store) as Arc<dyn Objects>, policy);
         let io = Arc::new(RemoteIo::new(Arc::new(patient)).unwrap());
         let cache = RemoteCache::new(io, PageStore::open(PageOptions::new(None, capacity)));

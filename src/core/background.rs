@@ -10,9 +10,10 @@
 //! Invariants
 //! 1. A request that comes while a task of its kind runs is served by a later run, not by that one.
 //! 2. A lane runs one task at a time, and there is a thread for every lane: a flush never waits for a long merge.
-//! 3. A stop lets running tasks end (they look at [`Background::is_stopping`]) and answers what did not run.
+//! 3. What is due is looked for on a thread of its own, whatever tasks do; a panic ends a task and no thread.
+//! 4. A stop lets running tasks end (they look at [`Background::is_stopping`]) and answers what did not run.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -263,71 +264,74 @@ impl Background {
         TaskKind::ALL.into_iter().map(of).collect()
     }
 
-    /// One thread: runs tasks until the stop. `tick` is called once a second by the thread that is given it.
-    pub(crate) fn work(
-        self: &Arc<Self>,
-        run: impl Fn(TaskKind) -> Result<(), ReadError>,
-        tick: Option<impl Fn(&Background)>,
-    ) {
-        let mut next_tick = Instant::now() + TICK;
-        loop {
-            let task = {
-                let mut state = self.state.lock();
-                loop {
-                    if self.is_stopping() {
-                        return;
-                    }
-                    let State { pending, running, is_paused, .. } = &mut *state;
-                    let free = |p: &Pending| {
-                        running.iter().all(|kind| kind.lane() != p.kind.lane())
-                            && (!*is_paused || !p.waiters.is_empty())
-                    };
-                    if let Some(at) = pending.iter().position(free) {
-                        let task = pending.remove(at);
-                        running.push(task.kind);
-                        state.past[task.kind as usize].started = Some(Instant::now());
-                        self.progress(task.kind, 0, 0);
-                        break Some(task);
-                    }
-                    if tick.is_none() {
-                        self.wake.wait(&mut state);
-                    } else if self.wake.wait_until(&mut state, next_tick).timed_out() {
-                        break None;
-                    }
-                }
+    /// One thread: runs tasks until the stop.
+    pub(crate) fn work(&self, run: impl Fn(TaskKind) -> Result<(), ReadError>) {
+        while let Some(Pending { kind, waiters, .. }) = self.next() {
+            self.progress(kind, 0, 0);
+            let began = Instant::now();
+            // A panic is the end of the task and not of its lane: no other thread would ever flush.
+            let result = catch_unwind(AssertUnwindSafe(|| run(kind)))
+                .unwrap_or_else(|_| Err(ReadError::Io { file: kind.name().into(), what: "the task panicked".into() }));
+            if let Err(e) = &result {
+                tracing::warn!(task = kind.name(), error = %e, "a background task failed");
+            }
+            let mut state = self.state.lock();
+            state.running.retain(|k| *k != kind);
+            let past = &mut state.past[kind as usize];
+            past.runs += 1;
+            past.failures += u64::from(result.is_err());
+            past.took_ms = Some(ms(began.elapsed()));
+            past.last_error = result.as_ref().err().map(ToString::to_string);
+            drop(state);
+            self.wake.notify_all();
+            for w in waiters {
+                // Whoever asked may have gone.
+                let _ = w.send(result.clone());
+            }
+        }
+    }
+
+    /// Waits for a task whose lane is free and marks it as running; `None` at the stop.
+    fn next(&self) -> Option<Pending> {
+        let mut state = self.state.lock();
+        while !self.is_stopping() {
+            let State { pending, running, is_paused, .. } = &mut *state;
+            let free = |p: &Pending| {
+                running.iter().all(|kind| kind.lane() != p.kind.lane()) && (!*is_paused || !p.waiters.is_empty())
             };
-            if let Some(Pending { kind, waiters, .. }) = task {
-                let began = Instant::now();
-                let result = run(kind);
-                if let Err(e) = &result {
-                    tracing::warn!(task = kind.name(), error = %e, "a background task failed");
-                }
-                let mut state = self.state.lock();
-                state.running.retain(|k| *k != kind);
-                let past = &mut state.past[kind as usize];
-                past.runs += 1;
-                past.failures += u64::from(result.is_err());
-                past.took_ms = Some(ms(began.elapsed()));
-                past.last_error = result.as_ref().err().map(ToString::to_string);
-                drop(state);
-                self.wake.notify_all();
-                for w in waiters {
-                    // Whoever asked may have gone.
-                    let _ = w.send(result.clone());
-                }
+            if let Some(at) = pending.iter().position(free) {
+                let task = pending.remove(at);
+                running.push(task.kind);
+                state.past[task.kind as usize].started = Some(Instant::now());
+                return Some(task);
             }
-            if let Some(tick) = &tick
-                && Instant::now() >= next_tick
-            {
-                tick(self);
-                next_tick = Instant::now() + TICK;
+            self.wake.wait(&mut state);
+        }
+        None
+    }
+
+    /// Calls `tick` once a second until the stop, on a thread that runs no task: what is due is seen while all of them are busy.
+    pub(crate) fn ticks(&self, tick: impl Fn()) {
+        let mut next = Instant::now() + TICK;
+        let mut state = self.state.lock();
+        while !self.is_stopping() {
+            if !self.wake.wait_until(&mut state, next).timed_out() {
+                continue;
             }
+            drop(state);
+            if catch_unwind(AssertUnwindSafe(&tick)).is_err() {
+                tracing::error!("looking for what is due panicked; it is tried again");
+            }
+            next = Instant::now() + TICK;
+            state = self.state.lock();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn in_state(background: &Background, state: TaskState) -> Vec<TaskKind> {
@@ -352,7 +356,7 @@ mod tests {
             }
             Ok(())
         };
-        background.work(run, None::<fn(&Background)>);
+        background.work(run);
         assert_eq!(*order.lock(), waiting);
         for answer in [compact, flush, again] {
             assert_eq!(answer.blocking_recv(), Ok(Ok(())));
@@ -380,7 +384,7 @@ mod tests {
             background.stop();
             Ok(())
         };
-        background.work(run, None::<fn(&Background)>);
+        background.work(run);
         assert_eq!(wanted.blocking_recv(), Ok(Ok(())));
     }
 
@@ -400,7 +404,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..LANES {
                 let (background, run) = (Arc::clone(&background), run);
-                scope.spawn(move || background.work(run, None::<fn(&Background)>));
+                scope.spawn(move || background.work(run));
             }
             let merges = [background.request(TaskKind::Compact), background.request(TaskKind::CompactAll)];
             let first = wait.recv().unwrap();

@@ -281,13 +281,18 @@ impl StoredBlock {
 
     /// Metadata by family, the newest first.
     pub(crate) fn metadata(&self) -> &[(String, Vec<Metadata>)] {
-        self.learnt.metadata.get_or_init(|| {
-            let read = self.block.as_ref().map_err(Clone::clone).and_then(|b| b.metadata());
-            read.unwrap_or_else(|e| {
-                tracing::error!(block = self.entry.file, error = %e, "metadata of a block cannot be read");
-                Vec::new()
-            })
-        })
+        if let Some(read) = self.learnt.metadata.get() {
+            return read;
+        }
+        match self.block().and_then(|b| Ok(b.metadata()?)) {
+            Ok(read) => self.learnt.metadata.get_or_init(|| read),
+            Err(e) => {
+                // Not kept: it may be the medium's or a store's of this moment.
+                self.note(&e);
+                tracing::warn!(block = self.entry.file, error = %e, "metadata of a block cannot be read now");
+                &[]
+            }
+        }
     }
 }
 

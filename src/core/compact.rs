@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quiver_model::METRIC_NAME;
-use quiver_persistence::ManifestEntry;
+use quiver_persistence::{DiskOp, ManifestEntry, ManifestError};
 use quiver_storage::block::BlockWriter;
 use quiver_storage::codec::CHUNK_SAMPLES;
 use quiver_storage::merge::{MergeOptions, MergeReport, merge};
 
 use crate::background::TaskKind;
 use crate::catalog::{StoredBlock, block_path};
-use crate::flush::{entry, io, manifest_error, note_crc};
+use crate::flush::{entry, io, manifest_error};
 use crate::ladder::{Rung, SMALL_BYTES, plan, plan_all};
 use crate::snapshot::StoreSnapshot;
 use crate::store::Inner;
@@ -46,14 +46,6 @@ impl Inner {
 
     pub(crate) fn next_merge(&self) -> Option<Vec<u64>> {
         plan(&self.rungs(), &self.options.ladder_ms, self.options.compact_bytes_max)
-    }
-
-    /// Is there anything to merge or to drop? The kind of task it takes.
-    pub(crate) fn compact_is_due(&self) -> Option<TaskKind> {
-        if self.retention_is_due() {
-            return Some(TaskKind::Retain);
-        }
-        self.next_merge().map(|_| TaskKind::Compact)
     }
 
     /// Merges what the ladder says, until it says nothing more.
@@ -133,7 +125,7 @@ impl Inner {
         let path = block_path(id);
         let report = match self.write_merged(&blocks, &path, task) {
             Ok(Some(report)) => report,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Err(ReadError::stopped(&path)),
             Err(e) => {
                 if matches!(e, ReadError::Corrupt { .. }) {
                     // Which of them is damaged the error says; leave all alone until the next start.
@@ -147,15 +139,16 @@ impl Inner {
         let is_rewritten = matches!(task, TaskKind::Clean | TaskKind::Retain);
         let level = blocks.iter().map(|b| b.entry.level).max().unwrap_or(0) + u32::from(!is_rewritten);
         let merged = if meta.series == 0 && meta.exemplars == 0 && report.families == 0 {
-            if let Err(e) = self.disk.remove(&path) {
-                tracing::warn!(file = path, error = %e, "an empty block stays behind");
-            }
+            self.discard(&path);
             None
         } else {
-            let mut entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
-            note_crc(&*self.disk, &mut entry)?;
-            let merged = Arc::new(StoredBlock::open(&*self.disk, entry, &self.interner));
-            merged.block()?;
+            let entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
+            let merged = self.prove(entry).inspect_err(|e| {
+                if matches!(e, ReadError::Corrupt { .. }) {
+                    // The same would come of them again.
+                    self.unmergeable.lock().extend(ids);
+                }
+            })?;
             self.foresee_block(&merged);
             Some(merged)
         };
@@ -171,7 +164,14 @@ impl Inner {
                 }
                 m.replace(ids, added);
             });
-            edited.map_err(manifest_error)?;
+            if let Err(e) = edited {
+                // After a failed rename or later either manifest may be found after a crash.
+                if matches!(&e, ManifestError::Disk(d) if matches!(d.op, DiskOp::Create | DiskOp::Write | DiskOp::Sync))
+                {
+                    self.discard(&path);
+                }
+                return Err(manifest_error(e));
+            }
             self.change_view(|view| {
                 view.blocks.retain(|b| !ids.contains(&b.entry.id));
                 view.blocks.extend(merged);
@@ -228,7 +228,16 @@ impl Inner {
             deleted: if deleted.is_empty() { None } else { Some(&deleted) },
             ..MergeOptions::default()
         };
+        let were_lost: Vec<bool> = inputs.iter().map(|b| b.is_lost()).collect();
         let Some(report) = merge(&inputs, writer, &options)? else { return Ok(None) };
+        // Bytes are checked when they are mapped and copied later: what went in between was copied as zeros.
+        if let Some((b, _)) = inputs.iter().zip(were_lost).find(|(b, was_lost)| b.is_lost() != *was_lost) {
+            self.discard(path);
+            return Err(ReadError::Io {
+                file: b.name().to_owned(),
+                what: "a mapped page got lost during a merge".into(),
+            });
+        }
         self.counters.conflicts.fetch_add(report.conflicts, Ordering::Relaxed);
         Ok(Some(report))
     }

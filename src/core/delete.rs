@@ -2,6 +2,7 @@
 //!
 //! Deletions that come together share one flush.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -46,18 +47,20 @@ impl Inner {
     }
 
     fn delete_all(&self, asked: &[(&[Matcher], TimeRange)]) -> Result<(), ReadError> {
+        // Before any lock that flushes need: of a remote block this may take a while.
+        let known = self.concerned(asked);
         let flushing = self.flushing.lock();
         if asked.iter().any(|(matchers, range)| self.heads_have(matchers, *range)) {
             // Then all that was written up to now is in blocks.
             self.flush_locked(false)?;
         }
-        let buried = self.bury(asked)?;
+        let buried = self.bury(asked, &known)?;
+        asked.iter().for_each(|(_, range)| self.changes.note(*range));
         if buried && self.is_straggled.load(Ordering::Acquire) {
             // Frames of blocks lie above the log's floor: a replay would bring back what they hold.
             self.flush_locked(true)?;
         }
         drop(flushing);
-        asked.iter().for_each(|(_, range)| self.changes.note(*range));
         self.counters.deletions.fetch_add(asked.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -73,16 +76,30 @@ impl Inner {
         })
     }
 
-    /// Publishes tombstones for the blocks of this moment; false where none of them holds anything to be deleted.
-    fn bury(&self, asked: &[(&[Matcher], TimeRange)]) -> Result<bool, ReadError> {
+    /// Which blocks of this moment hold something to be deleted, by the number of the request and the block.
+    fn concerned(&self, asked: &[(&[Matcher], TimeRange)]) -> HashMap<(usize, u64), bool> {
+        let view = self.view.load_full();
+        let mut known = HashMap::new();
+        for (n, (matchers, range)) in asked.iter().enumerate() {
+            let deletion = Deletion { id: 0, matchers: matchers.to_vec(), range: *range };
+            // A block that cannot be read may hold some: once it can be, they must not be back.
+            known.extend(view.blocks.iter().map(|b| ((n, b.entry.id), deletion.concerns(b).unwrap_or(true))));
+        }
+        known
+    }
+
+    /// Publishes tombstones for the blocks of this moment; false where none of them holds anything to be deleted. Blocks in
+    /// `known` were looked at before, see [`Inner::concerned`].
+    fn bury(&self, asked: &[(&[Matcher], TimeRange)], known: &HashMap<(usize, u64), bool>) -> Result<bool, ReadError> {
         let _publishing = self.publishing.lock();
         let view = self.view.load_full();
         let created_ms = self.options.clock.now_ms();
         let mut tombstones = Vec::new();
-        for (matchers, range) in asked.iter().filter(|(_, range)| range.min <= range.max) {
+        for (n, (matchers, range)) in asked.iter().enumerate().filter(|(_, (_, range))| range.min <= range.max) {
             let deletion = Deletion { id: 0, matchers: matchers.to_vec(), range: *range };
-            // A block that cannot be read may hold some: once it can be, they must not be back.
-            let concerned = |b: &&Arc<StoredBlock>| deletion.concerns(b).unwrap_or(true);
+            let concerned = |b: &&Arc<StoredBlock>| {
+                known.get(&(n, b.entry.id)).copied().unwrap_or_else(|| deletion.concerns(b).unwrap_or(true))
+            };
             let blocks: Vec<u64> = view.blocks.iter().filter(concerned).map(|b| b.entry.id).collect();
             if !blocks.is_empty() {
                 tombstones.push(Tombstone {

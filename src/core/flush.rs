@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 
 use quiver_model::SampleColumn;
 use quiver_persistence::disk::file_crc;
+use quiver_persistence::turns::end_turn;
 use quiver_persistence::{Disk, LogFloor, ManifestEntry, ManifestError};
 use quiver_storage::block::{BlockMeta, BlockWriter};
 use quiver_storage::codec::{CHUNK_SAMPLES, Chunk};
@@ -38,6 +39,8 @@ use crate::{Need, ReadError, TimeRange};
 pub(crate) struct Frozen {
     head: Arc<Head>,
     floor: LogFloor,
+    /// Its block, once that is written: what failed then was the manifest, and the file is not written again.
+    written: Option<(Arc<StoredBlock>, BlockMeta)>,
 }
 
 impl Inner {
@@ -77,7 +80,7 @@ impl Inner {
         head.wait_until_frozen();
         // Frames that went on their way before the rotation and into the log after it.
         self.is_straggled.store(head.is_logged_from(&floor), Ordering::Release);
-        let frozen = Frozen { head, floor };
+        let frozen = Frozen { head, floor, written: None };
         *self.frozen.lock() = Some(frozen.clone());
         self.publish_frozen(&frozen)
     }
@@ -86,23 +89,11 @@ impl Inner {
         if frozen.head.is_empty() {
             return self.publish_floor(frozen);
         }
-        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
-        let path = block_path(id);
-        if !self.disk.exists(BLOCK_DIR).map_err(io)? {
-            self.disk.create_dir(BLOCK_DIR).map_err(io)?;
-        }
-        let background = &self.background;
-        let progress = |done, total| {
-            background.progress(TaskKind::Flush, done, total);
-            // What is in the head is in the log, too.
-            !background.is_stopping()
+        let (block, meta) = match &frozen.written {
+            Some(written) => written.clone(),
+            None => self.write_frozen(frozen)?,
         };
-        let meta = write_head(&self.disk, &frozen.head, &path, &self.counters, &progress)?;
-        let mut entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
-        note_crc(&*self.disk, &mut entry)?;
-        let block = Arc::new(StoredBlock::open(&*self.disk, entry.clone(), &self.interner));
-        // A block that was written and cannot be read must not take the log's place.
-        block.block()?;
+        let (entry, path) = (block.entry.clone(), block.entry.file.clone());
         self.foresee_block(&block);
         {
             let _publishing = self.publishing.lock();
@@ -128,6 +119,57 @@ impl Inner {
         self.truncate_log(&frozen.floor);
         self.interner.sweep();
         Ok(())
+    }
+
+    /// Writes the block of a frozen head, and reads it: one that cannot be read must not take the log's place.
+    fn write_frozen(&self, frozen: &Frozen) -> Result<(Arc<StoredBlock>, BlockMeta), ReadError> {
+        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
+        let path = block_path(id);
+        if !self.disk.exists(BLOCK_DIR).map_err(io)? {
+            self.disk.create_dir(BLOCK_DIR).map_err(io)?;
+        }
+        let background = &self.background;
+        let progress = |done, total| {
+            background.progress(TaskKind::Flush, done, total);
+            // What is in the head is in the log, too.
+            !background.is_stopping()
+        };
+        let meta = write_head(&self.disk, &frozen.head, &path, &self.counters, &progress)?;
+        let entry = entry(id, 0, &path, &meta, self.options.clock.now_ms(), Vec::new());
+        let written = (self.prove(entry)?, meta);
+        if let Some(frozen) = self.frozen.lock().as_mut() {
+            frozen.written = Some(written.clone());
+        }
+        Ok(written)
+    }
+
+    /// Opens a block that was just written, reads it whole, and notes the checksum of its file, which goes where that fails.
+    pub(crate) fn prove(&self, mut entry: ManifestEntry) -> Result<Arc<StoredBlock>, ReadError> {
+        let path = entry.file.clone();
+        let prove = || {
+            note_crc(&*self.disk, &mut entry)?;
+            let block = Arc::new(StoredBlock::open(&*self.disk, entry, &self.interner));
+            let go_on = &mut || {
+                end_turn();
+                !self.background.is_stopping()
+            };
+            if !block.block()?.verify_samples(go_on)? {
+                return Err(ReadError::stopped(&path));
+            }
+            Ok(block)
+        };
+        let proof = prove();
+        if proof.is_err() {
+            self.discard(&path);
+        }
+        proof
+    }
+
+    /// Removes a block that was not published.
+    pub(crate) fn discard(&self, path: &str) {
+        if let Err(e) = self.disk.remove(path) {
+            tracing::warn!(file = path, error = %e, "a block that was not published stays until the next start");
+        }
     }
 
     /// Nothing came to that head: only the floor moves.

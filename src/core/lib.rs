@@ -191,6 +191,13 @@ pub enum ReadError {
     Limit(String),
 }
 
+impl ReadError {
+    /// Work on a file that a stop of the store cut off.
+    pub(crate) fn stopped(file: &str) -> Self {
+        ReadError::Io { file: file.to_owned(), what: "the store is shutting down".to_owned() }
+    }
+}
+
 /// The series a selector picked, by index, in label order.
 pub trait SeriesSet: Send + Sync {
     /// Number of series.

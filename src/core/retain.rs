@@ -124,18 +124,26 @@ impl Inner {
             if unmergeable.contains(&b.entry.id) {
                 return false;
             }
-            let shortest = *known.entry(b.entry.id).or_insert_with(|| self.shortest_of(b));
+            let shortest = match known.get(&b.entry.id) {
+                Some(shortest) => *shortest,
+                None => match self.shortest_of(b) {
+                    Ok(shortest) => *known.entry(b.entry.id).or_insert(shortest),
+                    // Asked again with the next look; what reads it says what is wrong.
+                    Err(_) => return false,
+                },
+            };
             self.cutoff(shortest).is_some_and(|cutoff| b.entry.max_ts < cutoff)
         };
         view.blocks.iter().filter(due).map(|b| b.entry.id).collect()
     }
 
-    /// The shortest that any series of a block is kept; `None`: for ever (or it cannot be read).
-    fn shortest_of(&self, stored: &StoredBlock) -> Option<i64> {
-        let expired = self.expired_rows(stored).ok().flatten()?;
+    /// The shortest that any series of a block is kept; `None`: for ever.
+    fn shortest_of(&self, stored: &StoredBlock) -> Result<Option<i64>, ReadError> {
+        let Some(expired) = self.expired_rows(stored)? else { return Ok(None) };
         let retention = Arc::clone(&expired.retention);
         let keeps = retention.rules.iter().map(|r| r.keep_ms).chain([retention.keep_ms]);
-        expired.classes.iter().zip(keeps).filter(|((rows, _), _)| !rows.is_empty()).filter_map(|(_, keep)| keep).min()
+        let present = expired.classes.iter().zip(keeps).filter(|((rows, _), _)| !rows.is_empty());
+        Ok(present.filter_map(|(_, keep)| keep).min())
     }
 
     /// Is anything past its time?
@@ -146,10 +154,15 @@ impl Inner {
     /// Drops what is past the retention.
     pub(crate) fn retain_now(&self) -> Result<(), ReadError> {
         self.drop_blocks()?;
+        let mut failed = None;
         for id in self.past_rules() {
-            self.merge_blocks(&[id], TaskKind::Retain)?;
+            if self.background.is_stopping() {
+                break;
+            }
+            // One that cannot be read now, as when its store is away, does not hold up the others.
+            failed = failed.or(self.merge_blocks(&[id], TaskKind::Retain).err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn drop_blocks(&self) -> Result<(), ReadError> {

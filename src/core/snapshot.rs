@@ -239,7 +239,7 @@ impl Snapshot for StoreSnapshot {
         // From the oldest place to the newest, each from its oldest to its newest.
         for place in self.places.iter().rev() {
             for (name, list) in place.metadata(metric) {
-                list.into_iter().rev().for_each(|m| add_metadata(&mut out, name.clone(), m));
+                list.into_iter().rev().for_each(|m| _ = add_metadata(&mut out, name.clone(), m));
             }
         }
         out.into_iter().collect()

@@ -10,6 +10,7 @@
 //! 2. Nothing is flushed before the replay is over: the floor a rotation gives would pass over frames not yet read.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use quiver_cache::{WorkingSet, WorkingSetFigures};
 use quiver_model::{LiveLimits, Matcher, WriteBatch};
 use quiver_persistence::disk::open_with_faults;
 use quiver_persistence::log::LogHealth;
+use quiver_persistence::remote::Asker;
 use quiver_persistence::{
     Disk, DiskLock, Log, LogFigures, ManifestStore, RealDisk, ReplayReport, replay, resident_bytes, turns,
 };
@@ -143,6 +145,9 @@ impl Store {
             e => e,
         })?;
         let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
+        // A process that was killed between renaming its manifest and syncing the folder left one that a power loss takes back:
+        // nothing is removed on its word before that.
+        disk.sync_dir("")?;
         let counters = Arc::new(Counters::default());
         let floor = manifest.current().log_floor.clone();
         let head = Arc::new(Head::new(1, Arc::clone(&counters)));
@@ -164,6 +169,9 @@ impl Store {
         let foresight = (options.foresee && cache.is_some()).then(Arc::<Foresight>::default);
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
+        if let Err(e) = log.sync_found(&floor) {
+            tracing::warn!(error = %e, "what the log holds from before may not be durable until the next flush");
+        }
         let changes = Arc::<Changes>::default();
         let writing = Arc::new(Shared {
             interner: Arc::clone(&interner),
@@ -213,10 +221,12 @@ impl Store {
         for number in 0..LANES {
             let inner = Arc::clone(&inner);
             store.spawn(&format!("background-{number}"), move || {
-                let tick = (number == 0 && inner.options.background).then_some(|_: &Background| inner.tick());
                 turns::take_turns();
-                inner.background.work(|kind| inner.run(kind), tick);
+                inner.background.work(|kind| inner.run(kind));
             })?;
+        }
+        if inner.options.background {
+            store.spawn("background-due", move || inner.background.ticks(|| inner.tick()))?;
         }
         Ok(store)
     }
@@ -227,7 +237,8 @@ impl Store {
         let failure = Arc::new(Mutex::new(None));
         let failed = Arc::clone(&failure);
         self.spawn("replay", move || {
-            if let Err(e) = inner.replay(head) {
+            let ended = catch_unwind(AssertUnwindSafe(|| inner.replay(head)));
+            if let Err(e) = ended.unwrap_or_else(|_| Err(OpenError::Damaged("the replay of the log panicked".into()))) {
                 let text = e.to_string();
                 *failed.lock() = Some(e);
                 inner.progress.set(Phase::Failed(text));
@@ -389,9 +400,14 @@ impl Inner {
         if self.flush_is_due() {
             self.schedule(TaskKind::Flush);
         }
-        if let Some(kind) = self.compact_is_due() {
-            self.schedule(kind);
-        } else if self.clean_is_due() {
+        // None waits for another's success: one that fails again and again must not hold up the rest.
+        if self.retention_is_due() {
+            self.schedule(TaskKind::Retain);
+        }
+        if self.next_merge().is_some() {
+            self.schedule(TaskKind::Compact);
+        }
+        if self.clean_is_due() {
             self.schedule(TaskKind::Clean);
         }
         if self.tier_is_due() {
@@ -424,7 +440,9 @@ impl Inner {
     }
 
     fn run(&self, kind: TaskKind) -> Result<(), ReadError> {
-        let result = match kind {
+        // A stop does not wait for a store that does not answer.
+        let background = Arc::clone(&self.background);
+        let result = Asker::new(move || !background.is_stopping()).during(|| match kind {
             TaskKind::Flush => self.flush_now(),
             TaskKind::Delete => self.delete_now(),
             TaskKind::Snapshot => self.snapshot_now(),
@@ -434,7 +452,7 @@ impl Inner {
             TaskKind::Retain => self.retain_now(),
             TaskKind::Tier => self.tier_now(),
             TaskKind::Prefetch => self.foresee_now(),
-        };
+        });
         let mut not_before = self.not_before.lock();
         not_before.retain(|(k, _)| *k != kind);
         if result.is_err() {
@@ -641,5 +659,10 @@ impl Store {
     /// What the background does once a second.
     pub(crate) fn tick_for_test(&self) {
         self.inner.tick();
+    }
+
+    /// Has it been told to stop?
+    pub(crate) fn is_stopping_for_test(&self) -> bool {
+        self.inner.background.is_stopping()
     }
 }

@@ -80,7 +80,7 @@ impl Deletion {
 #[derive(Debug)]
 pub(crate) struct Deletions {
     list: Vec<Arc<Deletion>>,
-    rows: OnceLock<Result<Rows, StorageError>>,
+    rows: OnceLock<Rows>,
 }
 
 /// Which rows of a block are concerned, and how.
@@ -107,43 +107,48 @@ impl Deletions {
         self.list.iter().map(|d| d.id).collect()
     }
 
-    /// Rows concerned, found out once.
+    /// Rows concerned, found out once. A failure is not kept: it may be the medium's or a store's of this moment.
     pub(crate) fn rows(&self, block: &Block) -> Result<&Rows, ReadError> {
-        let rows = self.rows.get_or_init(|| {
-            let mut rows = Rows::default();
-            let times = Need { values: false, buckets: false, start_ts: false };
-            let (mut decoder, mut column) = (Decoder::default(), SampleColumn::default());
-            for d in &self.list {
-                let hit = block.select_bitmap(&d.matchers, d.range)?;
-                rows.any |= &hit;
-                rows.each.push((hit, d.range));
-            }
-            for row in &rows.any {
-                let ranges = rows.ranges(row);
-                let covered = |min, max| ranges.iter().any(|r| r.covers(min, max));
-                let mut all = covered(block.meta().min_time, block.meta().max_time);
-                if !all {
-                    all = true;
-                    for e in block.chunk_entries(row, TimeRange::ALL)? {
-                        all = covered(e.min_time, e.max_time)
+        if let Some(rows) = self.rows.get() {
+            return Ok(rows);
+        }
+        let found = self.find(block)?;
+        Ok(self.rows.get_or_init(|| found))
+    }
+
+    fn find(&self, block: &Block) -> Result<Rows, StorageError> {
+        let mut rows = Rows::default();
+        let times = Need { values: false, buckets: false, start_ts: false };
+        let (mut decoder, mut column) = (Decoder::default(), SampleColumn::default());
+        for d in &self.list {
+            let hit = block.select_bitmap(&d.matchers, d.range)?;
+            rows.any |= &hit;
+            rows.each.push((hit, d.range));
+        }
+        for row in &rows.any {
+            let ranges = rows.ranges(row);
+            let covered = |min, max| ranges.iter().any(|r| r.covers(min, max));
+            let mut all = covered(block.meta().min_time, block.meta().max_time);
+            if !all {
+                all = true;
+                for e in block.chunk_entries(row, TimeRange::ALL)? {
+                    all = covered(e.min_time, e.max_time)
                             // The first and the last sample may be deleted by different ranges, and others lie between.
                             || (covered(e.min_time, e.min_time) && covered(e.max_time, e.max_time) && {
                                 column.clear();
                                 block.read_chunk(&e, TimeRange::ALL, times, &mut decoder, &mut column)?;
                                 column.ts.iter().all(|t| covered(*t, *t))
                             });
-                        if !all {
-                            break;
-                        }
+                    if !all {
+                        break;
                     }
                 }
-                if all {
-                    rows.gone.insert(row);
-                }
             }
-            Ok(rows)
-        });
-        rows.as_ref().map_err(|e| e.clone().into())
+            if all {
+                rows.gone.insert(row);
+            }
+        }
+        Ok(rows)
     }
 
     /// Is an exemplar of this block deleted?

@@ -11,6 +11,10 @@ pub struct Limits {
     pub write_body_bytes_max: usize,
     /// Body of a write after decompression, bytes. Checked against the declared length first.
     pub write_decoded_bytes_max: usize,
+    /// Labels of all series of one write, each written out, bytes: remote write 2.0 says once what many series share.
+    pub write_label_bytes_max: usize,
+    /// Buckets, spans or bounds of one histogram.
+    pub histogram_buckets_max: usize,
     /// Labels of one series.
     pub labels_max: usize,
     /// Bytes of one label name.
@@ -64,6 +68,8 @@ impl Default for Limits {
         Self {
             write_body_bytes_max: 32 << 20,
             write_decoded_bytes_max: 32 << 20,
+            write_label_bytes_max: 256 << 20,
+            histogram_buckets_max: 20_000,
             labels_max: 64,
             label_name_bytes_max: 1 << 10,
             label_value_bytes_max: 4 << 10,
@@ -116,6 +122,8 @@ macro_rules! by_name {
 by_name! {
     write_body_bytes_max: usize,
     write_decoded_bytes_max: usize,
+    write_label_bytes_max: usize,
+    histogram_buckets_max: usize,
     labels_max: usize,
     label_name_bytes_max: usize,
     label_value_bytes_max: usize,

@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMillisecondType
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
+use crate::command::succeeds;
 use crate::remote_write::{Native, Series, write};
 use crate::server::Server;
 
@@ -390,4 +391,104 @@ fn large_answers_are_streamed_whole() {
     assert_eq!(ask(&server, statement, "csv").text().lines().count(), 50_001);
     assert_eq!(ask(&server, statement, "jsonl").text().lines().count(), 50_000);
     assert_eq!(server.sql("SELECT count(*), sum(value) FROM metrics.many")[0][0], json!(50_000));
+}
+
+#[test]
+fn how_often_caches_had_it_is_a_table_and_a_cache_nobody_asked_has_no_ratio() {
+    let server = Server::start();
+    let caches = || server.sql("SELECT tier, level, hits, misses, hit_ratio, bytes, bytes_max FROM system.caches");
+    let row = |tier: &str| {
+        let rows = caches();
+        rows.into_iter().find(|r| r[0] == tier).unwrap_or_else(|| panic!("no tier {tier}"))
+    };
+    let listed =
+        server.sql("SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema = 'system'");
+    assert_eq!(listed, [[json!("system"), json!("caches")]]);
+    let tiers: Vec<_> = caches().into_iter().map(|r| (r[0].clone(), r[1].clone(), r[4].clone())).collect();
+    let none = |tier: &str, level: Value| (json!(tier), level, Value::Null);
+    assert_eq!(
+        tiers,
+        [
+            none("decoded", json!("L1")),
+            none("mapped", json!("L2")),
+            none("pages", json!("L3")),
+            none("ahead", Value::Null),
+            none("answers", Value::Null)
+        ]
+    );
+    assert!(!server.get("/metrics", &[]).text().contains("_hit_ratio"), "neither 0 nor 1 is true of them");
+
+    // Values that take decoding, in a block; the same query twice.
+    let series: Vec<Series> = (0..20)
+        .map(|n| {
+            let values: Vec<f64> = (0..200).map(|k| f64::from((k * 7919 + n * 104_729) % 1009)).collect();
+            Series::new("spread", &[("n", &n.to_string())]).floats(T - 3_000_000, 15_000, &values)
+        })
+        .collect();
+    write(&mut server.client(), &series);
+    server.admin("flush");
+    let count = |v: &Value| v.as_u64().unwrap_or_else(|| panic!("{v} is no count"));
+    let highest = || server.sql("SELECT max(value), count(value) FROM metrics.spread");
+    let first = highest();
+    assert_eq!(first[0][1], json!(4000));
+    let cold = row("decoded");
+    assert!(count(&cold[3]) >= 20, "each had to be decoded: {cold:?}");
+    assert_eq!(highest(), first);
+    let warm = row("decoded");
+    assert!(count(&warm[2]) >= count(&cold[2]) + 20, "{cold:?}, then {warm:?}");
+    assert!(warm[4].as_f64() > cold[4].as_f64(), "{cold:?}, then {warm:?}");
+    assert!(count(&warm[5]) > 0 && count(&warm[5]) <= count(&warm[6]), "{warm:?}");
+    let range = [("query", "sum(spread)"), ("start", "1699998000"), ("end", "1699999000"), ("step", "60")];
+    for _ in 0..2 {
+        assert_eq!(server.get("/api/v1/query_range", &range).status, 200);
+    }
+
+    for r in caches() {
+        let (hits, misses) = (count(&r[2]), count(&r[3]));
+        match r[4].as_f64() {
+            Some(ratio) => {
+                assert!((0.0..=1.0).contains(&ratio), "{r:?}");
+                assert!((ratio - hits as f64 / (hits + misses) as f64).abs() < 1e-9, "{r:?}");
+            }
+            None => assert_eq!((hits, misses), (0, 0), "{r:?}"),
+        }
+    }
+    assert_eq!(row("mapped")[4], json!(1.0), "there is no remote store");
+    assert_eq!(row("pages")[4..], [Value::Null, Value::Null, Value::Null], "there is no remote store");
+    let answers = row("answers");
+    assert_eq!(count(&answers[2]) + count(&answers[3]), 2, "{answers:?}");
+    // The gauges say the same.
+    for (tier, name) in [
+        ("decoded", "quiver_cache_hit_ratio"),
+        ("mapped", "quiver_mapped_hit_ratio"),
+        ("answers", "quiver_result_cache_hit_ratio"),
+    ] {
+        let (table, gauge) = (row(tier)[4].as_f64(), server.metric(name));
+        assert!(table.is_some_and(|t| (t - gauge).abs() < 1e-9), "{tier}: {table:?}, {gauge}");
+    }
+    assert!(!server.get("/metrics", &[]).text().contains("quiver_remote_pages_hit_ratio"));
+
+    // It is read as any other table, and only read.
+    for statement in [
+        "SELECT * FROM system.nothing",
+        "DELETE FROM system.caches",
+        "INSERT INTO system.caches SELECT * FROM system.caches",
+    ] {
+        let r = server.post("/api/v1/sql", &[("query", statement)]);
+        assert_eq!(r.status, 400, "{statement}: {}", r.text());
+    }
+    // More misses than hits are a number, too.
+    let worst = server.sql("SELECT level, min(hits - misses) FROM system.caches WHERE tier = 'decoded' GROUP BY level");
+    assert_eq!(worst.len(), 1);
+    assert!(worst[0][1].is_i64(), "{worst:?}");
+}
+
+#[test]
+fn without_a_server_there_are_no_caches_to_tell_of() {
+    let mut server = filled();
+    server.admin("flush");
+    server.terminate();
+    let folder = server.data.display().to_string();
+    let text = succeeds(&["sql", "--offline", &folder, "--format", "csv", "SELECT count(*) AS n FROM system.caches"]);
+    assert_eq!(text, "n\n0\n");
 }

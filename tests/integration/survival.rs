@@ -29,6 +29,8 @@ fn kills_under_remote_write_lose_nothing_acknowledged() {
         samples += n;
         longest = longest.max(ready);
     }
+    // A debug build beside other tests is no measure of it.
+    assert!(cfg!(debug_assertions) || longest < Duration::from_secs(2), "ready after {longest:?}");
     let ready = longest.as_millis();
     row.passed(format_args!("{kills} kills, ready after at most {ready} ms"), samples as u64);
 }

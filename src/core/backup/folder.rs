@@ -86,7 +86,7 @@ impl Vault for FolderVault {
         // Blocks of the backup before, and what attempts that were cut off have left.
         for name in self.disk.list(BLOCK_DIR)? {
             let path = join(BLOCK_DIR, &name);
-            let is_ours = [".block", ".copy", ".head"].iter().any(|end| name.ends_with(end));
+            let is_ours = [".block", ".copy", ".head", ".tmp"].iter().any(|end| name.ends_with(end));
             if is_ours && !named.contains(path.as_str()) {
                 self.disk.remove(&path)?;
                 gone += u64::from(name.ends_with(".block"));

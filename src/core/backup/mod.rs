@@ -12,6 +12,7 @@
 //! Invariants
 //! 1. Whatever is interrupted leaves the backup of before, whole.
 //! 2. A place that is not that of a backup is not written to; a restore deletes nothing.
+//! 3. A backup is brought up to date from its own folder only: from one that began anew or is another it is refused.
 
 mod folder;
 mod remote;
@@ -130,12 +131,14 @@ impl Backup {
         self.vault.name()
     }
 
-    /// Files for the blocks of a source, whose manifest names their checksums (`crc` gives those it does not).
+    /// Files for the blocks of a source, whose manifest names their checksums (`crc` gives those it does not). A source that
+    /// is not the folder of the backup that is there is refused.
     pub fn plan(
         &self,
         source: &Manifest,
         crc: impl Fn(&str) -> Result<u32, BackupError>,
     ) -> Result<Vec<BackupFile>, BackupError> {
+        self.refuse_another(source)?;
         let mut out = Vec::with_capacity(source.entries.len());
         for e in &source.entries {
             let crc32c = match crc_of(e) {
@@ -147,6 +150,38 @@ impl Backup {
             out.push(BackupFile { from: e.file.clone(), to, bytes: e.bytes, crc32c, is_there });
         }
         Ok(out)
+    }
+
+    /// Blocks of the backup before go, so one of another folder would be gone: that of a disk that was lost, when a server
+    /// has begun anew in its place.
+    fn refuse_another(&self, source: &Manifest) -> Result<(), BackupError> {
+        let before = self.vault.manifest();
+        // What is in the log may be in the backup as a block, whose number the folder itself has yet to give.
+        if source.id_next.max(1).saturating_add(1) < before.id_next {
+            return Err(BackupError::Refused(format!(
+                "{} holds the backup of a folder that has come further, to block {} against {}: this folder was begun anew, \
+                 was set back, or is another one, and the blocks of that backup would go: use another --out",
+                self.name(),
+                before.id_next.saturating_sub(1),
+                source.id_next.saturating_sub(1)
+            )));
+        }
+        let made_ms = before.extra.get(BACKUP_KEY).and_then(|ms| ms.as_i64());
+        for e in &source.entries {
+            let Some(there) = before.entry(e.id) else { continue };
+            // The log as a block was made with the backup: the folder gave its number to another one later.
+            let is_log = made_ms == Some(there.created_ms);
+            let is_other = crc_of(e).zip(crc_of(there)).is_some_and(|(new, old)| new != old);
+            if is_other && !is_log {
+                return Err(BackupError::Refused(format!(
+                    "{} holds the backup of another folder, whose block {} is not the one of this folder: the blocks of that \
+                     backup would go: use another --out",
+                    self.name(),
+                    e.id
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the blocks that are there once more; those that are not what they were count as missing.

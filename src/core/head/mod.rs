@@ -38,6 +38,8 @@ use page::{Applied, PAGE_SERIES, Page, Pieces};
 
 /// New series registered under one hold of the table's write lock.
 const REGISTER_RUN: usize = 64;
+/// What the metadata of a family takes beside its texts.
+const FAMILY_BYTES: i64 = 128;
 /// What a series takes beside its labels' bytes: slot, tables, lists. Measured with a million of them.
 const SERIES_BYTES: i64 = 180;
 /// What a label of a series takes in the index.
@@ -355,7 +357,10 @@ impl Head {
         if !batch.metadata.is_empty() {
             let mut map = self.metadata.lock();
             for (name, m) in batch.metadata.drain(..) {
-                add_metadata(&mut map, name, m);
+                let bytes = FAMILY_BYTES + (name.len() + m.unit.len() + m.help.len()) as i64;
+                if add_metadata(&mut map, name, m) {
+                    self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                }
             }
         }
         self.touched.store(true, Ordering::Release);
@@ -649,15 +654,16 @@ pub(crate) fn add_exemplar(list: &mut Vec<Exemplar>, e: &Exemplar) -> bool {
     true
 }
 
-/// Adds metadata as the newest of its family.
-pub(crate) fn add_metadata(map: &mut MetadataMap, name: String, m: Metadata) {
+/// Adds metadata as the newest of its family; false where it was that.
+pub(crate) fn add_metadata(map: &mut MetadataMap, name: String, m: Metadata) -> bool {
     let list = map.entry(name).or_default();
     if list.first() == Some(&m) {
-        return;
+        return false;
     }
     list.retain(|have| *have != m);
     list.insert(0, m);
     list.truncate(METADATA_VERSIONS);
+    true
 }
 
 fn packed(batch: &WriteBatch, at: (u32, u32)) -> Result<&[u8], LabelsError> {

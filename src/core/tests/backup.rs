@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use quiver_model::Matcher;
 use quiver_persistence::disk::{FaultAction, FaultRule};
 use quiver_persistence::remote::{FaultyObjects, FolderObjects, ObjectFault, ObjectOp, Objects};
-use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
+use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, ManifestStore, MemoryDisk};
 
 use super::oracle::assert_same;
 use super::store::{block_on, open, write};
@@ -119,6 +119,70 @@ fn folders_of_something_else_are_left_alone() {
     assert!(matches!(restored(&MemoryDisk::new(), &MemoryDisk::new()), Err(BackupError::Refused(_))));
     let open = open(&out.crash(1));
     drop(open);
+}
+
+#[test]
+fn a_folder_that_goes_on_is_not_taken_for_another() {
+    let (disk, out, oracle) = (MemoryDisk::new(), MemoryDisk::new(), MemoryStore::new());
+    step(&disk, &oracle, 1, true);
+    step(&disk, &oracle, 2, false);
+    // What an attempt that was cut off has left goes.
+    out.put("blocks/0000000000000002.head.tmp", vec![1]);
+    // The log becomes block 2 of the backup; a server says less of itself, and writes another block 2 later.
+    back_up(&disk, &out).unwrap();
+    assert!(out.list("blocks").unwrap().iter().all(|f| f.ends_with(".block")));
+    same(&out, &oracle);
+    let manifest = ManifestStore::open(Arc::new(disk.clone()), "").unwrap().current();
+    Backup::on(Arc::new(out.clone())).unwrap().plan(&manifest, |_| Ok(0)).unwrap();
+    step(&disk, &oracle, 3, true);
+    back_up(&disk, &out).unwrap();
+    for k in [4, 5] {
+        step(&disk, &oracle, k, false);
+        back_up(&disk, &out).unwrap();
+        back_up(&disk, &out).unwrap();
+        same(&out, &oracle);
+    }
+    let store = open(&disk);
+    block_on(store.compact()).unwrap();
+    store.close();
+    drop(store);
+    back_up(&disk, &out).unwrap();
+    // The disk is lost; the folder that was restored goes on, and so does the backup.
+    let after = MemoryDisk::new();
+    restored(&out, &after).unwrap();
+    back_up(&after, &out).unwrap();
+    step(&after, &oracle, 6, true);
+    back_up(&after, &out).unwrap();
+    same(&out, &oracle);
+}
+
+#[test]
+fn a_server_that_began_anew_does_not_wipe_the_backup_of_what_was_lost() {
+    let (disk, oracle) = (MemoryDisk::new(), MemoryStore::new());
+    (1..5).for_each(|k| step(&disk, &oracle, k, true));
+    let (out, away) = (MemoryDisk::new(), Away::on(MemoryDisk::new()));
+    back_up(&disk, &out).unwrap();
+    away.back_up(&disk).unwrap();
+    let refused = |anew: &MemoryDisk, words: &[&str]| {
+        for result in [back_up(anew, &out), away.back_up(anew)] {
+            let e = result.unwrap_err();
+            assert!(matches!(e, BackupError::Refused(_)), "{e}");
+            let why = e.to_string();
+            assert!(words.iter().all(|w| why.contains(w)) && why.contains("another --out"), "{why}");
+        }
+        same(&out, &oracle);
+        away.same(&oracle);
+    };
+    let anew = MemoryDisk::new();
+    step(&anew, &MemoryStore::new(), 90, true);
+    refused(&anew, &["come further", "block 4 against 1"]);
+    // It comes as far as the old one was.
+    (91..97).for_each(|k| step(&anew, &MemoryStore::new(), k, true));
+    refused(&anew, &["another folder", "block 1"]);
+    // The old one goes on.
+    step(&disk, &oracle, 5, true);
+    back_up(&disk, &out).unwrap();
+    same(&out, &oracle);
 }
 
 #[test]

@@ -113,6 +113,37 @@ fn writes_and_reads_go_on_while_a_flush_hangs_on_the_disk() {
 }
 
 #[test]
+fn a_stop_ends_a_merge_that_the_background_chose() {
+    let disk = Arc::new(FaultyDisk::new(Arc::new(MemoryDisk::new())));
+    let store = Store::open(disk.clone(), options()).unwrap();
+    // They overlap: merged without being asked for.
+    for k in 0..4 {
+        for t in [k, 1_000 + k] {
+            write(&store, &scrape(t)).unwrap();
+        }
+        block_on(store.flush()).unwrap();
+    }
+    let gate = Gate::new();
+    disk.push(FaultRule::new(DiskOp::Create, FaultAction::Wait(gate.clone())).on("blocks/").times(1));
+    store.tick_for_test();
+    gate.wait_for_arrival();
+    let (closed, is_closed) = std::sync::mpsc::channel();
+    let closing = Arc::clone(&store);
+    std::thread::spawn(move || {
+        closing.close();
+        closed.send(()).unwrap();
+    });
+    while !store.is_stopping_for_test() {
+        std::thread::yield_now();
+    }
+    gate.open();
+    is_closed
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .expect("the stop does not wait for merges that begin anew");
+    assert_eq!(store.stats(1).blocks, 4);
+}
+
+#[test]
 fn a_flush_that_fails_anywhere_is_done_again_and_loses_nothing() {
     for op in [DiskOp::Create, DiskOp::Write, DiskOp::Sync, DiskOp::Rename, DiskOp::SyncDir] {
         for path in ["blocks", "MANIFEST"] {

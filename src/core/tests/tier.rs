@@ -38,7 +38,8 @@ impl Far {
     fn options(&self, change: impl FnOnce(&mut TierOptions)) -> StoreOptions {
         let ms = Duration::from_millis;
         let mut tier = TierOptions {
-            retry: RetryPolicy { attempt: ms(60), deadline: ms(150), pause: ms(1), pause_max: ms(2) },
+            // A busy machine must not make a store that is well look like one that stalls.
+            retry: RetryPolicy { attempt: ms(400), deadline: ms(1200), pause: ms(1), pause_max: ms(2) },
             after_ms: i64::MIN,
             drop_after_ms: i64::MIN,
             cache_bytes_max: 1 << 20,
@@ -257,6 +258,90 @@ fn of_two_writers_one_is_fenced_and_goes_on_reading() {
     blocks(&second, 30, 31);
     block_on(second.tier()).unwrap();
     assert_eq!(second.stats(0).tier.unwrap().fenced, None);
+}
+
+#[test]
+fn a_catalog_whose_answer_was_lost_is_no_other_writer() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 2);
+    block_on(store.tier()).unwrap();
+    blocks(&store, 2, 3);
+    // It is put, and nothing more is heard of the store.
+    far.objects.fail(ObjectOp::Put, "catalog", ObjectFault::Lose, 1);
+    far.objects.fail(ObjectOp::Get, "catalog", ObjectFault::Fail(ObjectErrorKind::Unavailable), u64::MAX);
+    assert!(block_on(store.tier()).is_err());
+    far.objects.heal();
+    // The manifest is another one by now.
+    blocks(&store, 3, 4);
+    block_on(store.tier()).unwrap();
+    let figures = store.stats(0).tier.unwrap();
+    assert_eq!((figures.fenced, figures.catalog), (None, 3));
+    assert_eq!(places(&store), [Place::Remote; 3]);
+    assert_eq!(far.takeover_view(), [10, 20, 30]);
+}
+
+#[test]
+fn a_store_that_replaces_catalogs_is_noticed_at_every_start() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 3);
+    block_on(store.tier()).unwrap();
+    store.close();
+    drop(store);
+    // It is on another service now.
+    far.objects.be_unconditional();
+    let fenced = |store: &Store| {
+        blocks(store, 3, 4);
+        assert_eq!(block_on(store.tier()), Ok(()));
+        let why = store.stats(0).tier.unwrap().fenced.unwrap();
+        assert!(why.contains("conditional writes"), "{why}");
+        assert_eq!(places(store), [Place::Remote, Place::Remote, Place::Local]);
+        assert_eq!(times(store, "a").unwrap(), [10, 20, 30], "it goes on reading");
+    };
+    let store = far.open(&disk);
+    fenced(&store);
+    store.close();
+    drop(store);
+    fenced(&far.takeover(&MemoryDisk::new()).unwrap());
+}
+
+#[test]
+fn a_local_file_stays_where_its_object_is_not_what_it_was() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open_with(&disk, |t| t.drop_after_ms = i64::MAX).unwrap();
+    blocks(&store, 1, 4);
+    block_on(store.tier()).unwrap();
+    store.close();
+    drop(store);
+    // Somebody was in the bucket.
+    let keys = far.keys("blocks");
+    far.disk.remove(&keys[0]).unwrap();
+    let len = far.disk.len(&keys[1]).unwrap();
+    far.disk.truncate(&keys[1], len - 1).unwrap();
+    let store = far.open(&disk);
+    let e = block_on(store.tier()).unwrap_err().to_string();
+    assert!(e.contains(&keys[1]) && e.contains("file://") && e.contains("0000000000000002.block"), "{e}");
+    assert_eq!(places(&store), [Place::Local, Place::Both, Place::Remote], "one does not hold up the next");
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20, 30]);
+    // What is gone is uploaded again.
+    assert!(block_on(store.tier()).is_err());
+    assert_eq!(places(&store), [Place::Remote, Place::Both, Place::Remote]);
+    assert_eq!(far.keys("blocks"), keys);
+    assert!(disk.exists("blocks/0000000000000002.block").unwrap());
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20, 30]);
+}
+
+#[test]
+fn a_move_that_a_stop_cut_off_is_no_success() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 3);
+    let inner = store.inner_for_test();
+    inner.background.stop();
+    let e = inner.tier_now().unwrap_err();
+    assert!(e.to_string().contains("shutting down"), "{e}");
+    assert_eq!(places(&store), [Place::Local; 2]);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //!
 //! Invariants
 //! 1. At every moment a block is readable: its local file goes after a published catalog names its object, whose bytes were
-//!    read back and compared, and after a reader of it is open.
+//!    read back and compared and which is still as long, and after a reader of it is open.
 //! 2. Whoever finds a catalog that is not its own publishes nothing any more and removes nothing: it is fenced, says so, and
 //!    goes on reading. Numbers of catalogs are taken once, so two at a time cannot both win.
 //! 3. An object is removed when neither the newest catalog nor the manifest has named it for a while, and the newest catalog
@@ -332,7 +332,14 @@ impl Tier {
                         found.generation
                     ))
                 } else {
-                    Standing::Ours { generation: found.generation, published: Some(bare(found.manifest)) }
+                    // Once a start, also after a takeover: the store may be on another service since its first catalog.
+                    match self.catalogs.prove_conditional(&found.manifest) {
+                        Ok(()) => {
+                            Standing::Ours { generation: found.generation, published: Some(bare(found.manifest)) }
+                        }
+                        Err(e @ CatalogError::NotConditional(_)) => Standing::Fenced(e.to_string()),
+                        Err(e) => return Err(e),
+                    }
                 }
             }
         };

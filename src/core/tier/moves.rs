@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quiver_persistence::manifest::TierMark;
-use quiver_persistence::remote::{CatalogError, ObjectError, Objects};
+use quiver_persistence::remote::{CatalogError, ObjectError, Objects, Published};
 use quiver_persistence::{Crc32c, Disk, Manifest, ManifestEntry, Place};
 
 use super::{Standing, Tier, bare, new_name, write_tail};
@@ -11,7 +11,7 @@ use crate::ReadError;
 use crate::background::TaskKind;
 use crate::catalog::StoredBlock;
 use crate::flush::{crc_of, io, manifest_error};
-use crate::store::Inner;
+use crate::store::{BLOCK_DIR, Inner};
 
 /// Bytes read at a time of an object that is compared or copied as a whole.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -49,15 +49,19 @@ impl Tier {
         Ok(crc.value())
     }
 
-    /// Is an object there, as long as it has to be and with the bytes it has to have?
-    fn is_there(&self, object: &str, bytes: u64, crc: u32) -> Result<bool, ReadError> {
+    /// How long an object is; `None` where there is none of that name.
+    fn len_of(&self, object: &str) -> Result<Option<u64>, ReadError> {
         let key = object.to_owned();
         match self.cache.io().wait(move |o: Arc<dyn Objects>| async move { o.head(&key).await }) {
-            Ok(info) if info.bytes != bytes => Ok(false),
-            Ok(_) => Ok(self.read_all(object, bytes, &mut |_| Ok(()))? == crc),
-            Err(e) if e.is_not_found() => Ok(false),
+            Ok(info) => Ok(Some(info.bytes)),
+            Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(remote(&e)),
         }
+    }
+
+    /// Is an object there, as long as it has to be and with the bytes it has to have?
+    fn is_there(&self, object: &str, bytes: u64, crc: u32) -> Result<bool, ReadError> {
+        Ok(self.len_of(object)? == Some(bytes) && self.read_all(object, bytes, &mut |_| Ok(()))? == crc)
     }
 
     fn upload(&self, disk: &dyn Disk, entry: &ManifestEntry, object: &str, crc: u32) -> Result<(), ReadError> {
@@ -79,6 +83,30 @@ impl Tier {
 
     /// Publishes the catalog of a manifest, unless that is what the store has. Gives its generation where it is a new one.
     fn publish(&self, current: &Manifest) -> Result<Option<u64>, CatalogError> {
+        match self.publish_next(current) {
+            // Once: no number is tried before the one below it is known, so there is one such catalog at most.
+            Err(CatalogError::Taken { found, .. }) if self.is_own(&found.manifest) => {
+                let adopted = found.generation;
+                self.adopt(*found);
+                Ok(self.publish_next(current)?.or(Some(adopted)))
+            }
+            done => done,
+        }
+    }
+
+    /// Was a catalog published by this process?
+    pub(super) fn is_own(&self, catalog: &Manifest) -> bool {
+        catalog.tier().is_some_and(|mark| mark.session == self.session)
+    }
+
+    /// Goes on from a catalog of our own whose answer got lost.
+    pub(super) fn adopt(&self, found: Published) {
+        let Published { generation, manifest } = found;
+        tracing::info!(store = self.name(), catalog = generation, "a catalog of ours is there, its answer was lost");
+        *self.standing.lock() = Standing::Ours { generation, published: Some(bare(manifest)) };
+    }
+
+    fn publish_next(&self, current: &Manifest) -> Result<Option<u64>, CatalogError> {
         let (generation, published) = match &*self.standing.lock() {
             Standing::Ours { generation, published } => (*generation, published.clone()),
             Standing::Unknown | Standing::Fenced(_) => return Ok(None),
@@ -98,7 +126,9 @@ impl Tier {
             superseded: Vec::new(),
         });
         self.catalogs.publish(&catalog).inspect_err(|e| {
-            if let CatalogError::Taken { store, found } = e {
+            if let CatalogError::Taken { store, found } = e
+                && !self.is_own(&found.manifest)
+            {
                 let who = found.manifest.tier().unwrap_or_default().writer;
                 self.fence(format!(
                     "{store} was taken over (writer {who}, catalog {}): nothing is moved there",
@@ -107,7 +137,12 @@ impl Tier {
             }
         })?;
         if generation == 0 {
-            self.catalogs.prove_conditional(&catalog).inspect_err(|e| self.fence(e.to_string()))?;
+            self.catalogs.prove_conditional(&catalog).inspect_err(|e| {
+                // What failed otherwise is asked again with the next attempt to publish.
+                if matches!(e, CatalogError::NotConditional(_)) {
+                    self.fence(e.to_string());
+                }
+            })?;
         }
         *self.standing.lock() = Standing::Ours { generation: next, published: Some(bare(wanted)) };
         tracing::info!(store = self.name(), catalog = next, blocks = catalog.entries.len(), "the catalog is published");
@@ -180,8 +215,12 @@ impl Inner {
     /// Does all that is due between the local disk and the store.
     pub(crate) fn tier_now(&self) -> Result<(), ReadError> {
         let Some(tier) = self.tier.clone() else { return Ok(()) };
-        tier.attach(&self.manifest).map_err(|e| catalog_error(&tier.name(), &e))?;
-        self.reopen_unreachable();
+        let attached = tier.attach(&self.manifest);
+        // A store that says no to this may still be read; one that is away would be waited for once for every block.
+        if !matches!(&attached, Err(CatalogError::Store(e)) if e.is_transient()) {
+            self.reopen_unreachable();
+        }
+        attached.map_err(|e| catalog_error(&tier.name(), &e))?;
         if tier.is_fenced() || !self.manifest.is_certain() {
             tier.progress.lock().agreed = self.manifest.current().generation;
             return Ok(());
@@ -195,7 +234,7 @@ impl Inner {
         for (done, id) in (0u64..).zip(&uploads) {
             self.background.progress(TaskKind::Tier, done, uploads.len() as u64);
             if self.background.is_stopping() {
-                return Ok(());
+                return Err(ReadError::stopped(BLOCK_DIR));
             }
             match self.upload_block(&tier, *id) {
                 // A block that has rotted must not hold up the others.
@@ -206,12 +245,13 @@ impl Inner {
         let agreed = self.publish_catalog(&tier)?;
         for id in self.to_drop(&tier) {
             if self.background.is_stopping() {
-                return Ok(());
+                return Err(ReadError::stopped(BLOCK_DIR));
             }
-            self.drop_local(&tier, id)?;
+            // One that cannot go holds up neither the others nor the sweep.
+            failed = failed.or(self.drop_local(&tier, id).err());
         }
         if tier.sweep_is_due() {
-            tier.sweep(&self.manifest)?;
+            failed = failed.or(tier.sweep(&self.manifest).err());
         }
         tier.progress.lock().agreed = agreed;
         failed.map_or(Ok(()), Err)
@@ -278,6 +318,21 @@ impl Inner {
 
     /// From now on a block is read from the store, and its local file goes.
     fn drop_local(&self, tier: &Tier, id: u64) -> Result<(), ReadError> {
+        let Some(stored) = self.stored(id) else { return Ok(()) };
+        let object = stored.entry.object().unwrap_or_default();
+        // Compared when it was uploaded, which may be long ago: a bucket has rules of its own, and others who use it.
+        match tier.len_of(&object)? {
+            Some(bytes) if bytes == stored.entry.bytes => {}
+            Some(bytes) => {
+                let what = format!(
+                    "{object} in {} has {bytes} bytes instead of {}: the local file stays",
+                    tier.name(),
+                    stored.entry.bytes
+                );
+                return Err(ReadError::Corrupt { file: stored.entry.file.clone(), offset: 0, what });
+            }
+            None => return self.take_back(tier, &stored, &object),
+        }
         // A merge that reads the block removes its file by the place it knew.
         let _one_at_a_time = self.compacting.lock();
         let Some(stored) = self.stored(id) else { return Ok(()) };
@@ -305,6 +360,30 @@ impl Inner {
             tracing::warn!(error = %e, "the local file of a block that was moved stays until the next start");
         }
         tracing::info!(block = entry.file, bytes = entry.bytes, "a block is in the remote store alone");
+        Ok(())
+    }
+
+    /// The object of a block is gone: the block is a local one again, so that it is uploaded again.
+    fn take_back(&self, tier: &Tier, stored: &StoredBlock, object: &str) -> Result<(), ReadError> {
+        let (id, file, store) = (stored.entry.id, &stored.entry.file, tier.name());
+        // Where there is no local file to upload, the name of the object is all that is left of the block.
+        if stored.remote().is_some() || self.disk.len(file).map_err(io)? != stored.entry.bytes {
+            let what = format!("{object} is gone from {store}, and the local file is damaged");
+            return Err(ReadError::Corrupt { file: file.clone(), offset: 0, what });
+        }
+        let _publishing = self.publishing.lock();
+        if self.manifest.current().entry(id).is_none_or(|e| e.place() != Place::Both) {
+            return Ok(());
+        }
+        let edited = self.manifest.edit(|m| {
+            m.entries.iter_mut().filter(|e| e.id == id).for_each(|e| e.set_place(Place::Local, ""));
+        });
+        let manifest = edited.map_err(manifest_error)?;
+        if let Some(entry) = manifest.entry(id) {
+            let entry = entry.clone();
+            self.change_block(id, |b| b.with_entry(entry));
+        }
+        tracing::warn!(block = file, object, store, "an object is gone from the remote store: it is uploaded again");
         Ok(())
     }
 

@@ -38,9 +38,17 @@ impl Tier {
         }
         let listed = self.cache.io().wait(|o| async move { o.list(OBJECT_DIR).await }).map_err(|e| failed(&e))?;
         let newest = self.catalogs.latest(ours).map_err(|e| failed(&e))?;
-        let Some(newest) = newest.filter(|n| n.generation == ours) else {
-            self.fence(format!("{} has a catalog that is not ours: nothing is moved there", self.name()));
-            return Ok(());
+        let newest = match newest {
+            Some(newest) if newest.generation == ours => newest,
+            // One whose answer got lost, and the manifest is back to what was published before it: the next run goes on.
+            Some(newest) if self.is_own(&newest.manifest) => {
+                self.adopt(newest);
+                return Ok(());
+            }
+            _ => {
+                self.fence(format!("{} has a catalog that is not ours: nothing is moved there", self.name()));
+                return Ok(());
+            }
         };
         // After the catalog: whatever was uploaded since is younger than any stray.
         let current = manifest.current();

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
-use quiver_core::{Health, NamedCount, TaskState};
+use quiver_core::{Health, NamedCount, StoreStats, TaskState};
 use quiver_model::calendar::{DAY_MS, date_of};
+use quiver_query::Engine;
+use quiver_query::sql::cache_tiers;
 
 use super::error::{ApiError, ErrorType};
 use super::json::Json;
@@ -293,7 +295,7 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let tier = s.tier.clone().unwrap_or_default();
     let l3 = &tier.reads.pages;
     let writable = f64::from(u8::from(g.services.maintain.health() == Health::Ok));
-    vec![
+    let mut list = vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
         gauge("quiver_http_connections", "Open HTTP connections.", c.connections.load(Ordering::Relaxed) as f64),
         counter("quiver_queries_total", "PromQL and SQL queries received.", c.queries.get()),
@@ -385,7 +387,28 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         gauge("quiver_writable", "1 while writes are taken.", writable),
         gauge("quiver_uptime_seconds", "Seconds since the start.", (now - g.services.about.started_ms) as f64 / 1000.0),
         gauge("quiver_build_info", "Constant 1.", 1.0),
+    ];
+    list.extend(hit_ratios(&s, &g.services.engine));
+    list
+}
+
+/// How often each cache had what was asked for, since the start. One that was not asked has no sample: 0 and 1 would both
+/// say something of it, and NaN would be every sum's and average's value.
+fn hit_ratios(stats: &StoreStats, engine: &Engine) -> impl Iterator<Item = OwnMetric> {
+    let [decoded, mapped, pages, ahead, answers] = cache_tiers(stats, engine);
+    [
+        ("quiver_cache_hit_ratio", "L1: columns found decoded, of those asked for.", decoded),
+        ("quiver_mapped_hit_ratio", "L2: chunks decoded from local blocks, of those decoded from blocks.", mapped),
+        (
+            "quiver_remote_pages_hit_ratio",
+            "L3: pages that queries found on the local disk, of found and fetched.",
+            pages,
+        ),
+        ("quiver_prefetch_hit_ratio", "Windows that came as expected, of selectors known.", ahead),
+        ("quiver_result_cache_hit_ratio", "Range queries of which steps were known, of those that may be.", answers),
     ]
+    .into_iter()
+    .filter_map(|(name, help, tier)| Some(OwnMetric { name, help, counter: false, value: tier.hit_ratio()? }))
 }
 
 /// Own metrics in the text format.

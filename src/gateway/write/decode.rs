@@ -38,6 +38,12 @@ pub struct DecodeOptions<'a> {
     pub known: Option<&'a dyn Ingest>,
 }
 
+/// A chunk holds no histogram of more.
+const HISTOGRAM_BUCKETS_MAX: usize = 1 << 16;
+
+/// Places of packed labels are `u32`; the last series may go beyond it by its own labels.
+const LABEL_BYTES_MAX: usize = 1 << 31;
+
 /// Buffers of a request, used again by the next; they hold nothing in between.
 #[derive(Default)]
 pub struct DecodeScratch {
@@ -108,13 +114,14 @@ pub fn decode(
     scratch.described.clear();
     let labels = std::mem::take(&mut scratch.labels).emptied();
     let symbols = emptied(std::mem::take(&mut scratch.symbols));
-    let mut d = Decoder { options, batch, rejects: Rejects::default(), labels, family: "", symbols, scratch };
+    let mut d = Decoder { options, batch, rejects: Rejects::default(), labels, family: None, symbols, scratch };
     let done = match version {
         Version::V1 => d.request_v1(body),
         Version::V2 => d.request_v2(body),
     };
     let Decoder { rejects, labels, symbols, scratch, .. } = d;
     (scratch.labels, scratch.symbols) = (labels.emptied(), emptied(symbols));
+    scratch.refs = emptied(std::mem::take(&mut scratch.refs));
     done.map(|()| rejects)
 }
 
@@ -125,7 +132,7 @@ struct Decoder<'o, 'b, 'a> {
     /// Of the series at hand.
     labels: SeriesLabels<'a>,
     /// The last one that was described (2.0).
-    family: &'a str,
+    family: Option<&'a str>,
     symbols: Vec<Option<&'a str>>,
     scratch: &'b mut DecodeScratch,
 }
@@ -200,10 +207,9 @@ impl<'a> Decoder<'_, '_, 'a> {
         if !is_utf8 {
             let pairs = self.labels.pairs();
             self.rejects.add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {pairs:?}"));
-            self.labels.forget();
             return Ok(());
         }
-        if !self.begin_series() {
+        if !self.begin_series()? {
             return Ok(());
         }
         let mut r = others.unwrap_or(r);
@@ -269,14 +275,12 @@ impl<'a> Decoder<'_, '_, 'a> {
         let (refs, symbols) = (&self.scratch.refs, &self.symbols);
         self.labels.begin();
         if let Err(why) = resolve(refs, |name, value| self.labels.put_refs(name, value, symbols)) {
-            self.labels.forget();
             self.rejects.add(|| format!("parsing labels for series {refs:?}: {why}"));
             return Ok(());
         }
         self.labels.end();
         let text = |i: u64| if i == 0 { Some("") } else { symbol(symbols, i).ok() };
         let Some((help, unit)) = text(help_ref).zip(text(unit_ref)) else {
-            self.labels.forget();
             self.rejects.add(|| format!("parsing metadata for series {refs:?}: invalid symbol reference"));
             return Ok(());
         };
@@ -286,12 +290,11 @@ impl<'a> Decoder<'_, '_, 'a> {
             self.labels.replace([("__type__", kind), ("__unit__", unit)]);
         }
         if samples == 0 {
-            self.labels.forget();
             let shown = show(self.labels.pairs());
             self.rejects.add(|| format!("TimeSeries must contain at least one sample or histogram for series {shown}"));
             return Ok(());
         }
-        if !self.begin_series() {
+        if !self.begin_series()? {
             return Ok(());
         }
         let name = self.labels.pairs().iter().find(|(n, _)| *n == METRIC_NAME).map_or("", |(_, v)| *v);
@@ -307,7 +310,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         self.end_series();
         if kind != MetricKind::Unknown || !help.is_empty() || !unit.is_empty() {
             let family = family_name(name, kind);
-            if family == std::mem::replace(&mut self.family, family) {
+            if self.family.replace(family) == Some(family) {
                 return Ok(());
             }
             // Once per request; that two families fall on one number only means that one is taken from the next request.
@@ -321,15 +324,19 @@ impl<'a> Decoder<'_, '_, 'a> {
     }
 
     /// Checks the labels and starts a series with them; false, with a reason given, where they are wrong.
-    fn begin_series(&mut self) -> bool {
+    fn begin_series(&mut self) -> Result<bool, WireError> {
+        let label_bytes_max = self.options.limits.write_label_bytes_max.min(LABEL_BYTES_MAX);
+        if self.batch.label_bytes.len() > label_bytes_max {
+            return Err(WireError::Labels(label_bytes_max));
+        }
         let at = self.batch.label_bytes.len() as u32;
         if let Err(why) = self.labels.pack(self.options.limits, &mut self.batch.label_bytes) {
             let pairs = self.labels.pairs();
             self.rejects.add(|| format!("{why}, labels {}", show(pairs)));
-            return false;
+            return Ok(false);
         }
         self.batch.begin_packed(at);
-        true
+        Ok(true)
     }
 
     /// A series none of whose samples was valid is taken back whole.
@@ -416,7 +423,14 @@ impl<'a> Decoder<'_, '_, 'a> {
         let integer = p.count_int.is_some()
             || (p.h.positive_buckets.is_empty() && p.h.negative_buckets.is_empty() && p.count_float == 0.0);
         let (ts, start_ts) = (p.ts, p.start_ts);
-        match p.finish(integer) {
+        let buckets_max = self.options.limits.histogram_buckets_max.min(HISTOGRAM_BUCKETS_MAX);
+        let finished = match p.parts() {
+            parts if parts > buckets_max => {
+                Err(format!("histogram of {parts} buckets or bounds, the limit is {buckets_max}"))
+            }
+            _ => p.finish(integer),
+        };
+        match finished {
             Ok(h) => {
                 if self.time_ok(ts) {
                     self.batch.push_histogram(ts, h, start_ts);
@@ -511,6 +525,15 @@ fn span(bytes: &[u8]) -> Result<Span, WireError> {
 }
 
 impl HistogramFields {
+    /// Length of the longest of its lists.
+    fn parts(&self) -> usize {
+        let h = &self.h;
+        let spans = h.positive_spans.len().max(h.negative_spans.len());
+        let buckets = h.positive_buckets.len().max(h.negative_buckets.len());
+        let deltas = self.positive_deltas.len().max(self.negative_deltas.len());
+        spans.max(buckets).max(deltas).max(h.custom_values.len())
+    }
+
     /// Absolute counts, checked.
     fn finish(self, integer: bool) -> Result<Histogram, String> {
         let mut h = self.h;

@@ -31,14 +31,20 @@ pub(super) struct SeriesLabels<'a> {
     /// Which of the labels so far are those that stood there before.
     repeated: Vec<bool>,
     /// Where the packed bytes of the series before begin; none where nothing may be taken from it.
-    before: Option<u32>,
+    from: Option<u32>,
+    /// The same for the next series, once this one is packed.
+    packed: Option<u32>,
     /// Where each of its labels ends after that.
     ends: Vec<u32>,
 }
 
+/// An empty vector keeps room for so many from one message to the next.
+const KEPT_LEN: usize = 1 << 16;
+
 /// An empty vector with the memory of `old`: what borrows from one message cannot be kept for another, its room can.
 pub(super) fn emptied<A, B>(mut old: Vec<A>) -> Vec<B> {
     old.clear();
+    old.shrink_to(KEPT_LEN);
     old.into_iter().filter_map(|_| None).collect()
 }
 
@@ -51,7 +57,8 @@ impl<'a> SeriesLabels<'a> {
             messages: emptied(messages),
             refs: emptied(refs),
             repeated: emptied(repeated),
-            before: None,
+            from: None,
+            packed: None,
             ends: emptied(ends),
         }
     }
@@ -63,12 +70,14 @@ impl<'a> SeriesLabels<'a> {
 
     /// The next series takes no label from this one.
     pub(super) fn forget(&mut self) {
-        self.before = None;
+        self.packed = None;
     }
 
     /// Before the labels of a series are put.
     pub(super) fn begin(&mut self) {
-        if self.before.is_none() {
+        // Only a series that is packed leaves something to the next: whatever goes wrong before that leaves nothing.
+        self.from = self.packed.take();
+        if self.from.is_none() {
             self.pairs.clear();
             self.messages.clear();
             self.refs.clear();
@@ -141,7 +150,7 @@ impl<'a> SeriesLabels<'a> {
         self.pairs.extend(labels.iter().filter(|(_, value)| !value.is_empty()));
         self.repeated.clear();
         self.repeated.resize(self.pairs.len(), false);
-        self.before = None;
+        self.from = None;
         self.messages.clear();
         self.refs.clear();
     }
@@ -150,10 +159,10 @@ impl<'a> SeriesLabels<'a> {
     /// returned.
     pub(super) fn pack(&mut self, limits: &Limits, out: &mut Vec<u8>) -> Result<(), String> {
         let at = out.len() as u32;
-        let before = self.before.take();
+        let from = self.from.take();
         if self.are_right(limits) {
-            self.pack_after(before.unwrap_or(at), out);
-            self.before = Some(at);
+            self.pack_after(from.unwrap_or(at), out);
+            self.packed = Some(at);
             return Ok(());
         }
         self.pairs.sort_by(|a, b| a.0.cmp(b.0));

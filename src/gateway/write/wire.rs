@@ -18,6 +18,9 @@ pub enum WireError {
     /// A string that is not UTF-8.
     #[error("string is not valid UTF-8")]
     Utf8,
+    /// More labels, written out, than a request may have.
+    #[error("the labels of its series take more than {0} bytes, the limit on one request: send fewer series at once")]
+    Labels(usize),
 }
 
 /// Reads one message.

@@ -28,10 +28,16 @@ impl RealDisk {
     pub fn create(root: impl AsRef<Path>) -> Result<Self, DiskError> {
         let root = root.as_ref();
         let name = root.display().to_string();
-        if !root.is_dir() {
-            fs::create_dir_all(root).map_err(|e| DiskError::from_io(DiskOp::CreateDir, &name, &e))?;
-            if let Some(above) = root.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_folder(above).map_err(|e| DiskError::from_io(DiskOp::SyncDir, &name, &e))?;
+        // The root's own name in any case: an earlier process may have ended before it synced it.
+        let made = root.ancestors().skip(1).take_while(|p| !p.as_os_str().is_empty() && !p.is_dir());
+        let named: Vec<&Path> = std::iter::once(root).chain(made).collect();
+        fs::create_dir_all(root).map_err(|e| DiskError::from_io(DiskOp::CreateDir, &name, &e))?;
+        for above in named.into_iter().filter_map(Path::parent) {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            match sync_folder(above) {
+                // Not ours to open, so it was not made by us.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                done => done.map_err(|e| DiskError::from_io(DiskOp::SyncDir, &name, &e))?,
             }
         }
         Self::open(root)
@@ -68,8 +74,13 @@ impl RealDisk {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.at(DiskOp::List, dir, true)?).map_err(err)? {
             let entry = entry.map_err(err)?;
-            // A file that went while we were looking is no longer in the folder.
-            let Ok(meta) = entry.metadata() else { continue };
+            let meta = match entry.metadata() {
+                Ok(meta) => meta,
+                // A file that went while we were looking is no longer in the folder. Any other error is no reason to pass
+                // one over: who does not see a log segment makes it anew.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(err(e)),
+            };
             if meta.is_dir() == want_dirs
                 && let Some(name) = entry.file_name().to_str()
             {
@@ -165,10 +176,12 @@ impl Disk for RealDisk {
         for part in dir.split('/').filter(|part| !part.is_empty()) {
             made = join(&made, part);
             match fs::create_dir(self.root.join(&made)) {
-                Ok(()) => self.sync_dir(parent(&made))?,
+                Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.root.join(&made).is_dir() => {}
                 Err(e) => return Err(err(e)),
             }
+            // One that is there, too: who made it may have ended before this.
+            self.sync_dir(parent(&made))?;
         }
         Ok(())
     }

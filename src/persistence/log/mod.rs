@@ -216,9 +216,10 @@ impl Shared {
         }
     }
 
-    fn wrote_since(&self, then: Instant) -> bool {
-        let us = then.saturating_duration_since(self.opened).as_micros();
-        u128::from(self.written_us.load(Ordering::Relaxed)) > us
+    /// Did another shard than the one aside write in the `time` before now?
+    fn wrote_within(&self, time: Duration) -> bool {
+        let written = Duration::from_micros(self.written_us.load(Ordering::Relaxed));
+        !written.is_zero() && self.opened.elapsed().saturating_sub(written) < time
     }
 
     fn poisoned(&self) -> Option<LogError> {
@@ -263,9 +264,7 @@ impl<E: LogEntry> Log<E> {
     /// Opens the log of a folder for appending, after [`replay`]. New entries go to new segments, numbered above `floor`
     /// and above all that is there. Nothing but the folder is written before the first entry, so a log opens on a full disk.
     pub fn open(disk: Arc<dyn Disk>, dir: &str, options: LogOptions, floor: &LogFloor) -> Result<Self, DiskError> {
-        if !disk.exists(dir)? {
-            disk.create_dir(dir)?;
-        }
+        disk.create_dir(dir)?;
         let mut segments = BTreeMap::new();
         for name in disk.list(dir)? {
             if let Some(id) = SegmentId::parse(&name) {
@@ -315,6 +314,19 @@ impl<E: LogEntry> Log<E> {
             log.threads.lock().push(thread);
         }
         Ok(log)
+    }
+
+    /// Makes durable what [`Log::open`] found from `floor` on. With an interval, frames that an earlier process acknowledged
+    /// and had not synced when it was killed are replayed; without this a power loss could take them still.
+    pub fn sync_found(&self, floor: &LogFloor) -> Result<(), DiskError> {
+        let shared = &self.shared;
+        let found: Vec<SegmentId> = shared.segments.lock().keys().copied().collect();
+        let mut is_any = false;
+        for id in found.into_iter().filter(|id| id.number >= floor.of(id.shard)) {
+            shared.disk.open_append(&join(&shared.dir, &id.file_name()))?.sync_data()?;
+            is_any = true;
+        }
+        if is_any { shared.disk.sync_dir(&shared.dir) } else { Ok(()) }
     }
 
     /// Queues an entry in a shard (any number; it is taken modulo the shards). Never waits. On an error the entry is dropped

@@ -22,9 +22,15 @@ use super::{LogEntry, LogError, LogPosition, SegmentOnDisk, Shared};
 /// A buffer that grew beyond this is not kept for the next batch.
 const KEPT_BUFFER_BYTES: usize = 16 << 20;
 
-/// While other shards write, the one aside syncs this often: what comes meanwhile shares one sync, and the others find the disk
-/// and a processor free in between.
+/// While other shards write, the one aside writes this often and no more: what comes meanwhile shares one sync, and the others find
+/// the disk and a processor free in between.
 const ASIDE_EVERY: Duration = Duration::from_millis(50);
+
+/// Other shards write if one of them did in this time.
+const OTHERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A flush writes less than one part in so many of what it frees of the log: so much stays free for it.
+const LOG_BYTES_PER_FREE_BYTE: u64 = 8;
 
 /// With an interval, so many frames are synced before it is over.
 const GROUP_FRAMES_MAX: usize = 32 << 10;
@@ -40,8 +46,6 @@ pub(super) struct Writer<E: LogEntry> {
     buffer: Vec<u8>,
     /// End of each frame in the buffer.
     ends: Vec<usize>,
-    /// Only for the shard aside: when it wrote last.
-    aside: Option<Instant>,
 }
 
 /// The segment being written.
@@ -67,9 +71,8 @@ enum Stop {
 impl<E: LogEntry> Writer<E> {
     pub(super) fn new(shared: Arc<Shared>, shard: u32, next: u64, queue: Arc<Queue<E>>) -> Self {
         let interval = shared.options.durability.interval();
-        let aside = shared.is_aside(shard).then(Instant::now);
         let (buffer, ends) = (Vec::new(), Vec::new());
-        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer, ends, aside }
+        Self { shared, shard, next, queue, interval, open: None, previous: None, buffer, ends }
     }
 
     pub(super) fn run(mut self) {
@@ -79,10 +82,11 @@ impl<E: LogEntry> Writer<E> {
             let due = self.due();
             match self.queue.take(&mut batch, self.shared.options.batch_bytes_max, due) {
                 Work::Batch => {
+                    let began = Instant::now();
                     while !batch.is_empty() {
                         self.commit(&mut batch);
                     }
-                    self.stand_aside();
+                    self.stand_aside(began);
                 }
                 Work::Rotate(reply) => {
                     // Whoever asked may have gone.
@@ -98,16 +102,13 @@ impl<E: LogEntry> Writer<E> {
         self.end_segment();
     }
 
-    /// Lets others write for a while: what comes meanwhile is written and synced as one.
-    fn stand_aside(&mut self) {
-        match &mut self.aside {
-            None => self.shared.note_write(),
-            Some(last) => {
-                if self.shared.wrote_since(*last) {
-                    thread::sleep(ASIDE_EVERY.saturating_sub(last.elapsed()));
-                }
-                *last = Instant::now();
-            }
+    /// After a batch that was begun at `began`: lets others write for a while, so that what comes meanwhile is written and synced
+    /// as one.
+    fn stand_aside(&self, began: Instant) {
+        if !self.shared.is_aside(self.shard) {
+            self.shared.note_write();
+        } else if self.shared.wrote_within(OTHERS_WITHIN) {
+            thread::sleep(ASIDE_EVERY.saturating_sub(began.elapsed()));
         }
     }
 
@@ -311,6 +312,8 @@ impl<E: LogEntry> Writer<E> {
         if bytes_min == 0 {
             return Ok(());
         }
+        let log_bytes: u64 = self.shared.segments.lock().values().map(|s| s.bytes).sum();
+        let bytes_min = bytes_min.max(log_bytes / LOG_BYTES_PER_FREE_BYTE);
         match self.shared.disk.free_bytes() {
             Ok(free) if free < bytes_min => {
                 let text: Arc<str> = format!("{free} bytes are free, the log leaves {bytes_min} for flushes").into();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +39,7 @@ pub struct FaultyObjects {
     inner: Arc<dyn Objects>,
     rules: Mutex<Vec<Rule>>,
     hidden: Mutex<Option<Vec<ObjectInfo>>>,
+    is_unconditional: AtomicBool,
     latency_us: AtomicU64,
     /// Operations after which everything fails, as after the loss of the process.
     halt_after: AtomicU64,
@@ -53,6 +54,7 @@ impl FaultyObjects {
             inner,
             rules: Mutex::default(),
             hidden: Mutex::default(),
+            is_unconditional: AtomicBool::new(false),
             latency_us: AtomicU64::new(0),
             halt_after: AtomicU64::new(u64::MAX),
             ops: AtomicU64::new(0),
@@ -69,6 +71,7 @@ impl FaultyObjects {
     pub fn heal(&self) {
         self.rules.lock().clear();
         *self.hidden.lock() = None;
+        self.is_unconditional.store(false, Ordering::Relaxed);
         self.halt_after.store(u64::MAX, Ordering::Relaxed);
     }
 
@@ -84,6 +87,11 @@ impl FaultyObjects {
         all.extend(self.inner.list("blocks").await?);
         *self.hidden.lock() = Some(all);
         Ok(())
+    }
+
+    /// Puts an object in the place of another one although it is told not to, as some services did.
+    pub fn be_unconditional(&self) {
+        self.is_unconditional.store(true, Ordering::Relaxed);
     }
 
     /// After so many operations more nothing is done any more.
@@ -165,9 +173,12 @@ impl Objects for FaultyObjects {
     }
 
     fn put_new<'a>(&'a self, key: &'a str, bytes: Bytes) -> ObjectFuture<'a, ()> {
-        Box::pin(
-            async move { self.run(ObjectOp::Put, key, self.inner.put_new(key, bytes)).await.map(|(done, _)| done) },
-        )
+        Box::pin(async move {
+            if self.is_unconditional.load(Ordering::Relaxed) {
+                self.inner.delete(key).await?;
+            }
+            self.run(ObjectOp::Put, key, self.inner.put_new(key, bytes)).await.map(|(done, _)| done)
+        })
     }
 
     fn upload<'a>(&'a self, key: &'a str, source: Arc<dyn DiskRead>) -> ObjectFuture<'a, ()> {

@@ -3,6 +3,9 @@
 //! An object is written to `NAME.part-N`, synced and renamed (or linked, where there must be none of that name), then its
 //! folder is synced: what a put returned for is durable, which the `file` store of `object_store` does not promise. What a
 //! crash leaves of one is listed like an object that nothing names.
+//!
+//! Every operation runs on a thread that may block: a folder that hangs, as a network mount may, holds up neither the timer
+//! that gives it up nor what others ask for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,18 +25,38 @@ const PIECE_BYTES: usize = 1 << 20;
 /// See the module.
 #[derive(Debug)]
 pub struct FolderObjects {
-    disk: Arc<dyn Disk>,
-    name: String,
-    number: AtomicU64,
+    folder: Arc<Folder>,
 }
 
 impl FolderObjects {
     /// The objects of a disk.
     pub fn new(disk: Arc<dyn Disk>) -> Self {
         let name = format!("file://{}", disk.name());
-        Self { disk, name, number: AtomicU64::new(u64::from(std::process::id()) << 32) }
+        let number = AtomicU64::new(u64::from(std::process::id()) << 32);
+        Self { folder: Arc::new(Folder { disk, name, number }) }
     }
 
+    async fn run<T: Send + 'static>(
+        &self,
+        op: ObjectOp,
+        key: &str,
+        work: impl FnOnce(&Folder, &str) -> Result<T, ObjectError> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let (folder, own_key) = (Arc::clone(&self.folder), key.to_owned());
+        let done = tokio::task::spawn_blocking(move || work(&folder, &own_key)).await;
+        done.unwrap_or_else(|e| Err(ObjectError::new(op, &self.folder.name, key, ObjectErrorKind::Other, e)))
+    }
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Folder {
+    disk: Arc<dyn Disk>,
+    name: String,
+    number: AtomicU64,
+}
+
+impl Folder {
     fn error(&self, op: ObjectOp, key: &str, e: &DiskError) -> ObjectError {
         let kind = match e.kind {
             DiskErrorKind::NotFound => ObjectErrorKind::NotFound,
@@ -118,32 +141,34 @@ impl FolderObjects {
 
 impl Objects for FolderObjects {
     fn name(&self) -> String {
-        self.name.clone()
+        self.folder.name.clone()
     }
 
     fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Bytes> {
-        Box::pin(async move { self.read(key, Some(range)) })
+        Box::pin(self.run(ObjectOp::Get, key, move |folder, key| folder.read(key, Some(range))))
     }
 
     fn get_all<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, Bytes> {
-        Box::pin(async move { self.read(key, None) })
+        Box::pin(self.run(ObjectOp::Get, key, |folder, key| folder.read(key, None)))
     }
 
     fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectInfo> {
-        Box::pin(async move {
-            check_key(ObjectOp::Head, &self.name, key)?;
-            let bytes = self.disk.len(key).map_err(|e| self.error(ObjectOp::Head, key, &e))?;
+        Box::pin(self.run(ObjectOp::Head, key, |folder, key| {
+            check_key(ObjectOp::Head, &folder.name, key)?;
+            let bytes = folder.disk.len(key).map_err(|e| folder.error(ObjectOp::Head, key, &e))?;
             Ok(ObjectInfo { key: key.to_owned(), bytes, modified_ms: 0 })
-        })
+        }))
     }
 
     fn put_new<'a>(&'a self, key: &'a str, bytes: Bytes) -> ObjectFuture<'a, ()> {
-        Box::pin(async move { self.write(key, ObjectOp::Put, true, |file| file.write_all(&bytes)) })
+        Box::pin(self.run(ObjectOp::Put, key, move |folder, key| {
+            folder.write(key, ObjectOp::Put, true, |file| file.write_all(&bytes))
+        }))
     }
 
     fn upload<'a>(&'a self, key: &'a str, source: Arc<dyn DiskRead>) -> ObjectFuture<'a, ()> {
-        Box::pin(async move {
-            self.write(key, ObjectOp::Upload, false, |file| {
+        Box::pin(self.run(ObjectOp::Upload, key, move |folder, key| {
+            folder.write(key, ObjectOp::Upload, false, |file| {
                 let (len, mut at) = (source.len()?, 0);
                 while at < len {
                     let piece = source.read_at(at, PIECE_BYTES)?;
@@ -155,26 +180,26 @@ impl Objects for FolderObjects {
                 }
                 Ok(())
             })
-        })
+        }))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> ObjectFuture<'a, Vec<ObjectInfo>> {
-        Box::pin(async move {
+        Box::pin(self.run(ObjectOp::List, prefix, |folder, prefix| {
             let mut out = Vec::new();
-            let listed = self.collect(prefix, &mut out);
-            listed.map_err(|e| self.error(ObjectOp::List, prefix, &e))?;
+            let listed = folder.collect(prefix, &mut out);
+            listed.map_err(|e| folder.error(ObjectOp::List, prefix, &e))?;
             out.sort_by(|a, b| a.key.cmp(&b.key));
             Ok(out)
-        })
+        }))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {
-        Box::pin(async move {
-            check_key(ObjectOp::Delete, &self.name, key)?;
-            match self.disk.remove(key).and_then(|()| self.disk.sync_dir(parent(key))) {
+        Box::pin(self.run(ObjectOp::Delete, key, |folder, key| {
+            check_key(ObjectOp::Delete, &folder.name, key)?;
+            match folder.disk.remove(key).and_then(|()| folder.disk.sync_dir(parent(key))) {
                 Err(e) if e.is_not_found() => Ok(()),
-                other => other.map_err(|e| self.error(ObjectOp::Delete, key, &e)),
+                other => other.map_err(|e| folder.error(ObjectOp::Delete, key, &e)),
             }
-        })
+        }))
     }
 }

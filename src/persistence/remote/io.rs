@@ -24,11 +24,15 @@ pub struct RemoteIo {
     errors: AtomicU64,
 }
 
+/// Threads that may block. A folder that hangs keeps one for every attempt that was given up.
+const BLOCKING_THREADS: usize = 64;
+
 impl RemoteIo {
     /// Starts the threads.
     pub fn new(objects: Arc<dyn Objects>) -> std::io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(2).thread_name("remote-io").enable_all().build()?;
+        builder.worker_threads(2).max_blocking_threads(BLOCKING_THREADS);
+        let runtime = builder.thread_name("remote-io").enable_all().build()?;
         let zero = || AtomicU64::new(0);
         Ok(Self { objects, runtime: Some(runtime), gets: zero(), get_bytes: zero(), errors: zero() })
     }

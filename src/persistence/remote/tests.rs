@@ -8,7 +8,7 @@ use quiver_support::s3_server::S3Server;
 
 use super::s3::S3Objects;
 use super::*;
-use crate::disk::{Disk, MemoryDisk};
+use crate::disk::{Disk, DiskOp, FaultAction, FaultRule, FaultyDisk, Gate, MemoryDisk};
 use crate::manifest::{Manifest, ManifestEntry};
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -171,6 +171,52 @@ fn a_stalled_store_is_given_up_in_time() {
         assert_eq!(store.get("x", 0..3).await.unwrap_err().kind, ObjectErrorKind::TimedOut);
         assert!(began.elapsed() < Duration::from_secs(20));
     });
+}
+
+#[test]
+fn a_folder_that_hangs_is_given_up_in_time_and_holds_up_nothing() {
+    let gate = Gate::new();
+    let disk = FaultyDisk::new(Arc::new(MemoryDisk::new()));
+    disk.push(FaultRule::new(DiskOp::Read, FaultAction::Wait(gate.clone())).on("hung"));
+    let store = Retrying::new(Arc::new(FolderObjects::new(Arc::new(disk))), policy());
+    // One thread for all futures.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (hung, fine) = runtime.block_on(async {
+        store.put_new("hung", Bytes::from("abc")).await.unwrap();
+        store.put_new("fine", Bytes::from("def")).await.unwrap();
+        (store.get("hung", 0..3).await, store.get("fine", 0..3).await)
+    });
+    // The end of the runtime waits for what hangs.
+    gate.open();
+    assert_eq!(hung.unwrap_err().kind, ObjectErrorKind::TimedOut);
+    assert_eq!(fine.unwrap(), "def");
+}
+
+#[test]
+fn a_refusal_longer_than_what_was_asked_for_is_tried_again() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // A gateway answers with a page of its own, then the service with three bytes.
+    let gateway = std::thread::spawn(move || {
+        let page = "sorry ".repeat(1000);
+        for (status, body) in [("503 Service Unavailable", page.as_str()), ("206 Partial Content", "abc")] {
+            let mut stream = listener.accept().unwrap().0;
+            let (mut asked, mut piece) = (Vec::<u8>::new(), [0u8; 1024]);
+            while !asked.ends_with(b"\r\n\r\n") {
+                let n = stream.read(&mut piece).unwrap();
+                assert!(n > 0, "the request ends early");
+                asked.extend_from_slice(&piece[..n]);
+            }
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).unwrap();
+        }
+    });
+    let patient = RetryPolicy { attempt: Duration::from_secs(5), deadline: Duration::from_secs(20), ..policy() };
+    let store = Retrying::new(Arc::new(bucket(address, "p")), patient);
+    assert_eq!(runtime().block_on(store.get("x", 0..3)).unwrap(), "abc");
+    assert_eq!(store.retries(), 1);
+    gateway.join().unwrap();
 }
 
 fn catalog(generation: u64, file: &str) -> Manifest {

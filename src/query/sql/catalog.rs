@@ -1,4 +1,4 @@
-//! The catalog of one statement: schemas `public` and `metrics` over one snapshot.
+//! The catalog of one statement: schemas `public` and `metrics` over one snapshot, and `system` about this process.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use datafusion::error::{DataFusionError, Result};
 use quiver_core::{Asker, Snapshot, TimeRange};
 use quiver_model::{METRIC_NAME, Matcher};
 
+use super::caches::Caches;
 use super::table::{SampleTable, Shape};
 
 struct View {
@@ -15,6 +16,7 @@ struct View {
     series_max: usize,
     explained: bool,
     asker: Asker,
+    caches: Caches,
 }
 
 /// Catalogs: one, named `quiver`.
@@ -22,6 +24,7 @@ pub struct Catalogs(Arc<View>);
 struct Catalog(Arc<View>);
 struct PublicSchema(Arc<View>);
 struct MetricsSchema(Arc<View>);
+struct SystemSchema(Arc<View>);
 
 macro_rules! debug_as_name {
     ($($t:ty),*) => {$(
@@ -32,13 +35,13 @@ macro_rules! debug_as_name {
         }
     )*};
 }
-debug_as_name!(Catalogs, Catalog, PublicSchema, MetricsSchema);
+debug_as_name!(Catalogs, Catalog, PublicSchema, MetricsSchema, SystemSchema);
 
 impl Catalogs {
     /// Over a snapshot; a scan may touch `series_max` series. Scans of an `explained` statement say what they read;
-    /// who waits for a remote store waits as long as the `asker` wants.
-    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize, explained: bool, asker: Asker) -> Self {
-        Self(Arc::new(View { snapshot, series_max, explained, asker }))
+    /// who waits for a remote store waits as long as the `asker` wants. The `caches` are a table, too.
+    pub fn new(snapshot: Arc<dyn Snapshot>, series_max: usize, explained: bool, asker: Asker, caches: Caches) -> Self {
+        Self(Arc::new(View { snapshot, series_max, explained, asker, caches }))
     }
 }
 
@@ -56,12 +59,13 @@ impl CatalogProviderList for Catalogs {
 
 impl CatalogProvider for Catalog {
     fn schema_names(&self) -> Vec<String> {
-        vec!["public".into(), "metrics".into()]
+        vec!["public".into(), "metrics".into(), "system".into()]
     }
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         match name {
             "public" => Some(Arc::new(PublicSchema(Arc::clone(&self.0)))),
             "metrics" => Some(Arc::new(MetricsSchema(Arc::clone(&self.0)))),
+            "system" => Some(Arc::new(SystemSchema(Arc::clone(&self.0)))),
             _ => None,
         }
     }
@@ -113,5 +117,22 @@ impl SchemaProvider for MetricsSchema {
     fn table_exist(&self, name: &str) -> bool {
         let selector = [vec![Matcher::equal(METRIC_NAME, name)]];
         self.0.snapshot.label_names(&selector, TimeRange::ALL, 1).is_ok_and(|l| !l.is_empty())
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        vec!["caches".into()]
+    }
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if name != "caches" {
+            return Ok(None);
+        }
+        let table: Arc<dyn TableProvider> = Arc::new(self.0.caches.table()?);
+        Ok(Some(table))
+    }
+    fn table_exist(&self, name: &str) -> bool {
+        name == "caches"
     }
 }

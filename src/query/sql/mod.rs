@@ -13,14 +13,16 @@
 //! | `metrics."NAME"` | `ts, value`, one column per label, `histogram, start_ts, series_id` |
 //! | `samples` | `metric, ts, value, labels, labels_json, histogram, start_ts, series_id` |
 //! | `series` | `metric, labels, labels_json, series_id` |
+//! | `system.caches` | `tier, level, hits, misses, hit_ratio, bytes, bytes_max, evictions` |
 //! | `promql('…', start, end, step)`, `promql_instant('…', time)` | `ts, value`, one column per label, `histogram` |
 //!
 //! Invariants
 //! 1. A statement reads and nothing else: DDL, DML, `SET` and files are refused before planning.
-//! 2. One statement sees one snapshot.
+//! 2. One statement sees one snapshot; figures of the caches are those of the moment it is planned.
 //! 3. A stale marker is a row whose `value` and `histogram` are both null.
 //! 4. A statement that panics is an error of that statement.
 
+mod caches;
 mod catalog;
 mod filter;
 mod guard;
@@ -44,7 +46,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use quiver_core::turns::take_turns;
-use quiver_core::{Asker, Source, build_with_workers};
+use quiver_core::{Asker, Maintain, Source, build_with_workers};
 use quiver_model::LiveLimits;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -54,6 +56,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+
+pub use caches::{CacheTier, cache_tiers};
 
 /// One SQL statement and its bounds.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +164,7 @@ struct Inner {
     promql: Arc<Engine>,
     limits: LiveLimits,
     template: SessionState,
+    caches: caches::Caches,
 }
 
 impl Drop for SqlEngine {
@@ -172,11 +177,21 @@ impl Drop for SqlEngine {
 }
 
 impl SqlEngine {
-    /// An engine over a source; `promql` serves the table functions.
+    /// An engine over a source; `promql` serves the table functions. `system.caches` is empty.
     pub fn new(
         source: Arc<dyn Source>,
         promql: Arc<Engine>,
         limits: impl Into<LiveLimits>,
+    ) -> Result<Self, QueryError> {
+        Self::with_figures(source, promql, limits, None)
+    }
+
+    /// An engine over a source that keeps figures of its caches: they are rows of `system.caches`.
+    pub fn with_figures(
+        source: Arc<dyn Source>,
+        promql: Arc<Engine>,
+        limits: impl Into<LiveLimits>,
+        maintain: Option<Arc<dyn Maintain>>,
     ) -> Result<Self, QueryError> {
         let limits: LiveLimits = limits.into();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -203,7 +218,8 @@ impl SqlEngine {
         builder.worker_threads(threads).thread_name("quiver-sql").on_thread_start(take_turns).enable_time();
         let runtime = build_with_workers(&mut builder)
             .map_err(|e| QueryError::Internal(format!("cannot start threads for SQL: {e}")))?;
-        let inner = Arc::new(Inner { source, promql, limits: limits.clone(), template });
+        let caches = caches::Caches::new(maintain, Arc::clone(&promql));
+        let inner = Arc::new(Inner { source, promql, limits: limits.clone(), template, caches });
         Ok(Self { inner, limits, runtime: Some(runtime) })
     }
 
@@ -277,6 +293,7 @@ impl Inner {
                 self.limits.get().query_series_max,
                 explained,
                 asker,
+                self.caches.clone(),
             )))
             .build();
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));

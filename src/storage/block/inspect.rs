@@ -86,6 +86,34 @@ impl Block {
         Ok(BlockSummary { meta, parts, codecs, metrics, labels })
     }
 
+    /// Reads every series and every sample once, as a query would, and counts them: what a block must pass before what it was
+    /// made from may go. Stops at the first damage; takes memory for one series. Of `go_on`, called after each, a false ends it
+    /// early: `Ok(false)`.
+    pub fn verify_samples(&self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, StorageError> {
+        let (mut decoder, mut column) = (Decoder::new(), SampleColumn::default());
+        let (mut packed, mut entries) = (Vec::new(), Vec::new());
+        let mut samples = 0;
+        for id in 0..self.meta().series {
+            self.labels_packed(id, &mut packed)?;
+            self.chunk_entries_into(id, TimeRange::ALL, &mut entries)?;
+            for e in &entries {
+                column.clear();
+                self.read_chunk(e, TimeRange::ALL, Need::ALL, &mut decoder, &mut column)?;
+                samples += column.len() as u64;
+            }
+            if !go_on() {
+                return Ok(false);
+            }
+        }
+        if samples != self.meta().samples {
+            let what = format!("{samples} samples can be read, the footer says {}", self.meta().samples);
+            return Err(StorageError::corrupt(self.name(), self.section_extent(SectionKind::Series).0, what));
+        }
+        self.exemplars()?;
+        self.metadata()?;
+        Ok(true)
+    }
+
     /// Checks every checksum, decodes every chunk, and compares the parts with each other; hands out all damage found.
     pub fn verify_all(&self, found: &mut dyn FnMut(StorageError)) {
         let mut is_whole = true;

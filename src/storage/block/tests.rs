@@ -261,6 +261,41 @@ fn series_of_a_target_share_their_times() {
     assert_eq!(disk.read("b").unwrap(), disk.read("c").unwrap());
 }
 
+/// Every series has times of its own, so many that they are written in several groups while series come.
+#[test]
+fn times_in_groups_leave_every_chunk_where_its_series_says() {
+    let mut times: Vec<u64> = Vec::new();
+    let mut state = 7u64;
+    let disk = Arc::new(MemoryDisk::new());
+    let mut w = BlockWriter::create(disk.clone(), "b").unwrap();
+    let column = |times: &[u64]| {
+        let mut c = SampleColumn::default();
+        times.iter().enumerate().for_each(|(i, t)| c.push_float(*t as i64, i as f64, 0));
+        c
+    };
+    for k in 0..4_000 {
+        let mut t = 0;
+        for _ in 0..300 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            t += 1 + (state >> 24);
+            times.push(t);
+        }
+        let series = labels(&[("__name__", "m"), ("k", &format!("{k:04}"))]);
+        w.push_column(series.as_ref(), &column(&times[k * 300..])).unwrap();
+    }
+    w.finish().unwrap();
+    let block = Block::open(&*disk, "b").unwrap();
+    assert!(block.time_extents().unwrap().iter().map(|(_, len)| len).sum::<u64>() > 5 << 20, "more than one group");
+    assert!(block.verify_samples(&mut || true).unwrap());
+    block.verify_all(&mut |e| panic!("{e}"));
+    let (mut out, mut decoder) = (SampleColumn::default(), Decoder::new());
+    for k in 0..4_000u32 {
+        out.clear();
+        block.read(k, TimeRange::ALL, Need::ALL, &mut decoder, &mut out).unwrap();
+        equal_to_the_bit(&out, &column(&times[k as usize * 300..][..300])).unwrap();
+    }
+}
+
 #[test]
 fn order_is_checked_and_an_unfinished_block_leaves_nothing() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());

@@ -151,9 +151,6 @@ impl BlockWriter {
                 });
                 self.times_pending.extend_from_slice(time.bytes());
                 self.known_times.insert(hash, number);
-                if self.times_pending.len() >= TIMES_GROUP_BYTES {
-                    self.write_times();
-                }
                 number
             }
         };
@@ -212,6 +209,10 @@ impl BlockWriter {
         });
         self.series_ends.push(self.series.len());
         self.meta.kinds = self.meta.kinds.union(kinds);
+        // Between series and not before: a record says where its chunks begin.
+        if self.times_pending.len() >= TIMES_GROUP_BYTES {
+            self.write_times();
+        }
         if self.buffer.len() >= BUFFER_BYTES {
             self.write_out()?;
         }

@@ -1,5 +1,5 @@
-//! Samples of many series, gathered from rows in any order and kept encoded: a sample takes about the byte that it takes in a
-//! block, not the 16 and more of a row.
+//! Samples of many series, gathered from rows in any order and kept encoded: where rows come by series and time a sample takes
+//! one to two bytes and not the 16 and more of a row. A series whose rows do not is decoded whole while it is put in order.
 //!
 //! ```text
 //! row ─▶ open samples ─480─▶ chunk ─▶ the run     while times ascend
@@ -18,8 +18,19 @@ use crate::codec::{Chunk, Decoder, Encoder, TimeInterner};
 /// Samples of a chunk.
 const CHUNK_SAMPLES: usize = 480;
 
-/// Samples that all series together may keep open; then all of them are encoded.
+/// Samples that all series together may keep open; then all of them are encoded. Where series are many, a few of each: a
+/// chunk of one sample takes more than the sample.
 const OPEN_SAMPLES_MAX: usize = 1 << 20;
+
+/// So many samples of a series are worth a chunk, as a part of [`CHUNK_SAMPLES`].
+const CHUNK_PARTS: usize = 30;
+
+/// What a histogram counts for among open samples.
+const HISTOGRAM_SAMPLES: usize = 64;
+
+fn weight(open: &SampleColumn) -> usize {
+    open.len() + HISTOGRAM_SAMPLES * open.histograms.len()
+}
 
 /// Series by label order.
 pub(super) struct Gatherer {
@@ -70,7 +81,7 @@ impl Gatherer {
             return Ok(());
         }
         let samples = self.series.entry(labels).or_default();
-        let open_before = samples.open.len();
+        let open_before = weight(&samples.open);
         let mut at = 0;
         while at < rows.len() {
             if samples.last().is_some_and(|last| rows.ts[at] <= last) {
@@ -85,8 +96,9 @@ impl Gatherer {
             }
             at = end;
         }
-        self.open_samples = (self.open_samples + samples.open.len()).saturating_sub(open_before);
-        if self.open_samples > self.open_samples_max {
+        self.open_samples = (self.open_samples + weight(&samples.open)).saturating_sub(open_before);
+        let few = self.codecs.chunk_samples / CHUNK_PARTS * self.series.len();
+        if self.open_samples > self.open_samples_max.max(few) {
             self.series.values_mut().for_each(|s| s.seal(&mut self.codecs));
             self.open_samples = 0;
         }
@@ -193,7 +205,7 @@ mod tests {
                     *into = merged;
                 }
                 gatherer.push(labels, &column).unwrap();
-                let open: usize = gatherer.series.values().map(|s| s.open.len()).sum();
+                let open: usize = gatherer.series.values().map(|s| weight(&s.open)).sum();
                 prop_assert!(open == gatherer.open_samples && open <= 10);
             }
             let got = gatherer.finish().unwrap();

@@ -24,8 +24,7 @@ use quiver_persistence::disk::join;
 use super::export::day_of;
 use super::gather::Gatherer;
 use super::schema;
-use crate::bytes::Damaged;
-use crate::codec::Chunk;
+use crate::codec::{Chunk, SAMPLES_MAX};
 use crate::error::StorageError;
 
 const BATCH_ROWS: usize = 16 * 1024;
@@ -97,7 +96,8 @@ fn time_statistics(column: &ColumnChunkMetaData) -> Option<(i64, i64)> {
     let Some(LogicalType::Timestamp(time)) = column.column_descr().logical_type_ref() else { return None };
     match column.statistics()? {
         Statistics::Int64(s) if column.column_path().string() == schema::TS && time.unit == TimeUnit::MILLIS => {
-            Some((*s.min_opt()?, *s.max_opt()?))
+            let (min, max) = (*s.min_opt()?, *s.max_opt()?);
+            (min <= max).then_some((min, max))
         }
         _ => None,
     }
@@ -352,14 +352,14 @@ impl Read<'_> {
             }
             let labels = columns.labels(at)?;
             if self.matchers.iter().all(|m| m.matches_labels(labels.as_ref())) {
-                self.rows(&columns, at..end, labels).map_err(|e| e.to_string())?;
+                self.rows(&columns, at..end, labels)?;
             }
             at = end;
         }
         Ok(())
     }
 
-    fn rows(&mut self, columns: &Columns, rows: std::ops::Range<usize>, labels: Labels) -> Result<(), Damaged> {
+    fn rows(&mut self, columns: &Columns, rows: std::ops::Range<usize>, labels: Labels) -> Result<(), String> {
         self.rows.clear();
         for row in rows {
             let t = columns.ts.value(row);
@@ -368,11 +368,17 @@ impl Read<'_> {
             }
             let start = columns.starts.as_ref().filter(|s| s.is_valid(row)).map_or(0, |s| s.value(row));
             match columns.histograms.as_ref().and_then(|h| h.histogram(row)) {
+                Some(h) if h.custom_values.len() > SAMPLES_MAX => {
+                    return Err(format!(
+                        "a histogram of {} bounds, at most {SAMPLES_MAX} can be read",
+                        h.custom_values.len()
+                    ));
+                }
                 Some(h) => self.rows.push_histogram(t, Arc::new(h), start),
                 None if columns.values.is_null(row) => self.rows.push_float(t, STALE_NAN, start),
                 None => self.rows.push_float(t, columns.values.value(row), start),
             }
         }
-        self.gatherer.push(labels, &self.rows)
+        self.gatherer.push(labels, &self.rows).map_err(|e| e.to_string())
     }
 }

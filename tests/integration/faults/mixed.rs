@@ -211,9 +211,9 @@ fn faults_of_all_kinds_in_one_run() {
     let seeds: Vec<u64> = match own {
         Some(seed) => vec![seed],
         None if is_nightly() => (1..=8).collect(),
-        None => vec![28],
+        None => (28..=30).collect(),
     };
-    let each = Duration::from_secs(sized(15, 3_600 / 8));
+    let each = Duration::from_secs(sized(20, 3_600 / 8));
     let (mut samples, mut strikes, mut queries) = (0, 0, 0);
     for seed in &seeds {
         let (n, s, q) = run(*seed, each);

@@ -8,7 +8,7 @@
 //! | 4, 5, 6 | log cut, flipped, overwritten | unit tests of `persistence` |
 //! | 7 | block flipped | unit tests of `storage` |
 //! | 8, 9 | block in part, manifest torn | unit tests of `core` and `persistence` |
-//! | 10 | full disk: log, flush, merge, export, spill, start | `full` |
+//! | 10 | full disk: log, flush, merge, export, spill, start | `disk_full` |
 //! | 11 | a sync fails once | `sync`, and unit tests of `persistence` |
 //! | 12 | slow disk | `slow` |
 //! | 13 | no descriptors, no address space; reads that fail; mapped pages that get lost | `descriptors`, `address_space`, `lost_pages`, unit tests of `core` |

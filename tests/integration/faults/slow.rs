@@ -40,7 +40,7 @@ fn a_slow_disk_makes_writers_wait_and_nobody_else() {
     let quiet = slow_read(&server);
     let before = resident_kib(&server);
     let mut crowd_refused = 0u64;
-    let times = if quiver_persistence::testing::is_nightly() { vec![200, 1_000, 5_000] } else { vec![1_000] };
+    let times = if quiver_persistence::testing::is_nightly() { vec![200, 1_000, 5_000] } else { vec![200, 1_000] };
     for ms in times {
         server.faults(&format!("sync@log/=slow:{ms}"));
         crowd_refused += load.run(&mut server, &mut random, |server| {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::crc32c;
 use crate::disk::{DiskErrorKind, DiskOp, FaultAction, FaultRule, FaultyDisk};
-use crate::testing::{Row, sized};
+use crate::testing::Row;
 
 /// Byte ranges of the frames of a segment.
 fn frames_of(bytes: &[u8], number: u64) -> Vec<(usize, usize)> {
@@ -31,9 +31,7 @@ fn with(disk: &MemoryDisk, number: u64, bytes: Vec<u8>) -> MemoryDisk {
 #[test]
 fn the_last_segment_cut_at_every_byte_reads_to_the_last_whole_frame() {
     let row = Row::begin("4", "last of 3 segments cut at every byte");
-    // At night 64 KiB.
-    let size = usize::try_from(sized(30, 16 << 10)).unwrap();
-    let disk = written(3, 4, size);
+    let disk = written_in_sizes(&[30, 30, 16 << 10], 4);
     let bytes = disk.read(&file_of(3)).unwrap();
     let frames = frames_of(&bytes, 3);
     assert_eq!(frames.len(), 4);
@@ -45,11 +43,15 @@ fn the_last_segment_cut_at_every_byte_reads_to_the_last_whole_frame() {
         assert!(report.is_clean(), "a torn tail is normal: cut at {cut}: {report:?}");
         let is_at_a_border = cut == 0 || cut == SEGMENT_HEADER_BYTES || frames.iter().any(|(_, end)| *end == cut);
         assert_eq!(report.torn.is_empty(), is_at_a_border, "cut at {cut}");
-        let log = Harness::open(after.clone(), options(1), &LogFloor::default());
-        assert_eq!(log.write(0, 100, 30).unwrap().segment, 4, "appends go to a new segment");
-        drop(log);
-        let (again, _) = read_back(&after, &LogFloor::default());
-        assert_eq!(again, ids.into_iter().chain([100]).collect::<Vec<_>>());
+        // What is appended then: at every push behind some of the cuts, those around every border among them.
+        let is_near_a_border = frames.iter().any(|(start, end)| cut.abs_diff(*start) < 40 || cut.abs_diff(*end) < 40);
+        if crate::testing::is_nightly() || is_near_a_border || cut % 61 == 0 {
+            let log = Harness::open(after.clone(), options(1), &LogFloor::default());
+            assert_eq!(log.write(0, 100, 30).unwrap().segment, 4, "appends go to a new segment");
+            drop(log);
+            let (again, _) = read_back(&after, &LogFloor::default());
+            assert_eq!(again, ids.into_iter().chain([100]).collect::<Vec<_>>());
+        }
     }
     row.passed(format_args!("{} cuts", bytes.len()), 12);
 }
@@ -73,16 +75,19 @@ fn a_segment_in_the_middle_cut_at_every_byte_is_told_from_a_torn_tail() {
 
 #[test]
 fn every_flipped_bit_costs_at_most_its_frame() {
-    let row = Row::begin("5", "every bit of 3 segments flipped");
+    let row = Row::begin("5", "bits of 3 segments flipped, one of 64 KiB");
     let mut flips = 0;
-    // At night one segment of 64 KiB, at every push 2 KiB.
-    let disk = written(3, 3, usize::try_from(sized(200, 21 << 10)).unwrap());
-    let numbers = if crate::testing::is_nightly() { 2..=2 } else { 1..=3 };
-    for number in numbers {
+    let disk = written_in_sizes(&[60, 22 << 10, 60], 3);
+    for number in 1..=3 {
         let bytes = disk.read(&file_of(number)).unwrap();
         let frames = frames_of(&bytes, number);
         let first = u32::try_from(number - 1).unwrap() * 3;
-        for bit in 0..bytes.len() * 8 {
+        // Every bit; at every push one bit of every byte of the large one.
+        let is_sampled = number == 2 && !crate::testing::is_nightly();
+        let one_of_each = |byte: usize| byte * 8 + (byte.wrapping_mul(0x9E37_79B9) >> 13) % 8;
+        let bits: Vec<usize> =
+            if is_sampled { (0..bytes.len()).map(one_of_each).collect() } else { (0..bytes.len() * 8).collect() };
+        for bit in bits {
             flips += 1;
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

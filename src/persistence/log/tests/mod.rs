@@ -136,13 +136,18 @@ impl Harness {
 
 /// A log of `segments` segments with `frames` entries each, numbered on from 0, in one shard.
 fn written(segments: u32, frames: u32, size: usize) -> MemoryDisk {
+    written_in_sizes(&vec![size; segments as usize], frames)
+}
+
+/// A segment for each of `sizes`, of so many frames of that size.
+fn written_in_sizes(sizes: &[usize], frames: u32) -> MemoryDisk {
     let disk = MemoryDisk::new();
     let log = Harness::open(disk.clone(), options(1), &LogFloor::default());
-    for id in 0..segments * frames {
-        log.write(0, id, size).unwrap();
-        if (id + 1) % frames == 0 {
-            log.log.rotate().unwrap();
+    for (segment, size) in (0u32..).zip(sizes) {
+        for frame in 0..frames {
+            log.write(0, segment * frames + frame, *size).unwrap();
         }
+        log.log.rotate().unwrap();
     }
     disk
 }

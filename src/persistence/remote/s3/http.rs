@@ -25,6 +25,8 @@ use crate::remote::ObjectErrorKind;
 const IDLE_MAX: usize = 32;
 /// A connection that nobody used for so long is not used any more: the other side may have closed it.
 const IDLE_TIME: Duration = Duration::from_secs(20);
+/// Longest answer that says no, where that is more than what was asked for may be.
+const REFUSAL_BYTES_MAX: u64 = 64 << 10;
 /// Making a connection may take so long.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -172,7 +174,7 @@ impl Http {
         Ok((sender, response))
     }
 
-    /// Sends a request and reads the whole answer, at most `answer_max` bytes of it.
+    /// Sends a request and reads the whole answer: at most `answer_max` bytes, or what a refusal may take.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -188,6 +190,8 @@ impl Http {
         let request = request.body(Full::new(body)).map_err(|e| (ObjectErrorKind::Other, e.to_string()))?;
         let (mut sender, response) = self.exchange(request).await?;
         let (head, mut body) = response.into_parts();
+        // A page of a gateway is longer than a small range: it must not hide that another try is worth it.
+        let answer_max = if head.status.is_success() { answer_max } else { answer_max.max(REFUSAL_BYTES_MAX) };
         let text_of = |name| head.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let length = text_of(hyper::header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
         let mut whole = BytesMut::new();
