@@ -106,6 +106,27 @@ fn the_valid_part_of_a_request_is_kept_whole() {
 }
 
 #[test]
+fn a_histogram_of_too_many_buckets_is_refused_and_the_largest_that_is_not_can_be_read() {
+    let server = Server::start();
+    let mut c = server.client();
+    let histogram = |n: usize| {
+        let bounds: Vec<f64> = (0..n).map(|k| (k * k) as f64 + 0.25).collect();
+        Native::custom(&bounds, &vec![1; n + 1], 7.0)
+    };
+    let series = [
+        Series::new("large", &[]).histogram(T, histogram(70_000)),
+        Series::new("ok", &[]).histogram(T, histogram(19_999)),
+    ];
+    let r = post(&mut c, V2, &body_v2(&series)).unwrap();
+    assert_eq!((r.status, written(&r)), (400, ["0", "1", "0"]), "{}", r.text());
+    assert!(r.text().contains("buckets or bounds, the limit is 20000"), "{}", r.text());
+    for _ in 0..2 {
+        assert_eq!(server.query("histogram_count(ok)", AT)[0]["value"][1], "20000");
+        server.admin("flush");
+    }
+}
+
+#[test]
 fn order_of_labels_and_samples_does_not_matter() {
     let server = Server::start();
     let mut c = server.client();

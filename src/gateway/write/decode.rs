@@ -722,6 +722,25 @@ mod tests {
         (batch, rejects.count)
     }
 
+    #[test]
+    fn labels_that_a_message_says_once_are_bounded_as_they_are_written_out() {
+        let series = |t| Said {
+            labels: vec![("__name__".into(), "up".into()), ("a".into(), "x".repeat(20))],
+            samples: vec![(t, 1.0)],
+            is_late_label: false,
+        };
+        let limits = Limits { write_label_bytes_max: 500, ..limits() };
+        let options = DecodeOptions { limits: &limits, now_ms: 1 << 40, type_and_unit_labels: false, known: None };
+        let (mut scratch, mut batch) = (DecodeScratch::default(), WriteBatch::default());
+        let mut read = |n| {
+            let message = message_v2(&(0..n).map(series).collect::<Vec<_>>());
+            decode(Version::V2, &message, &options, &mut scratch, &mut batch)
+        };
+        assert_eq!(read(10), Ok(Rejects::default()));
+        assert_eq!(read(50), Err(WireError::Labels(500)));
+        assert_eq!(read(10), Ok(Rejects::default()));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]

@@ -76,16 +76,20 @@ impl Retrying {
         let extra = self.policy.attempt.saturating_mul(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 8;
         let (began, deadline) = (Instant::now(), self.policy.deadline + extra);
         let mut pause = self.policy.pause;
+        let mut said: Option<ObjectError> = None;
         loop {
             let left = deadline.saturating_sub(began.elapsed());
-            let limit = (self.policy.attempt + extra).min(left);
-            let done = tokio::time::timeout(limit, attempt()).await.unwrap_or_else(|_| {
-                let text = format!("no answer in {:.1} s", limit.as_secs_f64());
-                Err(ObjectError::new(op, &self.inner.name(), key, ObjectErrorKind::TimedOut, text))
-            });
-            let e = match done {
-                Err(e) if e.is_transient() => e,
-                done => return done,
+            let whole = self.policy.attempt + extra;
+            let limit = whole.min(left);
+            let e = match (tokio::time::timeout(limit, attempt()).await, said.take()) {
+                (Ok(Err(e)), _) if e.is_transient() => e,
+                (Ok(done), _) => return done,
+                // The last attempt had no time of its own left: what the store said before tells more.
+                (Err(_), Some(before)) if limit < whole => return Err(before),
+                (Err(_), _) => {
+                    let text = format!("no answer in {:.1} s", limit.as_secs_f64());
+                    ObjectError::new(op, &self.inner.name(), key, ObjectErrorKind::TimedOut, text)
+                }
             };
             let wait = self.jittered(pause);
             if began.elapsed() + wait >= deadline {
@@ -93,6 +97,7 @@ impl Retrying {
             }
             tracing::debug!(error = %e, ?wait, "trying again");
             self.retries.fetch_add(1, Ordering::Relaxed);
+            said = Some(e);
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(self.policy.pause_max);
         }

@@ -132,7 +132,7 @@ fn an_upload_that_fails_half_way_leaves_nothing() {
 
 fn policy() -> RetryPolicy {
     let ms = Duration::from_millis;
-    RetryPolicy { attempt: ms(80), deadline: ms(1500), pause: ms(1), pause_max: ms(4) }
+    RetryPolicy { attempt: ms(400), deadline: ms(1500), pause: ms(1), pause_max: ms(4) }
 }
 
 #[test]

@@ -296,6 +296,10 @@ fn sorted_series_stay_sorted_through_functions_and_or() {
         text(&ask(&e, "-sort_desc(x) or group without (le) (x)", 0, 0, 0).unwrap()),
         ["{i=\"2\"} 0:-2000", "{i=\"1\"} 0:-1000", "{i=\"0\"} 0:-0"]
     );
+    // What the left side has no sample of comes where the right side has it.
+    let got = text(&ask(&e, "(sort_desc(x) > 1000) or x", 0, 0, 0).unwrap());
+    let order: Vec<&str> = got.iter().filter_map(|s| s.split('"').nth(3)).collect();
+    assert_eq!(order, ["2", "0", "1"], "{got:?}");
 }
 
 #[test]

@@ -62,8 +62,6 @@ pub(super) fn unpack(packed: &[u8]) -> Labels {
 pub(super) struct LabelNumbers {
     map: HashMap<Labels, u32>,
     rows: Vec<RosterRow>,
-    /// Rows of labels that are there with the other mark, too.
-    other: HashMap<Labels, u32>,
 }
 
 impl LabelNumbers {
@@ -75,20 +73,6 @@ impl LabelNumbers {
         let id = self.rows.len() as u32;
         self.map.insert(labels.clone(), id);
         self.rows.push(RosterRow { labels: labels.clone(), drop_name });
-        id
-    }
-
-    /// The number of a label set with this very mark.
-    pub fn marked_id(&mut self, labels: &Labels, drop_name: bool) -> u32 {
-        let id = self.id(labels, drop_name);
-        if self.rows[id as usize].drop_name == drop_name {
-            return id;
-        }
-        let next = self.rows.len() as u32;
-        let id = *self.other.entry(labels.clone()).or_insert(next);
-        if id == next {
-            self.rows.push(RosterRow { labels: labels.clone(), drop_name });
-        }
         id
     }
 

@@ -13,7 +13,7 @@ use super::matching::{MatchIds, Side};
 use super::rows::Rows;
 use crate::context::QueryContext;
 use crate::error::QueryError;
-use crate::exec::tile::{Roster, RosterRow, StepGrid, Tile};
+use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::promql::ast::{BinaryOp, VectorMatching};
 
 /// See the module.
@@ -45,19 +45,22 @@ impl SetOp {
         let ids = MatchIds::new(matching, left, right);
         let words = bits::words(grid.len);
         let (roster, out_left, out_right) = if op == BinaryOp::Or {
-            let mut numbers = LabelNumbers::default();
-            let once = grid.len == 1;
-            let l: Vec<u32> = left.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect();
-            // Whether a name goes is said by the side whose sample it is; over several steps by the first of them.
-            let right_id = |r: &RosterRow| match once {
-                true => numbers.marked_id(&r.labels, r.drop_name),
-                false => numbers.id(&r.labels, r.drop_name),
-            };
-            let r: Vec<u32> = right.rows.iter().map(right_id).collect();
-            // At one step the left side comes first, both in their order.
-            let (roster, new) = if once { numbers.unsorted() } else { numbers.finish() };
-            let renumber = |v: Vec<u32>| v.into_iter().map(|i| new[i as usize]).collect();
-            (roster, renumber(l), renumber(r))
+            if grid.len == 1 {
+                // The left side comes first, both in their order: a series of the right side stands behind the left side's even
+                // where one of those, without a sample, is called the same. Whether a name goes is said by the side, too.
+                let (l, r) = (left.rows.len() as u32, right.rows.len() as u32);
+                let rows = left.rows.iter().chain(&right.rows).cloned().collect();
+                (Roster { rows }, (0..l).collect(), (l..l + r).collect())
+            } else {
+                let mut numbers = LabelNumbers::default();
+                let mut number = |side: &Roster| -> Vec<u32> {
+                    side.rows.iter().map(|r| numbers.id(&r.labels, r.drop_name)).collect()
+                };
+                let (l, r) = (number(left), number(right));
+                let (roster, new) = numbers.finish();
+                let renumber = |v: Vec<u32>| v.into_iter().map(|i| new[i as usize]).collect();
+                (roster, renumber(l), renumber(r))
+            }
         } else {
             (left.clone(), Vec::new(), Vec::new())
         };
