@@ -17,6 +17,8 @@ const NICE: i32 = 10;
 thread_local! {
     /// When the present turn began; `None` for threads that do not take turns.
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Small pieces of work done so far.
+    static PIECES: Cell<u32> = const { Cell::new(0) };
 }
 
 /// For threads that mostly wait and are waited for: they run as soon as they have something to do, for a short while each
@@ -42,6 +44,28 @@ pub fn yield_to_others() {
 #[inline]
 pub fn turn_is_over() -> bool {
     BEGAN.get().is_some_and(|began| began.elapsed() >= TURN)
+}
+
+/// So many small pieces of work are done between two looks at the clock.
+const PIECES_PER_LOOK: u32 = 16;
+
+/// [`turn_is_over`] after a piece of work of less than a microsecond, which a look at the clock after each would make dearer.
+#[inline]
+pub fn small_turn_is_over() -> bool {
+    if BEGAN.get().is_none() {
+        return false;
+    }
+    let pieces = PIECES.get().wrapping_add(1);
+    PIECES.set(pieces);
+    pieces.is_multiple_of(PIECES_PER_LOOK) && turn_is_over()
+}
+
+/// [`end_turn`] after such a piece.
+#[inline]
+pub fn end_small_turn() {
+    if small_turn_is_over() {
+        end_turn();
+    }
 }
 
 /// Lets others run if [`turn_is_over`]. To be called without locks that requests wait for.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex, RwLock};
 use quiver_model::{Exemplar, Labels, LabelsError, Matcher, Metadata, WriteBatch};
-use quiver_persistence::turns::{end_turn, turn_is_over};
+use quiver_persistence::turns::{end_turn, small_turn_is_over};
 use quiver_persistence::{LogFloor, LogPosition};
 use quiver_storage::HeadIndex;
 use roaring::RoaringBitmap;
@@ -344,7 +344,7 @@ impl Head {
                     let histogram = Arc::new(std::mem::take(&mut h.histogram));
                     page.push_histogram(i, h.ts, histogram, h.start_ts, &mut applied);
                 }
-                if turn_is_over() {
+                if small_turn_is_over() {
                     break;
                 }
             }

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-use quiver_core::turns::end_turn;
+use quiver_core::turns::end_small_turn;
 use quiver_core::{Ingest, MetadataRef};
 use quiver_model::histogram::IntegerHistogram;
 use quiver_model::{
@@ -159,7 +159,7 @@ impl<'a> Decoder<'_, '_, 'a> {
             match n {
                 1 => {
                     self.series_v1(f.bytes(1)?)?;
-                    end_turn();
+                    end_small_turn();
                 }
                 3 => self.metadata_v1(f.bytes(3)?)?,
                 _ => {}
@@ -242,7 +242,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         while let Some((n, f)) = r.next_field()? {
             if n == 5 {
                 self.series_v2(f.bytes(5)?)?;
-                end_turn();
+                end_small_turn();
             }
         }
         Ok(())
