@@ -93,6 +93,8 @@ struct Slot {
     epoch: AtomicU32,
     crc: u32,
     is_checked: AtomicBool,
+    /// It was fetched for a read that is yet to come: that one does not find it, it brought it.
+    is_fetched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -190,6 +192,7 @@ impl PageStore {
                     epoch: AtomicU32::new(0),
                     crc,
                     is_checked: AtomicBool::new(false),
+                    is_fetched: AtomicBool::new(false),
                 };
                 self.shard(&key).write().insert(key, Arc::new(slot));
                 pages.push(key);
@@ -216,6 +219,11 @@ impl PageStore {
 
     /// A page, if it is held.
     pub fn get(&self, key: &PageKey) -> Option<Bytes> {
+        self.find(key).map(|(bytes, _)| bytes)
+    }
+
+    /// A page, if it is held, and whether that counts as a hit: it does not for the first read after [`PageStore::was_fetched`].
+    pub fn find(&self, key: &PageKey) -> Option<(Bytes, bool)> {
         let slot = self.shard(key).read().get(key).cloned();
         let Some(slot) = slot else {
             self.misses.fetch_add(1, Ordering::Relaxed);
@@ -236,8 +244,20 @@ impl PageStore {
             let more = |n: u8| (n < USES_MAX).then_some(n + 1);
             let _ = slot.uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         }
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(bytes)
+        let is_hit = !slot.is_fetched.swap(false, Ordering::Relaxed);
+        self.hits.fetch_add(u64::from(is_hit), Ordering::Relaxed);
+        Some((bytes, is_hit))
+    }
+
+    /// These pages were looked for, not found, and fetched to be read next: each is a miss, and reading it then is no hit.
+    pub fn was_fetched(&self, object: u64, pages: &[u32]) {
+        self.misses.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        for page in pages {
+            let key = (object, *page);
+            if let Some(slot) = self.shard(&key).read().get(&key) {
+                slot.is_fetched.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Is a page held? Counts as no use.
@@ -265,6 +285,7 @@ impl PageStore {
             epoch: AtomicU32::new(self.epoch.load(Ordering::Relaxed)),
             crc: crc.unwrap_or_else(|| crc32c(&bytes)),
             is_checked: AtomicBool::new(true),
+            is_fetched: AtomicBool::new(false),
             bytes: RwLock::new(bytes),
         };
         self.shard(&key).write().insert(key, Arc::new(slot));

@@ -97,7 +97,9 @@ impl Inner {
         self.foresee_block(&block);
         {
             let _publishing = self.publishing.lock();
+            let clock = self.clock_mark();
             let published = self.manifest.edit(|m| {
+                clock.into_iter().for_each(|mark| m.set_clock(mark));
                 m.replace(&[], vec![entry]);
                 m.log_floor = frozen.floor.clone();
             });

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quiver_model::{LabelsRef, Matcher};
+use quiver_persistence::manifest::ClockMark;
 use roaring::RoaringBitmap;
 
 use crate::background::TaskKind;
@@ -53,9 +54,20 @@ impl Expired {
 impl Inner {
     /// Looks whether the clock has jumped; asked once a second.
     pub(crate) fn is_clock_trusted(&self) -> bool {
-        let published = || last_published(self.manifest.current().entries.iter().map(|e| e.created_ms).collect());
+        let mark = || {
+            let manifest = self.manifest.current();
+            let published = || last_published(manifest.entries.iter().map(|e| e.created_ms).collect());
+            let made_of = |believed_ms| ClockMark { believed_ms, is_after_jump: false, doubt: None };
+            manifest.clock().or_else(|| published().map(made_of))
+        };
         let clock = &self.options.clock;
-        self.steps.is_trusted(clock.now_ms(), clock.elapsed_ms(), published)
+        self.steps.is_trusted(clock.now_ms(), clock.elapsed_ms(), mark)
+    }
+
+    /// Looks at the clock before an edit of the manifest, which is to note what is believed of it.
+    pub(crate) fn clock_mark(&self) -> Option<ClockMark> {
+        self.is_clock_trusted();
+        self.steps.mark()
     }
 
     fn newest_ts(&self) -> Option<i64> {
@@ -175,7 +187,9 @@ impl Inner {
         let blocks: Vec<Arc<StoredBlock>> = view.blocks.iter().filter(|b| ids.contains(&b.entry.id)).cloned().collect();
         {
             let _publishing = self.publishing.lock();
+            let clock = self.clock_mark();
             let drop_them = |m: &mut quiver_persistence::Manifest| {
+                clock.into_iter().for_each(|mark| m.set_clock(mark));
                 m.supersede(&ids, None);
                 m.replace(&ids, Vec::new());
             };

@@ -3,7 +3,10 @@
 //! `FAULTS=nightly` makes them as large as before a release, whatever else they are as large as at every push. Each test prints
 //! one row, `fault|number|what|size|acked|lost|doubled|changed|seconds`, which `.ci/faults` puts together.
 
+use std::collections::HashSet;
 use std::time::Instant;
+
+use crate::MemoryDisk;
 
 /// Are the tests to be as large as before a release?
 pub fn is_nightly() -> bool {
@@ -64,5 +67,60 @@ pub fn every_order(most: u64, mut play: impl FnMut(&mut dyn FnMut(usize) -> usiz
             Some((choice, _)) if plays < most => *choice += 1,
             _ => return plays,
         }
+    }
+}
+
+/// How many states [`every_crash`] looked at, and of how many moments it looked at all there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Crashes {
+    /// States that differ from each other, moment by moment.
+    pub states: u64,
+    /// Moments.
+    pub moments: u64,
+    /// Moments of which every state was looked at.
+    pub enumerated: u64,
+}
+
+impl std::fmt::Display for Crashes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { states, moments, enumerated } = self;
+        write!(f, "{states} different states, all there are at {enumerated} of {moments} moments")
+    }
+}
+
+/// Looks at what a power loss now could leave of `disk`, at equal states once. Where at most `pending_max` operations are pending
+/// that is every state in which each of them is there or not (with few of them also every way to tear a write); `seeds` chosen
+/// at random come on top, torn anywhere.
+pub fn every_crash(
+    disk: &MemoryDisk,
+    pending_max: usize,
+    seeds: u64,
+    crashes: &mut Crashes,
+    mut look: impl FnMut(MemoryDisk, &str),
+) {
+    let mut seen = HashSet::new();
+    let mut look = |after: MemoryDisk, what: &str| {
+        if seen.insert(after.fingerprint()) {
+            crashes.states += 1;
+            look(after, what);
+        }
+    };
+    crashes.moments += 1;
+    let pending = disk.pending_ops();
+    if pending <= pending_max {
+        crashes.enumerated += 1;
+        let with_torn_writes = pending * 2 <= pending_max;
+        every_order(u64::MAX, |choose| {
+            let mut chosen = String::new();
+            let after = disk.crash_chosen(with_torn_writes, &mut |among| {
+                let choice = choose(among);
+                chosen.push(char::from_digit(u32::try_from(choice).unwrap_or(0), 10).unwrap_or('?'));
+                choice
+            });
+            look(after, &format!("what is left is {chosen}"));
+        });
+    }
+    for seed in 0..seeds {
+        look(disk.crash(seed), &format!("seed {seed}"));
     }
 }

@@ -31,7 +31,7 @@ fn a_full_disk_refuses_writes_reads_on_and_heals() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let me = std::env::current_exe().expect("this binary");
     let script =
-        format!("mount -t tmpfs -o size=256m none \"$1\" || exit {NO_MOUNT}; exec \"$2\" --exact {NAME} --nocapture");
+        format!("mount -t tmpfs -o size=64m none \"$1\" || exit {NO_MOUNT}; exec \"$2\" --exact {NAME} --nocapture");
     let run = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
         .args([folder.path(), &me])

@@ -48,4 +48,4 @@ mod tidy;
 mod tier;
 mod write;
 
-use quiver_support::{http, s3_server};
+use quiver_support::{http, s3_server, s3_service};

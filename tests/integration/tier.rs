@@ -14,39 +14,59 @@ use serde_json::Value;
 use crate::command::run_with;
 use crate::remote_write::{Series, write};
 use crate::s3_server::S3Server;
+use crate::s3_service;
 use crate::server::{Server, Start};
 
 const T: i64 = 1_700_000_000_000;
 const AT: &str = "1700003600";
 
-/// A service, our own or the one that is named.
+/// A service, our own, the one that is named, or one by others.
 struct Service {
     url: String,
     own: Option<Arc<S3Server>>,
     prefix: String,
+    _files: Option<tempfile::TempDir>,
     _runtime: tokio::runtime::Runtime,
+}
+
+const BUCKET: &str = "quiver-test";
+const ACCESS_KEY: &str = "test";
+const SECRET_KEY: &str = "planted-secret";
+
+fn threads() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 impl Service {
     fn start(name: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = threads();
         let prefix = format!("{name}-{}", std::process::id());
         match std::env::var("QUIVER_TEST_S3") {
-            Ok(url) => Self { url, own: None, prefix, _runtime: runtime },
+            Ok(url) => Self { url, own: None, prefix, _files: None, _runtime: runtime },
             Err(_) => {
                 let (own, address) = runtime.block_on(S3Server::start()).unwrap();
-                Self { url: format!("http://{address}"), own: Some(own), prefix, _runtime: runtime }
+                let url = format!("http://{address}");
+                Self { url, own: Some(own), prefix, _files: None, _runtime: runtime }
             }
         }
     }
 
+    /// One that checks what is signed, and keeps its objects as files.
+    fn by_others(name: &str) -> Self {
+        let runtime = threads();
+        let files = tempfile::tempdir().unwrap();
+        let address = runtime.block_on(s3_service::start(files.path(), BUCKET, ACCESS_KEY, SECRET_KEY)).unwrap();
+        let url = format!("http://{address}");
+        Self { url, own: None, prefix: name.to_owned(), _files: Some(files), _runtime: runtime }
+    }
+
     fn server(&self, flags: &[&str]) -> Start {
-        let target = format!("s3://quiver-test/{}", self.prefix);
+        let target = format!("s3://{BUCKET}/{}", self.prefix);
         Start::new()
             .with(&["--tier-url", &target, "--tier-endpoint", &self.url, "--tier-after", "0s"])
             .with(flags)
-            .environment("AWS_ACCESS_KEY_ID", "test")
-            .environment("AWS_SECRET_ACCESS_KEY", "planted-secret")
+            .environment("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .environment("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     }
 }
 
@@ -65,7 +85,15 @@ fn answer(server: &Server) -> Value {
 
 #[test]
 fn blocks_in_a_bucket_outlive_the_local_disk() {
-    let service = Service::start("outlive");
+    outlives(&Service::start("outlive"));
+}
+
+#[test]
+fn blocks_in_a_service_by_others_outlive_the_local_disk() {
+    outlives(&Service::by_others("outlive"));
+}
+
+fn outlives(service: &Service) {
     let mut server = service.server(&[]).ready();
     fill(&server, 0);
     fill(&server, 1_200_000);
@@ -86,9 +114,9 @@ fn blocks_in_a_bucket_outlive_the_local_disk() {
     assert_eq!(planned.status, 200);
     // The secret is nowhere to be seen.
     for path in ["/api/v1/status/flags", "/api/v1/status/config", "/api/v1/status/runtimeinfo", "/metrics"] {
-        assert!(!server.get(path, &[]).text().contains("planted-secret"), "{path}");
+        assert!(!server.get(path, &[]).text().contains(SECRET_KEY), "{path}");
     }
-    assert!(!server.log().contains("planted-secret"));
+    assert!(!server.log().contains(SECRET_KEY));
     let info = server.get("/api/v1/status/runtimeinfo", &[]).json();
     assert!(info["data"]["remoteTier"].as_str().unwrap().starts_with("s3://quiver-test/"), "{info}");
     server.terminate();
@@ -137,13 +165,13 @@ fn backups_go_to_the_service_and_come_back() {
     let server = Start::new().ready();
     fill(&server, 0);
     let folder = tempfile::tempdir().unwrap();
-    let (url, to) = (server.url(), format!("s3://quiver-test/{}/copy", service.prefix));
-    let credentials = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "planted-secret")];
+    let (url, to) = (server.url(), format!("s3://{BUCKET}/{}/copy", service.prefix));
+    let credentials = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
     let run = |arguments: &[&str]| {
         let out = run_with(&[arguments, &["--endpoint", &service.url]].concat(), &credentials);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (text(&out.stdout), text(&out.stderr));
-        assert!(!out.contains("planted-secret") && !err.contains("planted-secret"), "{out}{err}");
+        assert!(!out.contains(SECRET_KEY) && !err.contains(SECRET_KEY), "{out}{err}");
         (out, err)
     };
     let scratch = folder.path().join("scratch");

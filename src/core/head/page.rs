@@ -206,7 +206,7 @@ impl Page {
             slot.kinds |= FLOATS;
             slot.last_is_histogram = false;
             if start != 0 || slot.extra.is_some() {
-                slot.push_start(at, start);
+                applied.bytes += slot.push_start(at, start);
             }
             self.seal_if_full(i, applied);
         } else if t == slot.max_ts && !slot.last_is_histogram && start == 0 && v.to_bits() == slot.last.to_bits() {
@@ -227,7 +227,7 @@ impl Page {
             slot.kinds |= HISTOGRAMS;
             slot.last_is_histogram = true;
             slot.extra.get_or_insert_default().histograms.push((at, h));
-            slot.push_start(at, start);
+            applied.bytes += slot.push_start(at, start);
             self.seal_if_full(i, applied);
         } else {
             self.push_late(i, Late { ts: t, start, value: sum, histogram: Some(h) }, applied);
@@ -252,18 +252,19 @@ impl Page {
             let times = &mut self.times[slot.times as usize];
             if next == times.ts.len() {
                 times.ts.push(t);
+                applied.bytes += 8;
             } else if times.ts[next] != t {
-                self.part_ways(i, at as usize, t);
+                self.part_ways(i, at as usize, t, applied);
             }
         } else {
-            self.join(i, t);
+            self.join(i, t, applied);
         }
         at
     }
 
     /// Gives an empty open column its times: those of a column that just got `t`, or new ones.
     #[cold]
-    fn join(&mut self, i: usize, t: i64) {
+    fn join(&mut self, i: usize, t: i64, applied: &mut Applied) {
         let found =
             self.recent.iter().copied().find(|r| {
                 self.times.get(*r as usize).is_some_and(|times| times.users > 0 && times.ts.last() == Some(&t))
@@ -273,6 +274,7 @@ impl Page {
             None => {
                 let r = self.new_times();
                 self.times[r as usize].ts.push(t);
+                applied.bytes += 8;
                 (r, 0)
             }
         };
@@ -283,7 +285,7 @@ impl Page {
 
     /// The times of slot `i`, `len` of them, go on with `t`, unlike those of the column it shared.
     #[cold]
-    fn part_ways(&mut self, i: usize, len: usize, t: i64) {
+    fn part_ways(&mut self, i: usize, len: usize, t: i64, applied: &mut Applied) {
         let (old, start) = (self.slots[i].times, self.slots[i].start as usize);
         let mine = &self.times[old as usize].ts[start..start + len];
         let found = self.recent.iter().copied().find(|r| {
@@ -299,13 +301,14 @@ impl Page {
                 let mut ts = Vec::with_capacity((len + 8).next_power_of_two());
                 ts.extend_from_slice(mine);
                 ts.push(t);
+                applied.bytes += 8 * ts.len() as i64;
                 let r = self.new_times();
                 self.times[r as usize].ts = ts;
                 r
             }
         };
         self.times[column as usize].users += 1;
-        self.release_times(old);
+        self.release_times(old, applied);
         let slot = &mut self.slots[i];
         (slot.times, slot.start) = (column, 0);
     }
@@ -321,10 +324,11 @@ impl Page {
         r
     }
 
-    fn release_times(&mut self, column: u16) {
+    fn release_times(&mut self, column: u16, applied: &mut Applied) {
         let times = &mut self.times[column as usize];
         times.users -= 1;
         if times.users == 0 {
+            applied.bytes -= 8 * times.ts.len() as i64;
             *times = Times::default();
             self.free.push(column);
         }
@@ -369,11 +373,12 @@ impl Page {
         self.values.release(&mut slot.values);
         slot.len = 0;
         if let Some(extra) = &mut slot.extra {
+            applied.bytes -= 8 * extra.start_ts.len() as i64;
             extra.histograms = Vec::new();
             extra.start_ts = Vec::new();
         }
         let times = slot.times;
-        self.release_times(times);
+        self.release_times(times, applied);
     }
 
     /// A sample that is not newer than all others.
@@ -401,7 +406,8 @@ impl Page {
             applied.conflicts += sort_late(&mut extra.late, &mut column);
             let histograms: usize = extra.late.iter().flat_map(|l| &l.histogram).map(|h| 160 + h.heap_bytes()).sum();
             let chunk = SEALING.with_borrow_mut(|(encoder, _)| encoder.encode(&column, 0..column.len()));
-            applied.bytes += chunk.heap_bytes() as i64 - 40 * extra.late.len() as i64 - histograms as i64;
+            applied.bytes += 64 + (chunk.heap_bytes() + chunk.time().bytes().len()) as i64;
+            applied.bytes -= 40 * extra.late.len() as i64 + histograms as i64;
             extra.late.clear();
             extra.late_sealed.push(chunk);
         }
@@ -496,18 +502,22 @@ impl Slot {
         bytes
     }
 
+    /// Appends a start timestamp at position `at`. Returns the bytes that takes.
     #[cold]
-    fn push_start(&mut self, at: u32, start: i64) {
+    fn push_start(&mut self, at: u32, start: i64) -> i64 {
         let extra = self.extra.get_or_insert_default();
+        let before = extra.start_ts.len();
         if start != 0 && extra.start_ts.is_empty() {
             extra.start_ts.resize(at as usize, 0);
         }
         if start != 0 || !extra.start_ts.is_empty() {
             extra.start_ts.push(start);
         }
+        let bytes = 8 * (extra.start_ts.len() - before) as i64;
         if start != 0 {
             self.kinds |= STARTS;
         }
+        bytes
     }
 
     /// Settles a second sample for the time at position `at` of the open column.
@@ -559,6 +569,7 @@ impl Slot {
         if start != old_start {
             let len = self.len as usize;
             let extra = self.extra.get_or_insert_default();
+            applied.bytes += 8 * (len - extra.start_ts.len()) as i64;
             extra.start_ts.resize(len, 0);
             extra.start_ts[at as usize] = start;
             self.kinds |= if start != 0 { STARTS } else { 0 };
@@ -592,4 +603,59 @@ fn sort_late(late: &mut [Late], out: &mut SampleColumn) -> u64 {
         rest = &rest[run..];
     }
     conflicts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a page of floats holds, looked at.
+    fn held(page: &Page) -> i64 {
+        let mut bytes = 0;
+        let mut times = BTreeMap::new();
+        let mut chunk = |c: &Chunk| {
+            times.insert(Arc::as_ptr(c.time()), 64 + c.time().bytes().len());
+            c.heap_bytes()
+        };
+        for slot in &page.slots {
+            bytes += slot.sealed.iter().map(&mut chunk).sum::<usize>();
+            bytes += if slot.values.is_none() { 0 } else { 8 * slot.len as usize };
+            if let Some(extra) = &slot.extra {
+                bytes += extra.late_sealed.iter().map(&mut chunk).sum::<usize>();
+                bytes += 8 * extra.start_ts.len() + 40 * extra.late.len();
+            }
+        }
+        bytes += page.times.iter().map(|t| 8 * t.ts.len()).sum::<usize>();
+        (bytes + times.values().sum::<usize>()) as i64
+    }
+
+    proptest! {
+        /// Series that share times, part ways, come late, repeat, are sealed: what is counted is what is held.
+        #[test]
+        fn what_is_counted_is_held(
+            steps in prop::collection::vec((0..6usize, 1..900u32, prop::sample::select(vec![0i64, 0, 0, 1, 7])), 1..20),
+            starts in any::<bool>(),
+        ) {
+            let mut page = Page::new(0);
+            (0..6).for_each(|_| page.push_series());
+            let mut applied = Applied::default();
+            let mut t = 1_000_000i64;
+            for (odd, n, apart) in steps {
+                for k in 0..n {
+                    t += 15_000;
+                    for i in 0..6 {
+                        let late = if i == odd && k % 5 == 0 { 40_000 * apart } else { apart * i64::from(i == odd) };
+                        let v = if i == 5 { 1.0 } else { f64::from(k * 31 % 97) };
+                        let start = if starts && i == 2 && k > 3 { t - 5 } else { 0 };
+                        page.push_float(i, t - late, v, start, &mut applied);
+                    }
+                }
+                prop_assert_eq!(applied.bytes, held(&page));
+            }
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! Power loss at every operation of the disk: what was acknowledged is there, no batch is there in part, nothing twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quiver_model::{MatchOp, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::disk::{FaultAction, FaultRule};
-use quiver_persistence::testing::{Row, sized};
+use quiver_persistence::testing::{Crashes, Row, every_crash, sized};
 use quiver_persistence::{DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
 
 use super::store::{block_on, open, options, write};
@@ -86,26 +86,21 @@ fn power_loss_at_every_operation_loses_nothing_acknowledged() {
     let ops = whole.ops();
     assert!(ops > 10);
     let row = Row::begin("3", "power loss at every operation of the store");
-    let seeds = sized(6, 2_000);
-    let (mut acked, mut different) = (0, 0);
+    // 12 pending operations have 4,096 outcomes, each of which a store is opened on twice.
+    let (pending_max, seeds) = (sized(6, 12) as usize, sized(6, 500));
+    let (mut acked, mut crashes) = (0, Crashes::default());
     for n in 0..ops {
         let disk = MemoryDisk::new();
         let acknowledged = run(&disk, &script, n).unwrap_or_default();
         acked += acknowledged.len() as u64 * SERIES as u64;
-        // Where little is pending many seeds leave the same bytes: those are looked at once.
-        let mut seen = HashSet::new();
-        for seed in 0..seeds {
-            let after = disk.crash(seed * (n + 1));
-            if !seen.insert(after.fingerprint()) {
-                continue;
-            }
-            different += 1u64;
+        every_crash(&disk, pending_max, seeds, &mut crashes, |after, left| {
+            let what = format!("power off after {n} of {ops}, {left}");
             let store = open(&after);
             let there = found(&store);
             for k in &acknowledged {
-                assert_eq!(there.get(k), Some(&SERIES), "batch {k}, power off after {n} of {ops}, seed {seed}");
+                assert_eq!(there.get(k), Some(&SERIES), "batch {k}, {what}");
             }
-            assert!(there.values().all(|n| *n == SERIES), "a batch in part: {there:?}, {n} of {ops}, seed {seed}");
+            assert!(there.values().all(|n| *n == SERIES), "a batch in part: {there:?}, {what}");
             // It goes on from there, twice.
             assert!(write(&store, &batch(100)).is_ok());
             block_on(store.flush()).unwrap();
@@ -113,10 +108,10 @@ fn power_loss_at_every_operation_loses_nothing_acknowledged() {
             drop(store);
             let mut want = there;
             want.insert(100, SERIES);
-            assert_eq!(found(&open(&after)), want, "{n} of {ops}, seed {seed}");
-        }
+            assert_eq!(found(&open(&after)), want, "{what}");
+        });
     }
-    row.passed(format_args!("{} states, {different} of them different", ops * seeds), acked);
+    row.passed(crashes, acked);
 }
 
 /// A process that is killed leaves what it wrote to the kernel; the next one builds on that, and then the power goes.
@@ -128,7 +123,8 @@ fn power_loss_after_a_kill_and_a_start_loses_nothing_acknowledged() {
     assert_eq!(run(&whole, &script, u64::MAX).unwrap().len(), 4);
     let ops = whole.ops();
     let row = Row::begin("3", "power loss after a kill at every operation and a start");
-    let (mut acked, mut different) = (0, 0);
+    let (pending_max, seeds) = (sized(4, 8) as usize, sized(4, 60));
+    let (mut acked, mut crashes) = (0, Crashes::default());
     for n in 0..ops {
         for next in 0..sized(4, 40) {
             let disk = MemoryDisk::new();
@@ -137,26 +133,17 @@ fn power_loss_after_a_kill_and_a_start_loses_nothing_acknowledged() {
             // The start does so many operations before the power goes; the last one does all that it has to.
             disk.halt_after(if next == 0 { u64::MAX } else { next });
             drop(Store::open(Arc::new(disk.clone()), options()));
-            let mut seen = HashSet::new();
-            for seed in 0..sized(4, 60) {
-                let after = disk.crash(seed);
-                if !seen.insert(after.fingerprint()) {
-                    continue;
-                }
-                different += 1;
+            every_crash(&disk, pending_max, seeds, &mut crashes, |after, left| {
+                let what = format!("killed after {n} of {ops}, start {next}, {left}");
                 let there = found(&open(&after));
                 for k in &acknowledged {
-                    assert_eq!(
-                        there.get(k),
-                        Some(&SERIES),
-                        "batch {k}, killed after {n} of {ops}, start {next}, seed {seed}"
-                    );
+                    assert_eq!(there.get(k), Some(&SERIES), "batch {k}, {what}");
                 }
-                assert!(there.values().all(|n| *n == SERIES), "a batch in part: {there:?}, {n} of {ops}, seed {seed}");
-            }
+                assert!(there.values().all(|n| *n == SERIES), "a batch in part: {there:?}, {what}");
+            });
         }
     }
-    row.passed(format_args!("{different} different states"), acked);
+    row.passed(crashes, acked);
 }
 
 /// With an interval a kill takes nothing. What the next start replayed is not taken by a power loss after it either.

@@ -312,7 +312,7 @@ fn a_clock_that_jumps_drops_nothing_that_is_young() {
     let row = Row::begin("16", "clock steps of an hour to ten years");
     let mut acked = 0;
     for step in [HOUR, -HOUR, 10 * YEAR, -10 * YEAR, 1000, -1000, i64::MAX / 2, -1_700_000_000_000] {
-        for self_written in [false, true] {
+        for (self_written, is_merged) in [(false, false), (true, false), (false, true), (true, true)] {
             let true_now = 1_700_000_000_000;
             let clock = Arc::new(ManualClock::new(true_now));
             let own = || StoreOptions {
@@ -348,16 +348,25 @@ fn a_clock_that_jumps_drops_nothing_that_is_young() {
             retain(&store);
             assert_eq!(shown(&store), [3, 2]);
             clock.set(true_now.saturating_add(step));
-            if self_written {
-                // The server's own metrics, and clients with the same clock, agree with it.
-                let _ = write(&store, &batch_of(&[("own", &[(true_now.saturating_add(step), 1.0)])]));
+            // The server's own metrics, and clients with the same clock, agree with it.
+            let write_own = |store: &Store| {
+                if self_written {
+                    let _ = write(store, &batch_of(&[("own", &[(true_now.saturating_add(step), 1.0)])]));
+                }
+            };
+            if !is_merged {
+                write_own(&store);
             }
             for _ in 0..3 {
                 clock.advance(1000);
                 retain(&store);
                 assert_eq!(shown(&store), [3, 2], "a step of {step} ms");
             }
-            // A flush by the wrong clock, and a restart under it.
+            // A flush by the wrong clock, at times after a merge of all there is, and a restart under it.
+            if is_merged {
+                block_on(store.compact()).unwrap();
+                write_own(&store);
+            }
             block_on(store.flush()).unwrap();
             store.close();
             drop(store);

@@ -132,16 +132,55 @@ impl MemoryDisk {
     /// What the disk holds after a power loss now: what is durable, and a part of the rest chosen by `seed`. Seed 0 keeps
     /// nothing that is pending, seed 1 everything. The disk at hand stays as it is; locks do not survive.
     pub fn crash(&self, seed: u64) -> MemoryDisk {
-        let state = self.state.lock();
         let mut rng = Seeded(seed.wrapping_mul(0x2545_F491_4F6C_DD1D));
+        self.crash_with(|pending| match (pending, seed) {
+            (_, 0) => Fate::Gone,
+            (_, 1) => Fate::Whole,
+            (Pending::Write, _) => match rng.below(5) {
+                0 => Fate::Gone,
+                1 => Fate::Whole,
+                2 => Fate::Prefix(rng.next()),
+                3 => Fate::Length,
+                _ => Fate::Sectors(rng.next()),
+            },
+            _ if rng.below(2) == 0 => Fate::Whole,
+            _ => Fate::Gone,
+        })
+    }
+
+    /// The same with a state that `choose` picks: it is asked for a number below the one given, once for each pending operation.
+    /// Asked for everything it can answer it gives every state in which each operation is there or not and, with
+    /// `with_torn_writes`, each write may also be there as its length only or in every second sector.
+    pub fn crash_chosen(&self, with_torn_writes: bool, choose: &mut dyn FnMut(usize) -> usize) -> MemoryDisk {
+        self.crash_with(|pending| {
+            let is_write = matches!(pending, Pending::Write);
+            match choose(if is_write && with_torn_writes { 4 } else { 2 }) {
+                0 => Fate::Gone,
+                1 => Fate::Whole,
+                2 => Fate::Length,
+                _ => Fate::Sectors(0x5555_5555_5555_5555),
+            }
+        })
+    }
+
+    /// How many operations a power loss now could take: of names, and of the bytes of files that a name could lead to.
+    pub fn pending_ops(&self) -> usize {
+        let state = self.state.lock();
+        let linked = state.names_pending.iter().filter_map(|op| match op {
+            NameOp::Link { inode, .. } | NameOp::Move { inode, .. } => Some(inode),
+            NameOp::Unlink { .. } => None,
+        });
+        let reachable: BTreeSet<&u64> = state.names_durable.values().chain(linked).collect();
+        let writes = reachable.iter().filter_map(|inode| state.inodes.get(inode)).map(|file| file.pending.len());
+        state.names_pending.len() + writes.sum::<usize>()
+    }
+
+    /// A power loss that leaves of each pending operation what `fate` says.
+    fn crash_with(&self, mut fate: impl FnMut(Pending) -> Fate) -> MemoryDisk {
+        let state = self.state.lock();
         let mut names = state.names_durable.clone();
         for op in &state.names_pending {
-            let keeps = match seed {
-                0 => false,
-                1 => true,
-                _ => rng.below(2) == 0,
-            };
-            if keeps {
+            if fate(Pending::Name) != Fate::Gone {
                 op.apply(&mut names);
             }
         }
@@ -149,12 +188,10 @@ impl MemoryDisk {
         after.inode_next = state.inode_next;
         for (path, inode) in names {
             let Some(file) = state.inodes.get(&inode) else { continue };
-            let data = match seed {
-                0 => file.durable.clone(),
-                1 => file.data.clone(),
-                _ => survive(file, &mut rng),
-            };
-            after.inodes.insert(inode, Inode { durable: data.clone(), data, pending: Vec::new() });
+            if !after.inodes.contains_key(&inode) {
+                let data = survive(file, &mut fate);
+                after.inodes.insert(inode, Inode { durable: data.clone(), data, pending: Vec::new() });
+            }
             after.names.insert(path.clone(), inode);
             after.names_durable.insert(path, inode);
         }
@@ -209,41 +246,60 @@ impl MemoryDisk {
     }
 }
 
+/// What a power loss may take.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Name,
+    Cut,
+    Write,
+}
+
+/// What it leaves of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Gone,
+    Whole,
+    /// Of a write: a prefix, cut anywhere (this number modulo what is possible).
+    Prefix(u64),
+    /// Of a write: the length came through, the bytes did not.
+    Length,
+    /// Of a write: the sectors whose bits are set, again and again.
+    Sectors(u64),
+}
+
 /// A state of a file after a power loss.
-fn survive(file: &Inode, rng: &mut Seeded) -> Vec<u8> {
+fn survive(file: &Inode, fate: &mut impl FnMut(Pending) -> Fate) -> Vec<u8> {
     let mut data = file.durable.clone();
     for op in &file.pending {
         match op {
             DataOp::Cut { len } => {
-                if rng.below(2) == 0 {
+                if fate(Pending::Cut) != Fate::Gone {
                     data.resize(*len, 0);
                 }
             }
-            DataOp::Write { offset, bytes } => match rng.below(5) {
-                0 => {}
-                1 => put_bytes(&mut data, *offset, bytes),
-                // A prefix, cut anywhere.
-                2 => {
-                    let keep = usize::try_from(rng.below(bytes.len() as u64 + 1)).unwrap_or(0);
+            DataOp::Write { offset, bytes } => match fate(Pending::Write) {
+                Fate::Gone => {}
+                Fate::Whole => put_bytes(&mut data, *offset, bytes),
+                Fate::Prefix(n) => {
+                    let keep = usize::try_from(n % (bytes.len() as u64 + 1)).unwrap_or(0);
                     put_bytes(&mut data, *offset, bytes.get(..keep).unwrap_or(bytes));
                 }
-                // The length came through, the bytes did not.
-                3 => {
+                Fate::Length => {
                     let end = offset + bytes.len();
                     if data.len() < end {
                         data.resize(end, 0);
                     }
                 }
-                // Any sectors of it.
-                _ => {
+                Fate::Sectors(mut bits) => {
                     let mut at = 0;
                     while at < bytes.len() {
                         let end = (at + SECTOR_BYTES - (offset + at) % SECTOR_BYTES).min(bytes.len());
-                        if rng.below(2) == 0
+                        if bits & 1 == 1
                             && let Some(part) = bytes.get(at..end)
                         {
                             put_bytes(&mut data, offset + at, part);
                         }
+                        bits = bits.rotate_right(1);
                         at = end;
                     }
                 }

@@ -12,6 +12,7 @@
 //!    Where a generation may have been lost all the same, [`ManifestStore::is_certain`] is false and nothing may be deleted.
 //! 4. A manifest of a newer version is refused and left alone.
 
+mod clock;
 mod file;
 mod place;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::disk::{Disk, DiskError, join};
 use crate::log::LogFloor;
 use file::FileState;
 
+pub use clock::{ClockDoubt, ClockMark};
 pub use place::{Place, Superseded, TierMark};
 
 pub use serde_json::Value as Json;

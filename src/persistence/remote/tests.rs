@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quiver_support::s3_server::S3Server;
+use quiver_support::s3_service;
 
 use super::s3::S3Objects;
 use super::*;
@@ -26,10 +27,14 @@ fn file(bytes: &[u8]) -> Arc<dyn DiskRead> {
 }
 
 fn bucket(address: std::net::SocketAddr, prefix: &str) -> S3Objects {
+    bucket_of(address, prefix, "secret")
+}
+
+fn bucket_of(address: std::net::SocketAddr, prefix: &str, secret_key: &str) -> S3Objects {
     let settings = S3Settings {
         endpoint: Some(format!("http://{address}")),
         access_key: "key".into(),
-        secret_key: Secret::new("secret"),
+        secret_key: Secret::new(secret_key),
         ..S3Settings::default()
     };
     S3Objects::new("bucket", prefix, &settings).unwrap()
@@ -91,6 +96,26 @@ fn stores_behave_alike() {
     });
 }
 
+/// A service that is not ours reads the protocol as we do, and checks what we sign.
+#[test]
+fn a_service_by_others_is_understood() {
+    let files = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let address = s3_service::start(files.path(), "bucket", "key", "secret").await.unwrap();
+        behaves(&bucket(address, "some/prefix")).await;
+        let stranger = bucket_of(address, "some/prefix", "another secret");
+        for refused in [
+            stranger.get_all("a/x").await.map(drop),
+            stranger.put_new("new", Bytes::from("x")).await,
+            stranger.list("a").await.map(drop),
+        ] {
+            let e = refused.unwrap_err();
+            assert_eq!(e.kind, ObjectErrorKind::Denied, "{e}");
+            assert!(e.to_string().contains("SignatureDoesNotMatch"), "{e}");
+        }
+    });
+}
+
 #[test]
 fn a_folder_keeps_what_was_put_over_a_power_loss() {
     let disk = MemoryDisk::new();
@@ -127,6 +152,42 @@ fn an_upload_that_fails_half_way_leaves_nothing() {
         }
         assert!(store.upload("x", Arc::new(Cut)).await.is_err());
         assert_eq!((server.objects(), server.open_uploads()), (vec![], 0));
+    });
+}
+
+/// An attempt that takes too long is dropped where it stands; the parts that it sent do not stay.
+#[test]
+fn an_upload_that_nobody_waits_for_leaves_nothing() {
+    runtime().block_on(async {
+        let (server, address) = S3Server::start().await.unwrap();
+        // The first part is read and sent, the second is never read.
+        #[derive(Debug)]
+        struct Stuck(Gate);
+        impl DiskRead for Stuck {
+            fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, crate::DiskError> {
+                if offset > 0 {
+                    self.0.stand();
+                }
+                Ok(vec![0; len])
+            }
+            fn len(&self) -> Result<u64, crate::DiskError> {
+                Ok(20 << 20)
+            }
+        }
+        let gate = Gate::new();
+        let arrival = gate.clone();
+        let store = bucket(address, "p");
+        tokio::select! {
+            done = store.upload("x", Arc::new(Stuck(gate.clone()))) => panic!("{done:?}"),
+            arrived = tokio::task::spawn_blocking(move || arrival.wait_for_arrival()) => arrived.unwrap(),
+        }
+        let begun = std::time::Instant::now();
+        while server.open_uploads() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the parts stay");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!((server.objects(), server.requests()), (vec![], 3), "begun, one part, aborted");
+        gate.open();
     });
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::FaultyDisk;
-use crate::testing::{Row, sized};
+use crate::testing::{Crashes, Row, every_crash, sized};
 
 /// What the world outside knows: entries acknowledged, and those whose data a floor has let go of.
 #[derive(Clone, Debug, Default)]
@@ -70,28 +70,28 @@ fn nothing_acknowledged_is_lost_by_a_power_loss_at_any_operation() {
     let ops = whole.ops();
     assert!(ops > 60, "{ops}");
     let row = Row::begin("3", "power loss at every operation of the log");
-    let seeds = sized(16, 3_000);
-    let (mut states, mut acked) = (0, 0);
+    let (pending_max, seeds) = (sized(8, 12) as usize, sized(16, 3_000));
+    let (mut first, mut later, mut acked) = (Crashes::default(), 0u64, 0);
     for halt in 0..ops + 4 {
         let disk = MemoryDisk::new();
         disk.halt_after(halt);
         let mut ledger = Ledger::default();
         live(disk.clone(), 0, &mut ledger);
         acked += ledger.acked.len() as u64;
-        for seed in 0..seeds {
-            states += 3;
-            let what = format!("halt {halt} seed {seed}");
-            let after = disk.crash(seed);
+        every_crash(&disk, pending_max, seeds, &mut first, |after, left| {
+            let what = format!("halt {halt}, {left}");
             check(&after, &ledger, &what);
             // A second life on what is left, ended by another power loss.
             let mut second = ledger.clone();
             after.halt_after(5 + halt * 7 % 60);
             live(after.clone(), 1000, &mut second);
-            check(&after.crash(seed / 2), &second, &what);
-            check(&after.crash(seed + 100), &second, &what);
-        }
+            for seed in [0, 1, later + 2, later + 3] {
+                later += 1;
+                check(&after.crash(seed), &second, &format!("{what}, then seed {seed}"));
+            }
+        });
     }
-    row.passed(format_args!("{states} states"), acked);
+    row.passed(format_args!("{first}; {later} after a second life"), acked);
 }
 
 /// With an interval a power loss takes what came since the last sync, in any part. That is a torn tail, not damage; what a sync

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::{DiskErrorKind, DiskOp, FaultAction, FaultRule, FaultyDisk, Gate};
-use crate::testing::Row;
+use crate::testing::{Row, sized};
 
 fn faulty() -> (MemoryDisk, FaultyDisk) {
     let memory = MemoryDisk::new();
@@ -53,6 +53,53 @@ fn an_entry_queued_behind_the_failing_sync_hears_of_it() {
         assert_eq!(done, id, "in order");
         assert!(matches!(result, Err(LogError::Poisoned(_))));
     }
+}
+
+/// Syncs that take long leave the queues full. What finds room is acknowledged in the order in which it came to its shard, which
+/// is that of the log; what finds none is told so at once and leaves no trace.
+#[test]
+fn behind_slow_syncs_acks_stay_in_order_and_the_queue_bounded() {
+    let row = Row::begin("12", "order of acks behind syncs of 5 ms");
+    let (shards, queue_max) = (3, 8);
+    let (memory, disk) = faulty();
+    disk.push(FaultRule::new(DiskOp::Sync, FaultAction::Slow(std::time::Duration::from_millis(5))));
+    let small = LogOptions { queue_max, segment_bytes_max: 4_000, ..options(shards) };
+    let log = Harness::open(disk, small, &LogFloor::default());
+    let mut waiting = 0;
+    let mut refused = BTreeSet::new();
+    let mut acked: BTreeMap<u32, Vec<(LogPosition, u32)>> = BTreeMap::new();
+    let mut take = |log: &Harness| {
+        let (id, result) = log.next();
+        let position = result.unwrap();
+        assert_eq!(position.shard, id % shards);
+        acked.entry(position.shard).or_default().push((position, id));
+    };
+    let count = u32::try_from(sized(600, 20_000)).unwrap();
+    for id in 0..count {
+        match log.submit((id % shards) as usize, id, 30) {
+            Ok(()) => waiting += 1,
+            Err(LogError::Busy) => {
+                refused.insert(id);
+                take(&log);
+                waiting -= 1;
+            }
+            Err(e) => panic!("{e}"),
+        }
+        let queued = log.log.figures().shards.iter().map(|s| s.queued_entries).max();
+        assert!(queued <= Some(queue_max), "{queued:?} wait in a shard");
+    }
+    for _ in 0..waiting {
+        take(&log);
+    }
+    assert!(!refused.is_empty(), "the queue has a bound");
+    for (shard, acks) in &acked {
+        assert!(acks.windows(2).all(|w| w[0].0 < w[1].0), "shard {shard}: not in the log's order");
+        assert!(acks.windows(2).all(|w| w[0].1 < w[1].1), "shard {shard}: not in the order of submission");
+    }
+    drop(log);
+    let want: Vec<u32> = (0..count).filter(|id| !refused.contains(id)).collect();
+    assert_eq!(read_back(&memory.crash(0), &LogFloor::default()).0, want);
+    row.passed(format_args!("{} refused", refused.len()), want.len() as u64);
 }
 
 #[test]

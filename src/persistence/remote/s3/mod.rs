@@ -9,7 +9,7 @@
 //!
 //! Invariants
 //! 1. Every request is signed (version 4) with the hash of its body, so a changed body is refused by the service.
-//! 2. An object appears whole or not at all: a multipart upload that fails is aborted.
+//! 2. An object appears whole or not at all: a multipart upload that fails, or that nobody waits for any more, is aborted.
 //! 3. Credentials are in no message, and no request goes to an address where clouds hand them out.
 
 mod http;
@@ -42,7 +42,10 @@ const PAGES_MAX: usize = 10_000;
 
 /// See the module.
 #[derive(Debug)]
-pub struct S3Objects {
+pub struct S3Objects(Arc<Bucket>);
+
+#[derive(Debug)]
+struct Bucket {
     name: String,
     prefix: String,
     /// What stands before the key in the path of a request: `/bucket`, or nothing where the bucket is in the host.
@@ -103,9 +106,12 @@ impl S3Objects {
             name.push('/');
             name.push_str(prefix);
         }
-        Ok(Self { name, prefix: prefix.to_owned(), base_path, http, signer: Signer::new(settings, region) })
+        let signer = Signer::new(settings, region);
+        Ok(Self(Arc::new(Bucket { name, prefix: prefix.to_owned(), base_path, http, signer })))
     }
+}
 
+impl Bucket {
     fn full(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
     }
@@ -172,24 +178,42 @@ impl S3Objects {
         check_len(&self.name, key, &range, answer.body)
     }
 
-    async fn upload_parts(&self, key: &str, source: &dyn DiskRead, len: u64) -> Result<(), ObjectError> {
+    async fn upload(self: &Arc<Self>, key: &str, source: Arc<dyn DiskRead>) -> Result<(), ObjectError> {
+        let len = source.len().map_err(|e| self.error(ObjectOp::Upload, key, ObjectErrorKind::Other, e))?;
+        if len > PART_BYTES {
+            return self.upload_parts(key, source, len).await;
+        }
+        let body = self.local(key, source, 0, len).await?;
+        self.ask(Ask { body, ..Ask::new(ObjectOp::Upload, Method::PUT, key) }).await.map(|_| ())
+    }
+
+    /// Bytes of the file to upload, read where a slow disk holds up nobody else's requests.
+    async fn local(&self, key: &str, source: Arc<dyn DiskRead>, at: u64, len: u64) -> Result<Bytes, ObjectError> {
+        let other = |text: &dyn std::fmt::Display| self.error(ObjectOp::Upload, key, ObjectErrorKind::Other, text);
+        let want = usize::try_from(len).map_err(|e| other(&e))?;
+        let read = tokio::task::spawn_blocking(move || source.read_at(at, want)).await;
+        let bytes = Bytes::from(read.map_err(|e| other(&e))?.map_err(|e| other(&e))?);
+        if bytes.len() == want { Ok(bytes) } else { Err(other(&"the file ends early")) }
+    }
+
+    async fn upload_parts(self: &Arc<Self>, key: &str, source: Arc<dyn DiskRead>, len: u64) -> Result<(), ObjectError> {
         let op = ObjectOp::Upload;
         let bad = |text: &str| self.error(op, key, ObjectErrorKind::Other, text);
         let answer = self.ask(Ask { query: &[("uploads", "")], ..Ask::new(op, Method::POST, key) }).await?;
         let begun = String::from_utf8_lossy(&answer.body);
         let id = xml::text_of(&begun, "UploadId").ok_or_else(|| bad("no UploadId came"))?;
-        let sent = self.send_parts(key, &id, source, len).await;
-        if sent.is_err() {
-            // What stays of it costs money until a lifecycle rule takes it.
-            let abort = Ask { query: &[("uploadId", &id)], ..Ask::new(op, Method::DELETE, key) };
-            if let Err(e) = self.ask(abort).await {
-                tracing::warn!(error = %e, "parts of an upload stay behind");
+        let unfinished = Unfinished { bucket: Arc::clone(self), key: key.to_owned(), id, is_over: false };
+        match self.send_parts(key, &unfinished.id, source, len).await {
+            Ok(()) => unfinished.complete(),
+            Err(e) => {
+                unfinished.abort().await;
+                return Err(e);
             }
         }
-        sent
+        Ok(())
     }
 
-    async fn send_parts(&self, key: &str, id: &str, source: &dyn DiskRead, len: u64) -> Result<(), ObjectError> {
+    async fn send_parts(&self, key: &str, id: &str, source: Arc<dyn DiskRead>, len: u64) -> Result<(), ObjectError> {
         let op = ObjectOp::Upload;
         let other = |text: &dyn std::fmt::Display| self.error(op, key, ObjectErrorKind::Other, text);
         let part_bytes = PART_BYTES.max(len.div_ceil(PARTS_MAX));
@@ -198,10 +222,7 @@ impl S3Objects {
         while at < len {
             number += 1;
             let want = part_bytes.min(len - at);
-            let body = Bytes::from(source.read_at(at, want as usize).map_err(|e| other(&e))?);
-            if body.len() as u64 != want {
-                return Err(other(&"the file ends early"));
-            }
+            let body = self.local(key, Arc::clone(&source), at, want).await?;
             let text = number.to_string();
             let query = [("partNumber", text.as_str()), ("uploadId", id)];
             let answer = self.ask(Ask { query: &query, body, ..Ask::new(op, Method::PUT, key) }).await?;
@@ -218,6 +239,14 @@ impl S3Objects {
             return Err(self.refused(op, key, &Answer { status: StatusCode::INTERNAL_SERVER_ERROR, ..answer }));
         }
         Ok(())
+    }
+
+    /// What stays of an upload that is not aborted costs money until a lifecycle rule takes it.
+    async fn abort(&self, key: &str, id: &str) {
+        let ask = Ask { query: &[("uploadId", id)], ..Ask::new(ObjectOp::Upload, Method::DELETE, key) };
+        if let Err(e) = self.ask(ask).await {
+            tracing::warn!(error = %e, "parts of an upload stay behind");
+        }
     }
 
     async fn list_all(&self, prefix: &str) -> Result<Vec<ObjectInfo>, ObjectError> {
@@ -250,25 +279,54 @@ impl S3Objects {
     }
 }
 
+/// A multipart upload that is not complete. One that is dropped, as by a limit of time, is aborted in the background.
+struct Unfinished {
+    bucket: Arc<Bucket>,
+    key: String,
+    id: String,
+    is_over: bool,
+}
+
+impl Unfinished {
+    fn complete(mut self) {
+        self.is_over = true;
+    }
+
+    async fn abort(mut self) {
+        self.bucket.abort(&self.key, &self.id).await;
+        self.is_over = true;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Without a runtime the process is about to end.
+        if let (false, Ok(runtime)) = (self.is_over, tokio::runtime::Handle::try_current()) {
+            let (bucket, key, id) = (Arc::clone(&self.bucket), self.key.clone(), self.id.clone());
+            runtime.spawn(async move { bucket.abort(&key, &id).await });
+        }
+    }
+}
+
 impl Objects for S3Objects {
     fn name(&self) -> String {
-        self.name.clone()
+        self.0.name.clone()
     }
 
     fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Bytes> {
-        Box::pin(self.read(key, Some(range)))
+        Box::pin(self.0.read(key, Some(range)))
     }
 
     fn get_all<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, Bytes> {
-        Box::pin(self.read(key, None))
+        Box::pin(self.0.read(key, None))
     }
 
     fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectInfo> {
         Box::pin(async move {
-            let answer = self.ask(Ask { answer_max: 0, ..Ask::new(ObjectOp::Head, Method::HEAD, key) }).await?;
+            let answer = self.0.ask(Ask { answer_max: 0, ..Ask::new(ObjectOp::Head, Method::HEAD, key) }).await?;
             let bytes = answer
                 .length
-                .ok_or_else(|| self.error(ObjectOp::Head, key, ObjectErrorKind::Other, "no length came"))?;
+                .ok_or_else(|| self.0.error(ObjectOp::Head, key, ObjectErrorKind::Other, "no length came"))?;
             Ok(ObjectInfo { key: key.to_owned(), bytes, modified_ms: 0 })
         })
     }
@@ -276,29 +334,21 @@ impl Objects for S3Objects {
     fn put_new<'a>(&'a self, key: &'a str, bytes: Bytes) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
             let ask = Ask { only_new: true, body: bytes, ..Ask::new(ObjectOp::Put, Method::PUT, key) };
-            self.ask(ask).await.map(|_| ())
+            self.0.ask(ask).await.map(|_| ())
         })
     }
 
     fn upload<'a>(&'a self, key: &'a str, source: Arc<dyn DiskRead>) -> ObjectFuture<'a, ()> {
-        Box::pin(async move {
-            let local = |e| self.error(ObjectOp::Upload, key, ObjectErrorKind::Other, e);
-            let len = source.len().map_err(local)?;
-            if len > PART_BYTES {
-                return self.upload_parts(key, &*source, len).await;
-            }
-            let body = Bytes::from(source.read_at(0, len as usize).map_err(local)?);
-            self.ask(Ask { body, ..Ask::new(ObjectOp::Upload, Method::PUT, key) }).await.map(|_| ())
-        })
+        Box::pin(self.0.upload(key, source))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> ObjectFuture<'a, Vec<ObjectInfo>> {
-        Box::pin(self.list_all(prefix))
+        Box::pin(self.0.list_all(prefix))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
-            match self.ask(Ask::new(ObjectOp::Delete, Method::DELETE, key)).await {
+            match self.0.ask(Ask::new(ObjectOp::Delete, Method::DELETE, key)).await {
                 Err(e) if e.is_not_found() => Ok(()),
                 other => other.map(|_| ()),
             }
@@ -323,12 +373,12 @@ mod tests {
     #[test]
     fn the_bucket_stands_where_the_service_wants_it() {
         let amazon = S3Objects::new("bucket", "a/b", &settings(None)).unwrap();
-        assert_eq!((amazon.http.host(), amazon.base_path.as_str()), ("bucket.s3.us-east-1.amazonaws.com", ""));
+        assert_eq!((amazon.0.http.host(), amazon.0.base_path.as_str()), ("bucket.s3.us-east-1.amazonaws.com", ""));
         let dotted = S3Objects::new("my.bucket", "", &settings(None)).unwrap();
-        assert_eq!((dotted.http.host(), dotted.base_path.as_str()), ("s3.us-east-1.amazonaws.com", "/my.bucket"));
+        assert_eq!((dotted.0.http.host(), dotted.0.base_path.as_str()), ("s3.us-east-1.amazonaws.com", "/my.bucket"));
         let own = S3Objects::new("bucket", "a", &settings(Some("http://127.0.0.1:9000/"))).unwrap();
         assert_eq!(
-            (own.http.host(), own.base_path.as_str(), own.full("k")),
+            (own.0.http.host(), own.0.base_path.as_str(), own.0.full("k")),
             ("127.0.0.1:9000", "/bucket", "a/k".into())
         );
         assert_eq!(own.name(), "s3://bucket/a");
