@@ -188,10 +188,10 @@ impl MemoryDisk {
         after.inode_next = state.inode_next;
         for (path, inode) in names {
             let Some(file) = state.inodes.get(&inode) else { continue };
-            if !after.inodes.contains_key(&inode) {
+            after.inodes.entry(inode).or_insert_with(|| {
                 let data = survive(file, &mut fate);
-                after.inodes.insert(inode, Inode { durable: data.clone(), data, pending: Vec::new() });
-            }
+                Inode { durable: data.clone(), data, pending: Vec::new() }
+            });
             after.names.insert(path.clone(), inode);
             after.names_durable.insert(path, inode);
         }
