@@ -128,8 +128,8 @@ impl Steps {
     }
 }
 
-/// For a manifest without a mark: when the last block was published, of the times of all; those of a day that comes long after all others are not believed:
-/// the clock may have jumped before them.
+/// For a manifest without a mark: when the last block was published, of the times of all; those of a day that comes long after all
+/// others are not believed: the clock may have jumped before them.
 pub(crate) fn last_published(mut all: Vec<i64>) -> Option<i64> {
     all.sort_unstable();
     let newest = *all.last()?;
