@@ -293,7 +293,7 @@ fn retention_by_size_and_by_selector() {
     let text = server.get("/metrics", &[]).text();
     assert!(text.contains("quiver_blocks_dropped_total 0\n") && text.contains("quiver_blocks_damaged 0\n"), "{text}");
     // The oldest blocks go when there is no room for them.
-    let small = Start::new().with(&["--retention-size", "3000"]).ready();
+    let small = Start::new().with(&["--retention-size", "1500"]).ready();
     for k in 0..6 {
         fill(&small, k * 3_600_000);
         small.admin("flush");

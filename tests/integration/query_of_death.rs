@@ -195,7 +195,7 @@ fn a_query_of_death_ends_itself_only() {
                 let (p99, p50) = quantiles(times);
                 let (p99, p50, took) = (p99.as_secs_f64() * 1e3, p50.as_secs_f64() * 1e3, took.as_secs_f64());
                 let error = error_of(&r).chars().take(110).collect::<String>().replace('|', "\\|");
-                let rss = memory(&server, "VmRSS:");
+                let rss = memory(&server, "VmHWM:");
                 println!("| {name} | {} | {took:.2} | {rss} | {p99:.1} | {p50:.1} | {error} |", r.status);
             }
             let bad = !good || took > Duration::from_secs(2) * SLOW || r.body.len() > 64 << 20;
