@@ -7,6 +7,9 @@
 //!
 //! Invariant: the build side is complete before the first probe.
 
+use hashbrown::HashMap;
+use quiver_model::Labels;
+
 use super::bits;
 use super::group::LabelNumbers;
 use super::matching::{MatchIds, Side};
@@ -15,6 +18,9 @@ use crate::context::QueryContext;
 use crate::error::QueryError;
 use crate::exec::tile::{Roster, StepGrid, Tile};
 use crate::promql::ast::{BinaryOp, VectorMatching};
+
+/// An `or` at one step whose left side has so many times the rows of its right side is a link of a chain.
+const CHAIN_LINKS: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -48,9 +54,22 @@ impl SetOp {
             if grid.len == 1 {
                 // The left side comes first, both in their order: a series of the right side stands behind the left side's even
                 // where one of those, without a sample, is called the same. Whether a name goes is said by the side, too.
-                let (l, r) = (left.rows.len() as u32, right.rows.len() as u32);
-                let rows = left.rows.iter().chain(&right.rows).cloned().collect();
-                (Roster { rows }, (0..l).collect(), (l..l + r).collect())
+                let mut rows = left.rows.clone();
+                // In a long chain of the same series that would be a row for each of its links: there the right side takes the
+                // last one of its name.
+                let is_chain = left.rows.len() > CHAIN_LINKS * right.rows.len();
+                let known = left.rows.iter().zip(0u32..).filter(|_| is_chain);
+                let mut last: HashMap<(&Labels, bool), u32> =
+                    known.map(|(r, i)| ((&r.labels, r.drop_name), i)).collect();
+                let mut r = Vec::with_capacity(right.rows.len());
+                for row in &right.rows {
+                    let shared = last.remove(&(&row.labels, row.drop_name));
+                    r.push(shared.unwrap_or(rows.len() as u32));
+                    if shared.is_none() {
+                        rows.push(row.clone());
+                    }
+                }
+                (Roster { rows }, (0..left.rows.len() as u32).collect(), r)
             } else {
                 let mut numbers = LabelNumbers::default();
                 let mut number = |side: &Roster| -> Vec<u32> {
@@ -180,6 +199,16 @@ impl SetOp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_chain_of_or_keeps_few_rows() {
+        let one = roster(&["__name__=a,i=1", "__name__=a,i=2"]);
+        let chain = (0..1000).fold(one.clone(), |left, _| {
+            SetOp::new(BinaryOp::Or, &VectorMatching::default(), &left, &one, grid(1)).unwrap().1
+        });
+        assert!(chain.rows.len() <= (CHAIN_LINKS + 1) * one.rows.len(), "{}", chain.rows.len());
+    }
+
     use crate::kernels::operators::testing::{cells, context, floats, grid, labels, roster};
 
     #[test]
