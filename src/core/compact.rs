@@ -158,7 +158,7 @@ impl Inner {
             let added: Vec<ManifestEntry> = merged.iter().map(|m| m.entry.clone()).collect();
             let clock = self.clock_mark();
             let edited = self.manifest.edit(|m| {
-                clock.into_iter().for_each(|mark| m.set_clock(mark));
+                m.note_clock(clock);
                 m.supersede(ids, added.first().map(|e| e.id));
                 if !added.is_empty() {
                     // Deletions that came while this was written count in the result, too.

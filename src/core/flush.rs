@@ -99,7 +99,7 @@ impl Inner {
             let _publishing = self.publishing.lock();
             let clock = self.clock_mark();
             let published = self.manifest.edit(|m| {
-                clock.into_iter().for_each(|mark| m.set_clock(mark));
+                m.note_clock(clock);
                 m.replace(&[], vec![entry]);
                 m.log_floor = frozen.floor.clone();
             });

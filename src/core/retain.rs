@@ -189,7 +189,7 @@ impl Inner {
             let _publishing = self.publishing.lock();
             let clock = self.clock_mark();
             let drop_them = |m: &mut quiver_persistence::Manifest| {
-                clock.into_iter().for_each(|mark| m.set_clock(mark));
+                m.note_clock(clock);
                 m.supersede(&ids, None);
                 m.replace(&ids, Vec::new());
             };

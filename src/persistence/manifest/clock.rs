@@ -39,8 +39,10 @@ impl Manifest {
         ClockMark::deserialize(self.extra.get(CLOCK_KEY)?).ok()
     }
 
-    /// Notes what is known of the clock.
-    pub fn set_clock(&mut self, mark: ClockMark) {
-        self.extra.insert(CLOCK_KEY.to_owned(), serde_json::to_value(mark).unwrap_or(Value::Null));
+    /// Notes what is known of the clock; with nothing known, what was noted before stays.
+    pub fn note_clock(&mut self, mark: Option<ClockMark>) {
+        if let Some(value) = mark.and_then(|mark| serde_json::to_value(mark).ok()) {
+            self.extra.insert(CLOCK_KEY.to_owned(), value);
+        }
     }
 }
