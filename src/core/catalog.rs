@@ -209,9 +209,16 @@ impl StoredBlock {
         (self.entry.samples > 0).then_some(TimeRange { min: self.entry.min_ts, max: self.entry.max_ts })
     }
 
+    /// The times of what it holds; where that is no sample, but metadata or exemplars, when it was made.
+    pub(crate) fn ages(&self) -> TimeRange {
+        let made = TimeRange { min: self.entry.created_ms, max: self.entry.created_ms };
+        self.time_bounds().unwrap_or(made)
+    }
+
     /// What the compaction planner needs.
     pub(crate) fn rung(&self) -> Rung {
-        let ManifestEntry { id, min_ts, max_ts, bytes, level, .. } = self.entry;
+        let ManifestEntry { id, bytes, level, .. } = self.entry;
+        let TimeRange { min: min_ts, max: max_ts } = self.ages();
         Rung { id, min_ts, max_ts, bytes, level }
     }
 
@@ -315,8 +322,13 @@ pub(crate) fn open_blocks(
             Deletions::new(deletions.iter().filter(|(_, of)| of.contains(&id)).map(|(d, _)| Arc::clone(d)).collect());
         blocks.push(Arc::new(block.with_deletions(own)));
     }
-    blocks.sort_by_key(|b| b.entry.id);
+    sort_by_arrival(&mut blocks);
     Ok(blocks)
+}
+
+/// Sorts blocks by when what they hold came, the newest last.
+pub(crate) fn sort_by_arrival(blocks: &mut [Arc<StoredBlock>]) {
+    blocks.sort_by_key(|b| (b.entry.arrival(), b.entry.id));
 }
 
 /// The deletions of a manifest, each with the blocks in which it counts. One that cannot be understood refuses the start:

@@ -213,8 +213,9 @@ fn set_aside(
             continue;
         }
         let (saved, new) = save(disk, store, old)?;
+        let is_whole = saved.is_whole();
         store.edit(|m| {
-            m.replace_keeping_deletions(old.id, new);
+            m.replace_damaged(old.id, new, is_whole);
         })?;
         if let Some(aside) = aside {
             disk.remove(&old.file)?;
@@ -288,6 +289,7 @@ fn save(
     };
     let Some(meta) = saved.meta else { return Ok((saved, None)) };
     let mut new = entry(id, old.level, &path, &meta, old.created_ms, old.sources.clone());
+    new.set_arrival(old.arrival());
     note_crc(&**disk, &mut new).map_err(|e| BackupError::Io(e.to_string()))?;
     Ok((saved, Some(new)))
 }

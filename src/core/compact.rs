@@ -31,7 +31,7 @@ use crate::{ReadError, Snapshot, TimeRange};
 /// Samples of a chunk in a merged block: longer chunks are smaller.
 const MERGED_CHUNK_SAMPLES: usize = 1440;
 /// What a merge leaves free on the disk, beyond what it may write.
-const SPARE_BYTES: u64 = 16 << 20;
+pub(crate) const SPARE_BYTES: u64 = 16 << 20;
 
 impl Inner {
     /// Blocks that can be merged.
@@ -142,7 +142,8 @@ impl Inner {
             self.discard(&path);
             None
         } else {
-            let entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
+            let mut entry = entry(id, level, &path, &meta, self.options.clock.now_ms(), ids.to_vec());
+            entry.set_arrival(blocks.iter().map(|b| b.entry.arrival()).max().unwrap_or(id));
             let merged = self.prove(entry).inspect_err(|e| {
                 if matches!(e, ReadError::Corrupt { .. }) {
                     // The same would come of them again.

@@ -39,6 +39,8 @@ use crate::{Need, ReadError, TimeRange};
 pub(crate) struct Frozen {
     head: Arc<Head>,
     floor: LogFloor,
+    /// Are frames of it above that floor: such that went on their way before the rotation and into the log after it?
+    is_straggled: bool,
     /// Its block, once that is written: what failed then was the manifest, and the file is not written again.
     written: Option<(Arc<StoredBlock>, BlockMeta)>,
 }
@@ -66,6 +68,8 @@ impl Inner {
 
     /// Flushes under the lock; with `always` an empty head, too, so that the log's floor moves above all that was there.
     pub(crate) fn flush_locked(&self, always: bool) -> Result<(), ReadError> {
+        // The floor of a rotation would pass over frames that are not read.
+        self.progress.is_whole()?;
         // What an earlier attempt left behind comes first: its floor is the lower one.
         let left = self.frozen.lock().clone();
         if let Some(frozen) = left {
@@ -78,9 +82,8 @@ impl Inner {
             self.log.rotate().map_err(|e| ReadError::Io { file: crate::store::LOG_DIR.into(), what: e.to_string() })?;
         let head = self.replace_head();
         head.wait_until_frozen();
-        // Frames that went on their way before the rotation and into the log after it.
-        self.is_straggled.store(head.is_logged_from(&floor), Ordering::Release);
-        let frozen = Frozen { head, floor, written: None };
+        let is_straggled = head.is_logged_from(&floor);
+        let frozen = Frozen { head, floor, is_straggled, written: None };
         *self.frozen.lock() = Some(frozen.clone());
         self.publish_frozen(&frozen)
     }
@@ -104,6 +107,7 @@ impl Inner {
                 m.log_floor = frozen.floor.clone();
             });
             published.map_err(manifest_error)?;
+            self.is_straggled.store(frozen.is_straggled, Ordering::Release);
             self.change_view(|view| {
                 view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head));
                 view.blocks.push(block);
@@ -178,6 +182,7 @@ impl Inner {
     fn publish_floor(&self, frozen: &Frozen) -> Result<(), ReadError> {
         let publishing = self.publishing.lock();
         self.manifest.edit(|m| m.log_floor = frozen.floor.clone()).map_err(manifest_error)?;
+        self.is_straggled.store(frozen.is_straggled, Ordering::Release);
         self.change_view(|view| view.heads.retain(|h| !Arc::ptr_eq(h, &frozen.head)));
         drop(publishing);
         *self.frozen.lock() = None;

@@ -9,11 +9,13 @@ use quiver_persistence::log::SegmentId;
 use quiver_persistence::{Frame, ReplayShard};
 use tokio::sync::Notify;
 
+use crate::ReadError;
 use crate::head::Head;
 use crate::ingest::FRAME_BATCH;
 use crate::interner::Interner;
 use crate::record::{NO_SERIES, Record};
 use crate::refusal::SeriesCaps;
+use crate::store::LOG_DIR;
 
 /// How far the start is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,16 @@ impl Progress {
         *self.phase.lock() = phase;
         self.changed.notify_all();
         self.notify.notify_waiters();
+    }
+
+    /// Is all there that the log holds? What would take the log's place, or is to count for all of it, has to wait for that.
+    pub(crate) fn is_whole(&self) -> Result<(), ReadError> {
+        let why = match self.phase() {
+            Phase::Ready => return Ok(()),
+            Phase::Checking | Phase::Replaying => "the log is still being replayed".to_owned(),
+            Phase::Failed(why) => format!("the log was not read to its end, and stays as it is: {why}"),
+        };
+        Err(ReadError::Io { file: LOG_DIR.into(), what: why })
     }
 
     /// The frames still to come are passed over.

@@ -52,7 +52,7 @@ impl Expired {
 }
 
 impl Inner {
-    /// Looks whether the clock has jumped; asked once a second.
+    /// Looks whether the clock has jumped.
     pub(crate) fn is_clock_trusted(&self) -> bool {
         let mark = || {
             let manifest = self.manifest.current();
@@ -62,6 +62,19 @@ impl Inner {
         };
         let clock = &self.options.clock;
         self.steps.is_trusted(clock.now_ms(), clock.elapsed_ms(), mark)
+    }
+
+    /// The look of every second. That a time is in doubt the manifest keeps at once: a start before the next flush has to know.
+    pub(crate) fn look_at_clock(&self) {
+        let is_kept = || self.manifest.current().clock().is_some_and(|c| c.doubt.is_some());
+        if self.is_clock_trusted() || is_kept() {
+            return;
+        }
+        let _publishing = self.publishing.lock();
+        let clock = self.clock_mark();
+        if let Err(e) = self.manifest.edit(|m| m.note_clock(clock)) {
+            tracing::warn!(error = %e, "that the clock jumped is not noted yet");
+        }
     }
 
     /// Looks at the clock before an edit of the manifest, which is to note what is believed of it.
@@ -94,7 +107,7 @@ impl Inner {
         let view = self.view.load();
         let rungs: Vec<Rung> = view.blocks.iter().map(|b| b.rung()).collect();
         let mut ids: Vec<u64> = match self.cutoff(self.longest_ms()) {
-            Some(cutoff) => view.blocks.iter().filter(|b| b.entry.max_ts < cutoff).map(|b| b.entry.id).collect(),
+            Some(cutoff) => rungs.iter().filter(|r| r.max_ts < cutoff).map(|r| r.id).collect(),
             None => Vec::new(),
         };
         if let Some(bytes_max) = self.retention.load().bytes_max {
@@ -144,7 +157,7 @@ impl Inner {
                     Err(_) => return false,
                 },
             };
-            self.cutoff(shortest).is_some_and(|cutoff| b.entry.max_ts < cutoff)
+            self.cutoff(shortest).is_some_and(|cutoff| b.ages().max < cutoff)
         };
         view.blocks.iter().filter(due).map(|b| b.entry.id).collect()
     }

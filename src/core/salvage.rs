@@ -42,6 +42,11 @@ pub struct Salvaged {
 }
 
 impl Salvaged {
+    /// Is nothing lost?
+    pub(crate) fn is_whole(&self) -> bool {
+        self.meta.is_some() && self.lost.is_empty() && !self.exemplars_lost && !self.metadata_lost
+    }
+
     /// Samples lost.
     pub fn samples_lost(&self) -> u64 {
         self.lost.iter().map(|l| l.samples).sum()

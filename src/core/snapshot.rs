@@ -31,7 +31,7 @@ use crate::{Need, ReadError, SeriesSet, Snapshot, TimeRange};
 pub(crate) struct View {
     /// The one that takes writes first, then those being flushed, newest first.
     pub(crate) heads: Vec<Arc<Head>>,
-    /// Published blocks, the newest last.
+    /// Published blocks, the one that came last at the end.
     pub(crate) blocks: Vec<Arc<StoredBlock>>,
 }
 

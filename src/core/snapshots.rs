@@ -12,12 +12,14 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLockReadGuard;
 use quiver_persistence::disk::file_crc;
-use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE};
-use quiver_persistence::{Disk, DiskError, LogFloor, Manifest, ManifestStore};
+use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, Place};
+use quiver_persistence::{Disk, DiskError, LogFloor, Manifest, ManifestEntry, ManifestStore};
 use tokio::sync::oneshot;
 
 use crate::background::TaskKind;
+use crate::compact::SPARE_BYTES;
 use crate::flush::{crc_of, io, manifest_error};
 use crate::store::{BLOCK_DIR, Inner};
 use crate::{ReadError, SnapshotFile};
@@ -65,13 +67,19 @@ impl Inner {
             self.flush_now()?;
         }
         // No file of a block goes while it is linked.
-        let _linking = self.linking.read();
+        let linking = self.linking.read();
         let manifest = self.manifest.current();
         let disk = &*self.disk;
         if disk.exists(&folder).map_err(io)? {
             return Err(ReadError::Io { file: folder, what: "there is a snapshot of that name".into() });
         }
-        let made = self.fill_snapshot(&folder, &manifest);
+        let remote = manifest.entries.iter().filter(|e| e.place() == Place::Remote);
+        let bytes = remote.map(|e| e.bytes).sum::<u64>();
+        if bytes > 0 && disk.free_bytes().is_ok_and(|free| free < bytes.saturating_add(SPARE_BYTES)) {
+            let what = format!("{bytes} bytes of blocks are in the remote store alone, and have no room here");
+            return Err(ReadError::Io { file: folder, what });
+        }
+        let made = self.fill_snapshot(&folder, &manifest, linking);
         if made.is_err()
             && let Err(e) = remove_folder(disk, &folder)
         {
@@ -80,7 +88,12 @@ impl Inner {
         made
     }
 
-    fn fill_snapshot(&self, folder: &str, manifest: &Manifest) -> Result<(), ReadError> {
+    fn fill_snapshot(
+        &self,
+        folder: &str,
+        manifest: &Manifest,
+        linking: RwLockReadGuard<'_, ()>,
+    ) -> Result<(), ReadError> {
         let disk = &*self.disk;
         let blocks = format!("{folder}/{BLOCK_DIR}");
         let partial = format!("{folder}/{PARTIAL_FILE}");
@@ -89,20 +102,27 @@ impl Inner {
         disk.sync_dir(folder).map_err(io)?;
         disk.create_dir(&blocks).map_err(io)?;
         let total = manifest.entries.len() as u64;
-        for (done, entry) in (0u64..).zip(&manifest.entries) {
+        let copy = |(done, entry): (u64, &ManifestEntry)| {
             self.background.progress(TaskKind::Snapshot, done, total);
             if self.background.is_stopping() {
                 return Err(ReadError::Io { file: folder.to_owned(), what: "the store is shutting down".into() });
             }
-            self.copy_block(entry, &format!("{folder}/{}", entry.file))?;
-        }
+            self.copy_block(entry, &format!("{folder}/{}", entry.file))
+        };
+        let (remote, local): (Vec<_>, Vec<_>) = manifest.entries.iter().partition(|e| e.place() == Place::Remote);
+        let first = local.len() as u64;
+        (0..).zip(local).try_for_each(copy)?;
+        // What is fetched may take long, and no local file is needed for it.
+        drop(linking);
+        (first..).zip(remote).try_for_each(copy)?;
         disk.sync_dir(&blocks).map_err(io)?;
-        let copy = ManifestStore::open(Arc::clone(&self.disk), folder).map_err(manifest_error)?;
-        copy.edit(|m| {
-            *m = Manifest { generation: m.generation, log_floor: LogFloor::default(), ..manifest.clone() };
-            m.forget_tier();
-        })
-        .map_err(manifest_error)?;
+        let store = ManifestStore::open(Arc::clone(&self.disk), folder).map_err(manifest_error)?;
+        store
+            .edit(|m| {
+                *m = Manifest { generation: m.generation, log_floor: LogFloor::default(), ..manifest.clone() };
+                m.forget_tier();
+            })
+            .map_err(manifest_error)?;
         disk.remove(&partial).map_err(io)?;
         disk.sync_dir(folder).map_err(io)?;
         tracing::info!(folder, blocks = total, "a snapshot is there");

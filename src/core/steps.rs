@@ -57,11 +57,14 @@ impl Seen {
             return Self { elapsed_ms, believed_ms: now_ms, is_after_jump: false, doubt: None };
         };
         let seen = Self { elapsed_ms, believed_ms, is_after_jump, doubt: None };
-        if now_ms <= believed_ms.saturating_add(ABSENCE_MS) {
+        let is_the_same = |d: &ClockDoubt| now_ms.abs_diff(d.clock_ms) <= ABSENCE_MS.unsigned_abs();
+        let doubt = doubt.filter(is_the_same);
+        // A clock that still shows what was in doubt has not been set right, however short its jump.
+        let goes_on = doubt.is_some_and(|d| now_ms >= d.clock_ms.saturating_sub(TOLERANCE_MS as i64));
+        if now_ms <= believed_ms.saturating_add(ABSENCE_MS) && !goes_on {
             return seen.believing(now_ms, ABSENCE_MS);
         }
-        let is_the_same = |d: &ClockDoubt| now_ms.abs_diff(d.clock_ms) <= ABSENCE_MS.unsigned_abs();
-        let left_ms = doubt.filter(is_the_same).map_or(HOLD_MS, |d| d.left_ms.min(HOLD_MS));
+        let left_ms = doubt.map_or(HOLD_MS, |d| d.left_ms.min(HOLD_MS));
         say(now_ms, believed_ms, left_ms);
         Self { doubt: Some(Doubt { clock_ms: now_ms, until_ms: elapsed_ms.saturating_add(left_ms) }), ..seen }
     }
@@ -225,6 +228,23 @@ mod tests {
         let mark = Some(ClockMark { believed_ms: NOW, is_after_jump: false, doubt });
         assert!(!steps.is_trusted(NOW + 3650 * DAY, 0, || mark));
         assert_eq!(steps.mark().unwrap().doubt, Some(ClockDoubt { clock_ms: NOW + 3650 * DAY, left_ms: HOLD_MS }));
+    }
+
+    #[test]
+    fn a_doubt_about_a_short_jump_outlives_the_process_too() {
+        for jump in [2 * 60_000, HOUR, 2 * DAY, 4 * DAY] {
+            let steps = Steps::default();
+            assert!(steps.is_trusted(NOW, 0, || None));
+            assert!(!steps.is_trusted(NOW + jump, 1_000, || None));
+            let mark = steps.mark();
+            let starts = |now: i64| Steps::default().is_trusted(now, 7, || mark);
+            assert!(!starts(NOW + jump) && !starts(NOW + jump + HOUR), "{jump}");
+            assert!(starts(NOW + 1_000), "set right while it was down");
+            // After what was left of its day it is believed.
+            let steps = Steps::default();
+            assert!(!steps.is_trusted(NOW + jump, 0, || mark));
+            assert!(steps.is_trusted(NOW + jump + DAY, DAY as u64, || None));
+        }
     }
 
     #[test]

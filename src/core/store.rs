@@ -31,7 +31,7 @@ use quiver_persistence::{
 use tokio::sync::oneshot;
 
 use crate::background::{Background, LANES, TaskKind};
-use crate::catalog::{StoredBlock, open_blocks, sweep};
+use crate::catalog::{StoredBlock, open_blocks, sort_by_arrival, sweep};
 use crate::changes::Changes;
 use crate::delete::DeleteRequest;
 use crate::flush::Frozen;
@@ -112,7 +112,7 @@ pub(crate) struct Inner {
     gate: RwLock<()>,
     /// What writes use.
     writing: Arc<Shared>,
-    progress: Arc<Progress>,
+    pub(crate) progress: Arc<Progress>,
     replayed: Mutex<ReplayReport>,
     is_closed: AtomicBool,
 }
@@ -387,6 +387,7 @@ impl Inner {
         let _one_at_a_time = self.viewing.lock();
         let mut view = View::clone(&self.view.load());
         change(&mut view);
+        sort_by_arrival(&mut view.blocks);
         self.view.store(Arc::new(view));
         self.counters.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -396,7 +397,7 @@ impl Inner {
             return;
         }
         // Whether anything is kept for a time or not: a jump that nobody saw would be believed later.
-        self.is_clock_trusted();
+        self.look_at_clock();
         if self.flush_is_due() {
             self.schedule(TaskKind::Flush);
         }
@@ -523,7 +524,7 @@ impl Maintain for Store {
     fn delete(&self, selectors: Vec<Vec<Matcher>>, range: TimeRange) -> BoxFuture<'_, Result<(), ReadError>> {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            self.ready().await;
+            self.whole().await?;
             self.inner.deletes.lock().push(DeleteRequest { selectors, range, answer });
             self.run(TaskKind::Delete, answered).await
         })
@@ -541,7 +542,7 @@ impl Maintain for Store {
         Box::pin(async move {
             snapshots::folder_of(&name)?;
             let (answer, answered) = oneshot::channel();
-            self.ready().await;
+            self.whole().await?;
             self.inner.snapshots.lock().push(SnapshotRequest { name, skip_head, answer });
             self.run(TaskKind::Snapshot, answered).await
         })
@@ -621,9 +622,15 @@ impl Maintain for Store {
 }
 
 impl Store {
+    /// Waits for the end of the replay, and for a good one.
+    async fn whole(&self) -> Result<(), ReadError> {
+        self.ready().await;
+        self.inner.progress.is_whole()
+    }
+
     fn task(&self, kind: TaskKind) -> BoxFuture<'_, Result<(), ReadError>> {
         Box::pin(async move {
-            self.ready().await;
+            self.whole().await?;
             let answer = self.inner.background.request(kind);
             answer.await.unwrap_or_else(|_| Err(self.closed()))
         })

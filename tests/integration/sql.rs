@@ -115,6 +115,37 @@ fn tables_of_all_samples_and_of_all_series() {
 }
 
 #[test]
+fn a_cast_that_rounds_or_fails_is_not_taken_for_its_column() {
+    let server = filled();
+    let odd = Series::new("odd", &[("n", "7")]).float(T + 1_000, 1.0).float(T + 1_500, 2.0).float(T + 2_000, 3.0);
+    write(&mut server.client(), &[odd, Series::new("odd", &[("n", "x")]).float(T, 4.0)]);
+    let count = |table: &str, predicate: &str| {
+        server.sql(&format!("SELECT count(*) FROM metrics.{table} WHERE {predicate}"))[0][0].as_u64().unwrap()
+    };
+    for when in ["in the head", "in a block"] {
+        assert_eq!(count("odd", "TRY_CAST(n AS INT) IS NOT NULL"), 3, "{when}");
+        assert_eq!(count("odd", "TRY_CAST(n AS INT) IS NULL"), 1, "{when}");
+        assert_eq!(count("odd", "TRY_CAST(n AS INT) = 7"), 3, "{when}");
+        assert_eq!(count("odd", "CAST(n AS VARCHAR) = '7'"), 3, "{when}");
+        // All of it is of the day that begins with 2023-11-14 00:00.
+        for (predicate, rows) in [("=", 4), ("<=", 4), (">=", 4), (">", 0), ("<", 0)] {
+            assert_eq!(
+                count("odd", &format!("ts::date {predicate} TIMESTAMP '2023-11-14'")),
+                rows,
+                "{when} {predicate}"
+            );
+        }
+        assert_eq!(
+            count("odd", "arrow_cast(ts, 'Timestamp(Second, None)') = TIMESTAMP '2023-11-14 22:13:21'"),
+            2,
+            "{when}"
+        );
+        assert_eq!(count("odd", "ts = TIMESTAMP '2023-11-14 22:13:21'"), 1, "{when}");
+        server.admin("flush");
+    }
+}
+
+#[test]
 fn histograms_and_markers_in_rows() {
     let server = filled();
     let rows = server.sql(

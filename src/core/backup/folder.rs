@@ -10,7 +10,7 @@ use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_T
 use quiver_persistence::{Disk, DiskLock, Manifest, ManifestStore};
 
 use super::vault::{Origin, Vault};
-use super::{BACKUP_KEY, BackupError, BackupFile, lock_if_possible};
+use super::{BACKUP_KEY, BackupError, BackupFile, is_still, lock_if_possible};
 use crate::options::OpenError;
 use crate::store::{BLOCK_DIR, LOG_DIR};
 
@@ -127,6 +127,10 @@ impl Origin for FolderOrigin {
         }
         let names = self.disk.list(LOG_DIR)?.into_iter().filter(|n| SegmentId::parse(n).is_some());
         names.map(|n| join(LOG_DIR, &n)).map(|path| Ok((path.clone(), self.disk.len(&path)?))).collect()
+    }
+
+    fn is_still(&self) -> Result<(), BackupError> {
+        is_still(&self.disk, &self.manifest)
     }
 
     fn copy(

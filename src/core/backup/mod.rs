@@ -249,6 +249,7 @@ impl Backup {
         }
         refuse_remote(&store.current(), &source.name())?;
         let offline = OfflineStore::data_folder(Arc::clone(&source))?;
+        is_still(&source, &store.current())?;
         if !offline.replay_report().is_clean() {
             tracing::warn!(damages = offline.replay_report().damage.len(), "the log is damaged: the backup lacks that");
         }
@@ -325,6 +326,19 @@ pub(crate) fn lock_if_possible(disk: &dyn Disk) -> Result<Option<DiskLock>, Back
         Err(e) if e.kind == DiskErrorKind::Denied => Ok(None),
         Err(e) => Err(OpenError::from(e).into()),
     }
+}
+
+/// Refuses a folder whose manifest has changed since `manifest` was read. Where the folder cannot be locked a server may run on it
+/// that this process must not write to, and what it flushed meanwhile would be neither in the blocks nor in the log that is left.
+pub(crate) fn is_still(source: &Arc<dyn Disk>, manifest: &Manifest) -> Result<(), BackupError> {
+    let now = ManifestStore::open(Arc::clone(source), "")?.current();
+    if now.generation == manifest.generation {
+        return Ok(());
+    }
+    let name = source.name();
+    Err(BackupError::Refused(format!(
+        "a server changed {name} meanwhile: make the copy through it (quiver snapshot --url)"
+    )))
 }
 
 /// What a restore did.
@@ -405,6 +419,7 @@ fn restore_from(
         }
         target.sync_dir(LOG_DIR)?;
     }
+    source.is_still()?;
     let store = ManifestStore::open(Arc::clone(&target), "")?;
     store.edit(|m| {
         *m = Manifest { generation: m.generation, ..(*manifest).clone() };

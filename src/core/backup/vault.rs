@@ -45,6 +45,11 @@ pub(super) trait Origin {
     /// Segments of a log, with their lengths; a backup has none, a data folder may.
     fn segments(&self) -> Result<Vec<(String, u64)>, BackupError>;
 
+    /// Is its manifest what it was at first? Asked after the last copy.
+    fn is_still(&self) -> Result<(), BackupError> {
+        Ok(())
+    }
+
     /// Copies a file to a disk; with `want`, one of another length or CRC32C is an error and leaves no copy.
     fn copy(
         &self,

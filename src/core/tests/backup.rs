@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use quiver_model::Matcher;
-use quiver_persistence::disk::{FaultAction, FaultRule};
+use quiver_persistence::disk::{FaultAction, FaultRule, Gate};
 use quiver_persistence::remote::{FaultyObjects, FolderObjects, ObjectFault, ObjectOp, Objects};
 use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, ManifestStore, MemoryDisk};
 
@@ -38,6 +38,44 @@ fn step(disk: &MemoryDisk, oracle: &MemoryStore, k: i64, flush: bool) {
         block_on(store.flush()).unwrap();
     }
     store.close();
+}
+
+/// Of a folder that may be read and not locked a server may flush: what it took from the log is in no block that was seen.
+#[test]
+fn a_copy_of_a_folder_that_changes_meanwhile_is_refused() {
+    for restores in [false, true] {
+        let inner = MemoryDisk::new();
+        let store = open(&inner);
+        write(&store, &batch_of(&[("m", &[(1, 1.0)])])).unwrap();
+        block_on(store.flush()).unwrap();
+        write(&store, &batch_of(&[("m", &[(2, 2.0)])])).unwrap();
+        let disk = Arc::new(FaultyDisk::new(Arc::new(inner.clone())));
+        disk.push(FaultRule::new(DiskOp::Lock, FaultAction::Fail(DiskErrorKind::Denied)));
+        let gate = Gate::new();
+        disk.push(FaultRule::new(DiskOp::List, FaultAction::Wait(gate.clone())).on("log").times(1));
+        let out = Arc::new(MemoryDisk::new());
+        let copied = || match restores {
+            false => Backup::on(out.clone())
+                .unwrap()
+                .of_disk(disk.clone(), true, 7, &AtomicU64::new(0), &|_| ())
+                .map(|r| r.blocks),
+            true => restore_on(disk.clone(), out.clone(), false, &AtomicU64::new(0), &|_| ()).map(|r| r.blocks),
+        };
+        let refused = std::thread::scope(|scope| {
+            let copying = scope.spawn(copied);
+            gate.wait_for_arrival();
+            block_on(store.flush()).unwrap();
+            gate.open();
+            copying.join().unwrap()
+        });
+        assert!(matches!(&refused, Err(BackupError::Refused(why)) if why.contains("meanwhile")), "{refused:?}");
+        let done = match restores {
+            false => copied(),
+            true => restore_on(disk.clone(), Arc::new(MemoryDisk::new()), false, &AtomicU64::new(0), &|_| ())
+                .map(|r| r.blocks),
+        };
+        assert_eq!(done.unwrap(), 2, "left alone it is copied");
+    }
 }
 
 #[test]

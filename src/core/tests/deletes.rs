@@ -314,6 +314,45 @@ fn a_deletion_that_fails_anywhere_is_undone_or_done_and_can_be_done_again() {
     }
 }
 
+/// A write that was on its way while the log was rotated is in the block of its head and in the log that stays. A later flush that
+/// fails does not make that log short.
+#[test]
+fn a_deletion_is_not_undone_by_a_log_that_a_failed_flush_left() {
+    let inner = MemoryDisk::new();
+    let disk = Arc::new(FaultyDisk::new(Arc::new(inner.clone())));
+    let mut own = options();
+    own.log.shards = 1;
+    let store = Store::open(disk.clone(), own).unwrap();
+    store.wait_until_ready();
+    let straggled = || store.inner_for_test().is_straggled.load(Ordering::Acquire);
+    for t in 1.. {
+        // The writer of the log waits, so that the rotation and a write queue up behind it, in one order or the other.
+        let gate = Gate::new();
+        disk.push(FaultRule::new(DiskOp::Sync, FaultAction::Wait(gate.clone())).on("log/").times(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(&store, &batch_of(&[("a", &[(t, 1.0)])])).unwrap());
+            gate.wait_for_arrival();
+            let flush = scope.spawn(|| block_on(store.flush()).unwrap());
+            std::thread::yield_now();
+            scope.spawn(|| write(&store, &batch_of(&[("a", &[(-1 - t, 1.0)])])).unwrap());
+            gate.open();
+            flush.join().unwrap();
+        });
+        if straggled() {
+            break;
+        }
+    }
+    write(&store, &batch_of(&[("other", &[(1, 1.0)])])).unwrap();
+    disk.push(FaultRule::new(DiskOp::Create, FaultAction::Fail(DiskErrorKind::Full)).on("blocks/"));
+    assert!(block_on(store.flush()).is_err());
+    let is_deleted = block_on(store.delete(name("a"), TimeRange::ALL)).is_ok();
+    assert!(!is_deleted, "the flush that moves the floor fails");
+    disk.clear();
+    delete(&store, "a", TimeRange::ALL);
+    let store = open(&inner.crash(0));
+    assert_eq!((times(&*store, "a").len(), times(&*store, "other").len()), (0, 1));
+}
+
 #[test]
 fn readers_see_a_deletion_whole() {
     let store = open(&MemoryDisk::new());

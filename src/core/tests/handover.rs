@@ -12,7 +12,7 @@ use super::oracle::{assert_same, contents};
 use super::store::{block_on, open, options, write};
 use crate::memory::MemoryStore;
 use crate::testing::batch_of;
-use crate::{Maintain, Need, OfflineStore, OpenError, ReadError, Source, Store, StoreOptions, TimeRange};
+use crate::{Health, Maintain, Need, OfflineStore, OpenError, ReadError, Source, Store, StoreOptions, TimeRange};
 
 const SERIES: usize = 300;
 
@@ -167,6 +167,65 @@ fn a_flush_that_fails_anywhere_is_done_again_and_loses_nothing() {
             assert_eq!(stray, Vec::<String>::new());
         }
     }
+}
+
+#[test]
+fn a_block_whose_name_cannot_be_made_durable_does_not_stay() {
+    for op in [DiskOp::Open, DiskOp::SyncDir] {
+        let inner = MemoryDisk::new();
+        let disk = Arc::new(FaultyDisk::new(Arc::new(inner.clone())));
+        let store = Store::open(disk.clone(), options()).unwrap();
+        write(&store, &scrape(1)).unwrap();
+        disk.push(FaultRule::new(op, FaultAction::Fail(DiskErrorKind::Io)).on("blocks"));
+        for _ in 0..3 {
+            assert!(block_on(store.flush()).is_err());
+        }
+        assert_eq!(inner.list("blocks").unwrap(), Vec::<String>::new(), "{op}");
+        disk.clear();
+        block_on(store.flush()).unwrap();
+        assert_eq!((times(&*store)[0].as_slice(), store.stats(1).blocks), ([1].as_slice(), 1));
+    }
+}
+
+/// Whatever the log holds past the place where its reading failed is there at the next start, however much is asked of the store
+/// in between.
+#[test]
+fn a_replay_that_failed_leaves_the_log_as_it_is() {
+    let inner = MemoryDisk::new();
+    let store = open(&inner);
+    for t in 1..=8 {
+        write(&store, &scrape(t)).unwrap();
+        if t == 2 {
+            block_on(store.flush()).unwrap();
+        }
+    }
+    drop(store);
+    let mut failed = 0;
+    for skip in 0..30 {
+        let disk = Arc::new(FaultyDisk::new(Arc::new(inner.clone())));
+        disk.push(FaultRule::new(DiskOp::Open, FaultAction::Fail(DiskErrorKind::Io)).on("log/").after(skip).times(1));
+        let Ok(store) = Store::open(disk.clone(), options()) else { continue };
+        store.wait_until_ready();
+        if store.health() == Health::Ok {
+            continue;
+        }
+        failed += 1;
+        let refused = |done: Result<(), ReadError>| {
+            assert!(
+                matches!(&done, Err(ReadError::Io { what, .. }) if what.contains("not read to its end")),
+                "{done:?}"
+            );
+        };
+        refused(block_on(store.flush()));
+        refused(block_on(store.compact()));
+        refused(block_on(store.create_snapshot(format!("20260101T000000Z-{skip:016x}"), false)));
+        refused(block_on(store.delete(vec![vec![Matcher::equal("__name__", "nothing")]], TimeRange::ALL)));
+        assert!(store.inner_for_test().flush_now().is_err());
+        drop(store);
+        let store = open(&inner);
+        assert_eq!(times(&*store)[0], (1..=8).collect::<Vec<i64>>(), "{skip}");
+    }
+    assert!(failed >= 2, "{failed} starts could not read the log to its end");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use quiver_model::{ManualClock, MatchOp, Matcher};
+use quiver_model::{Exemplar, Labels, ManualClock, MatchOp, Matcher, Metadata, MetricKind, WriteBatch};
 use quiver_persistence::MemoryDisk;
 
 use super::oracle::contents;
 use super::store::{block_on, options, write};
+use crate::background::TaskKind;
 use crate::testing::batch_of;
 use crate::{Maintain, RetentionRule, Source, Store, StoreOptions, TimeRange};
 
@@ -81,4 +82,64 @@ fn selectors_keep_series_for_less_or_more() {
     clock.set(i64::MAX / 2);
     store.retain_for_test().unwrap();
     assert!(samples(&store, "now") > 0, "a clock that runs ahead drops nothing of the head");
+}
+
+/// Metadata of `m`, and no sample.
+fn help(text: &str) -> WriteBatch {
+    let said = Metadata { kind: MetricKind::Gauge, unit: String::new(), help: text.to_owned() };
+    WriteBatch { metadata: vec![("m".to_owned(), said)], ..WriteBatch::default() }
+}
+
+#[test]
+fn what_holds_no_sample_is_as_old_as_it_was_made() {
+    const NOW: i64 = 1_000_000_000;
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = StoreOptions { clock: clock.clone(), retention_ms: Some(100_000), ..options() };
+    let store = Store::open(Arc::new(MemoryDisk::new()), options).unwrap();
+    let flushed = |batch: &WriteBatch| {
+        write(&store, batch).unwrap();
+        block_on(store.flush()).unwrap();
+    };
+    flushed(&help("kept"));
+    let mut traced = WriteBatch::default();
+    traced.begin_series([("__name__", "traced")]);
+    traced.push_exemplar(Exemplar { labels: Labels::from_pairs([("trace", "a")]).unwrap(), value: 1.0, ts: NOW });
+    flushed(&traced);
+    flushed(&batch_of(&[("now", &[(NOW, 1.0)])]));
+    store.retain_for_test().unwrap();
+    assert_eq!(store.stats(0).blocks, 3, "none is of 1970");
+    assert_eq!(store.snapshot().metadata(Some("m")).len(), 1);
+    clock.advance(100_001);
+    write(&store, &batch_of(&[("now", &[(NOW + 100_001, 1.0)])])).unwrap();
+    store.retain_for_test().unwrap();
+    assert_eq!(store.stats(0).blocks, 0);
+}
+
+#[test]
+fn old_metadata_is_not_the_newest_after_a_merge() {
+    let disk = MemoryDisk::new();
+    let open = || {
+        let store = Store::open(Arc::new(disk.clone()), options()).unwrap();
+        store.wait_until_ready();
+        store
+    };
+    let store = open();
+    // The last to come is not the last by its samples.
+    for (text, t) in [("first", 3_000), ("second", 2_000), ("third", 1_000)] {
+        let mut batch = batch_of(&[("m", &[(t, 1.0)])]);
+        batch.metadata = help(text).metadata;
+        write(&store, &batch).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    let said = |store: &Store| -> Vec<String> {
+        store.snapshot().metadata(Some("m")).into_iter().flat_map(|(_, all)| all).map(|m| m.help).collect()
+    };
+    assert_eq!(said(&store), ["third", "second", "first"]);
+    store.inner_for_test().merge_blocks(&[1, 2], TaskKind::Compact).unwrap();
+    assert_eq!(said(&store), ["third", "second", "first"]);
+    drop(store);
+    let store = open();
+    assert_eq!(said(&store), ["third", "second", "first"], "after a start");
+    block_on(store.compact()).unwrap();
+    assert_eq!((said(&store), store.stats(0).blocks), (["third", "second", "first"].map(String::from).to_vec(), 1));
 }

@@ -498,6 +498,71 @@ fn deletions_and_retention_reach_the_store() {
     assert_eq!(far.takeover_view(), times(&*store, "a").unwrap(), "what retention dropped is not");
 }
 
+/// The block that parts in the store were merged into is written anew for a deletion before it ever gets there.
+#[test]
+fn a_deletion_carried_out_here_counts_in_the_store() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 4);
+    block_on(store.tier()).unwrap();
+    store.close();
+    drop(store);
+    let store = far.open_with(&disk, |t| t.after_ms = i64::MAX).unwrap();
+    block_on(store.compact()).unwrap();
+    assert_eq!((places(&store), far.takeover_view()), (vec![Place::Local], vec![10, 20, 30]));
+    block_on(store.delete(vec![vec![Matcher::equal("__name__", "a")]], TimeRange { min: 15, max: 25 })).unwrap();
+    block_on(store.clean_tombstones()).unwrap();
+    assert_eq!((store.stats(0).tombstones, times(&*store, "a").unwrap()), (0, vec![10, 30]));
+    block_on(store.tier()).unwrap();
+    assert_eq!(far.takeover_view(), [10, 30]);
+}
+
+/// What could not be saved of a merged block is still in the parts it was made of.
+#[test]
+fn a_repair_falls_back_on_parts_in_the_store() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 4);
+    block_on(store.tier()).unwrap();
+    store.close();
+    drop(store);
+    let stays = |t: &mut TierOptions| (t.after_ms, t.sweep_after_ms) = (i64::MAX, 0);
+    let store = far.open_with(&disk, stays).unwrap();
+    write(&store, &one(40)).unwrap();
+    block_on(store.compact()).unwrap();
+    let file = store.inner_for_test().manifest.current().entries[0].file.clone();
+    store.close();
+    drop(store);
+    // No chunk of it is left.
+    let mut bytes = disk.read(&file).unwrap();
+    let half = bytes.len() / 3;
+    bytes[16..half].fill(0xA5);
+    disk.put(&file, bytes);
+    let report = crate::check::check_folder(Arc::new(disk.clone()), true, &|_| ()).unwrap();
+    assert!(!report.salvaged.is_empty(), "{:?}", report.findings);
+    let store = far.open_with(&disk, stays).unwrap();
+    for _ in 0..2 {
+        let there = times(&*store, "a").unwrap();
+        assert!(there.starts_with(&[10, 20, 30]), "{there:?}");
+        block_on(store.tier()).unwrap();
+    }
+    assert_eq!(far.takeover_view(), [10, 20, 30]);
+}
+
+#[test]
+fn a_snapshot_that_has_no_room_for_what_is_far_is_refused() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 3);
+    block_on(store.tier()).unwrap();
+    disk.set_capacity(disk.used_bytes() + (8 << 20));
+    let refused = block_on(store.create_snapshot("s".into(), false)).unwrap_err();
+    assert!(refused.to_string().contains("no room here"), "{refused}");
+    write(&store, &one(50)).unwrap();
+    disk.set_capacity(u64::MAX);
+    block_on(store.create_snapshot("s".into(), false)).unwrap();
+}
+
 #[test]
 fn snapshots_and_checks_know_about_the_store() {
     let (far, disk) = (Far::new(), MemoryDisk::new());

@@ -180,8 +180,8 @@ impl Inner {
             || !self.to_drop(tier).is_empty()
     }
 
-    fn age_of(&self, entry: &ManifestEntry) -> i64 {
-        self.options.clock.now_ms().saturating_sub(entry.max_ts)
+    fn age_of(&self, block: &StoredBlock) -> i64 {
+        self.options.clock.now_ms().saturating_sub(block.ages().max)
     }
 
     fn to_upload(&self, tier: &Tier) -> Vec<u64> {
@@ -190,7 +190,7 @@ impl Inner {
         let view = self.view.load();
         let due = |b: &&Arc<StoredBlock>| {
             b.entry.place() == Place::Local
-                && self.age_of(&b.entry) >= tier.options.after_ms
+                && self.age_of(b) >= tier.options.after_ms
                 && b.damage().is_none()
                 && !merging.contains(&b.entry.id)
                 && !unmergeable.contains(&b.entry.id)
@@ -202,7 +202,7 @@ impl Inner {
         let view = self.view.load();
         let due = |b: &&Arc<StoredBlock>| {
             b.entry.place() == Place::Both
-                && self.age_of(&b.entry) >= tier.options.drop_after_ms.max(tier.options.after_ms)
+                && self.age_of(b) >= tier.options.drop_after_ms.max(tier.options.after_ms)
                 && b.entry.object().is_some_and(|o| tier.is_published(&o))
         };
         view.blocks.iter().filter(due).map(|b| b.entry.id).collect()

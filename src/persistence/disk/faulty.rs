@@ -378,6 +378,8 @@ impl Disk for FaultyDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
+        // The folder is opened to be synced, which may fail without a sync having failed.
+        self.pass(DiskOp::Open, dir, || Ok(()))?;
         self.pass(DiskOp::SyncDir, dir, || self.inner.sync_dir(dir))
     }
 

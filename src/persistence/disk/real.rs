@@ -34,10 +34,10 @@ impl RealDisk {
         fs::create_dir_all(root).map_err(|e| DiskError::from_io(DiskOp::CreateDir, &name, &e))?;
         for above in named.into_iter().filter_map(Path::parent) {
             let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-            match sync_folder(above) {
+            match File::open(above) {
                 // Not ours to open, so it was not made by us.
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
-                done => done.map_err(|e| DiskError::from_io(DiskOp::SyncDir, &name, &e))?,
+                opened => sync_opened(opened, &name)?,
             }
         }
         Self::open(root)
@@ -143,7 +143,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
-        sync_folder(&self.at(DiskOp::SyncDir, dir, true)?).map_err(|e| DiskError::from_io(DiskOp::SyncDir, dir, &e))
+        sync_opened(File::open(self.at(DiskOp::SyncDir, dir, true)?), dir)
     }
 
     fn remove(&self, path: &str) -> Result<(), DiskError> {
@@ -237,8 +237,10 @@ impl Disk for RealDisk {
     }
 }
 
-fn sync_folder(at: &Path) -> io::Result<()> {
-    File::open(at)?.sync_all()
+/// Syncs a folder, which errors call `name`. That it could not be opened, as where no descriptors are left, is no failed sync.
+fn sync_opened(folder: io::Result<File>, name: &str) -> Result<(), DiskError> {
+    let folder = folder.map_err(|e| DiskError::from_io(DiskOp::Open, name, &e))?;
+    folder.sync_all().map_err(|e| DiskError::from_io(DiskOp::SyncDir, name, &e))
 }
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::disk::{DiskError, DiskErrorKind, DiskFile, join};
+use crate::disk::{DiskError, DiskErrorKind, DiskFile, DiskOp, join};
 
 use super::figures::ShardCounters;
 use super::frame::{FRAME_HEADER_BYTES, FrameName, seal_frame};
@@ -58,7 +58,6 @@ struct Open<S> {
     frames: u32,
     /// Those of them that no sync has covered yet.
     frames_unsynced: usize,
-    is_name_durable: bool,
     /// When the oldest write not yet synced was done.
     unsynced_since: Option<Instant>,
 }
@@ -239,7 +238,7 @@ impl<E: LogEntry> Writer<E> {
         self.shared.poisoned().unwrap_or(LogError::Full(text))
     }
 
-    /// Makes the open segment durable: bytes, and its name the first time. A failure poisons the log.
+    /// Makes the bytes of the open segment durable. A failure poisons the log.
     fn sync_open(&mut self) {
         if self.shared.poison.get().is_some() {
             return;
@@ -249,12 +248,8 @@ impl<E: LogEntry> Writer<E> {
             return;
         }
         let start = Instant::now();
-        let mut done = open.file.sync_data();
+        let done = open.file.sync_data();
         let time = start.elapsed();
-        if done.is_ok() && !open.is_name_durable {
-            done = self.shared.disk.sync_dir(&self.shared.dir);
-            open.is_name_durable = done.is_ok();
-        }
         open.unsynced_since = None;
         open.frames_unsynced = 0;
         if let Err(e) = done {
@@ -265,7 +260,8 @@ impl<E: LogEntry> Writer<E> {
         }
     }
 
-    /// Makes sure that there is a segment to append to.
+    /// Makes sure that there is a segment to append to, under a name that is durable. A folder that cannot be opened, as where no
+    /// descriptors are left, is no failed sync: nothing is in the segment yet, and the next attempt begins anew.
     fn open_segment(&mut self) -> Result<(), LogError> {
         self.check_space()?;
         if self.open.is_some() {
@@ -275,6 +271,7 @@ impl<E: LogEntry> Writer<E> {
         let path = join(&self.shared.dir, &id.file_name());
         let started = self.shared.disk.create(&path).and_then(|mut file| {
             file.write_all(&write_header(id, self.previous))?;
+            self.shared.disk.sync_dir(&self.shared.dir)?;
             Ok(file)
         });
         match started {
@@ -289,7 +286,6 @@ impl<E: LogEntry> Writer<E> {
                     end,
                     frames: 0,
                     frames_unsynced: 0,
-                    is_name_durable: false,
                     unsynced_since: None,
                 });
                 Ok(())
@@ -297,6 +293,9 @@ impl<E: LogEntry> Writer<E> {
             Err(e) => {
                 // An empty or half header holds nothing: whether it stays or goes, the next attempt empties it.
                 let _ = self.shared.disk.remove(&path);
+                if e.op == DiskOp::SyncDir {
+                    return Err(self.shared.poison(&e));
+                }
                 let text: Arc<str> = e.to_string().into();
                 if e.is_full() {
                     self.shared.set_full(Arc::clone(&text));

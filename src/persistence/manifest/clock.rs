@@ -4,7 +4,6 @@
 //! a merge by a wrong clock publishes everything anew.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Manifest;
 

@@ -12,6 +12,7 @@
 //!    Where a generation may have been lost all the same, [`ManifestStore::is_certain`] is false and nothing may be deleted.
 //! 4. A manifest of a newer version is refused and left alone.
 
+mod arrival;
 mod clock;
 mod file;
 mod place;
@@ -158,8 +159,13 @@ impl Manifest {
         }
     }
 
-    /// Puts a file in the place of another that is damaged, or none; what is deleted of the old one is deleted of the new one.
-    pub fn replace_keeping_deletions(&mut self, old: u64, new: Option<ManifestEntry>) {
+    /// Puts what could be saved of a damaged file in its place, or nothing; what is deleted of the old one is deleted of the new one.
+    /// Unless all of it `is_whole`, files that it was made from and that are still in the remote store are data again.
+    pub fn replace_damaged(&mut self, old: u64, new: Option<ManifestEntry>, is_whole: bool) {
+        match &new {
+            Some(new) if is_whole => self.supersede(&[old], Some(new.id)),
+            _ => self.take_back_parts(old),
+        }
         if let Some(new) = &new {
             self.carry(&[old], new.id, &[]);
         }

@@ -65,6 +65,17 @@ pub struct Superseded {
     pub successor: u64,
 }
 
+impl Superseded {
+    /// Keeps those of `live` that count in the successor: they count in the parts, too.
+    fn keep_deletions(&mut self, live: &[Tombstone]) {
+        for t in live.iter().filter(|t| t.blocks.contains(&self.successor)) {
+            if self.tombstones.iter().all(|known| known.id != t.id) {
+                self.tombstones.push(t.clone());
+            }
+        }
+    }
+}
+
 impl ManifestEntry {
     fn mark(&self) -> Option<EntryMark> {
         EntryMark::deserialize(self.extra.get(TIER_KEY)?).ok()
@@ -130,10 +141,11 @@ impl Manifest {
         let before = mark.clone();
         match successor {
             Some(successor) => {
-                mark.superseded
-                    .iter_mut()
-                    .filter(|s| removed.contains(&s.successor))
-                    .for_each(|s| s.successor = successor);
+                for s in mark.superseded.iter_mut().filter(|s| removed.contains(&s.successor)) {
+                    // Carried out in what comes next, and not in what is in the store.
+                    s.keep_deletions(&self.tombstones);
+                    s.successor = successor;
+                }
                 for entry in self.entries.iter().filter(|e| removed.contains(&e.id) && e.object().is_some()) {
                     let counts = |t: &&Tombstone| t.blocks.contains(&entry.id);
                     let tombstones = self.tombstones.iter().filter(counts).cloned().collect();
@@ -144,6 +156,30 @@ impl Manifest {
         }
         if mark != before {
             self.set_tier(&mark);
+        }
+    }
+
+    /// The successor of superseded entries is lost, or not whole any more: they are data again, as they are in the store, with what
+    /// was deleted of them and of it.
+    pub(super) fn take_back_parts(&mut self, successor: u64) {
+        let Some(mut mark) = self.tier() else { return };
+        let parts: Vec<Superseded> = mark.superseded.extract_if(.., |s| s.successor == successor).collect();
+        if parts.is_empty() {
+            return;
+        }
+        self.set_tier(&mark);
+        for mut s in parts {
+            s.keep_deletions(&self.tombstones);
+            for t in s.tombstones {
+                match self.tombstones.iter_mut().find(|known| known.id == t.id) {
+                    Some(known) if known.blocks.contains(&s.entry.id) => {}
+                    Some(known) => known.blocks.push(s.entry.id),
+                    None => self.tombstones.push(Tombstone { blocks: vec![s.entry.id], ..t }),
+                }
+            }
+            let object = s.entry.object().unwrap_or_default();
+            s.entry.set_place(Place::Remote, &object);
+            self.entries.push(s.entry);
         }
     }
 
@@ -255,6 +291,8 @@ mod tests {
         m.supersede(&[4, 2], Some(5));
         m.replace(&[4, 2], vec![entry(5, Place::Local)]);
         assert_eq!(ids(&m), [1, 2]);
+        assert!(m.tombstones.iter().all(|t| t.id != 9), "it was carried out in 5");
+        assert_eq!(m.catalog().tombstones, [grave(1, &[1]), grave(9, &[1])], "and not in the store");
         assert_eq!(m.objects(), ["blocks/1", "blocks/2"]);
         m.entries[0].set_place(Place::Both, "blocks/5");
         assert_eq!(ids(&m), [5]);
@@ -268,6 +306,41 @@ mod tests {
         m.replace(&[6], vec![]);
         assert_eq!(ids(&m), [] as [u64; 0]);
         assert!(m.objects().is_empty());
+    }
+
+    #[test]
+    fn parts_of_a_file_that_is_lost_are_data_again() {
+        let start = || {
+            let mut m = Manifest {
+                entries: vec![entry(1, Place::Both), entry(2, Place::Remote), entry(3, Place::Local)],
+                ..Manifest::default()
+            };
+            m.set_tier(&TierMark { writer: "w".into(), ..TierMark::default() });
+            m.tombstones = vec![grave(1, &[1])];
+            m.supersede(&[1, 2, 3], Some(4));
+            m.replace(&[1, 2, 3], vec![entry(4, Place::Local)]);
+            m.tombstones.push(grave(9, &[4]));
+            m
+        };
+        let ids = |m: &Manifest| m.entries.iter().map(|e| (e.id, e.place())).collect::<Vec<_>>();
+        // Nothing of 4 is left, or a part.
+        let mut m = start();
+        m.replace_damaged(4, None, false);
+        assert_eq!(ids(&m), [(1, Place::Remote), (2, Place::Remote)]);
+        assert_eq!(m.tombstones, [grave(9, &[1, 2]), grave(1, &[1])]);
+        m.settle();
+        assert_eq!(m.objects(), ["blocks/1", "blocks/2"]);
+        let mut m = start();
+        m.replace_damaged(4, Some(entry(5, Place::Local)), false);
+        assert_eq!(ids(&m), [(1, Place::Remote), (2, Place::Remote), (5, Place::Local)]);
+        assert_eq!(m.tombstones, [grave(9, &[1, 2, 5]), grave(1, &[1])]);
+        // All of it is.
+        let mut m = start();
+        m.replace_damaged(4, Some(entry(5, Place::Local)), true);
+        assert_eq!(ids(&m), [(5, Place::Local)]);
+        m.settle();
+        assert_eq!(m.objects(), ["blocks/1", "blocks/2"], "named until 5 is in the store");
+        assert_eq!(m.catalog().entries.len(), 2);
     }
 
     #[test]

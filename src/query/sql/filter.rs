@@ -1,5 +1,6 @@
 //! Predicates of SQL as matchers and time ranges, so that the index and block pruning see them.
 
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use quiver_core::TimeRange;
@@ -156,20 +157,36 @@ fn ceil_ms(ns: i128) -> i64 {
     (ns + 999_999).div_euclid(1_000_000).clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-fn peel(expr: &Expr) -> &Expr {
+/// `expr` without aliases and the casts to types that change nothing: what `keeps` says of them.
+fn peel(expr: &Expr, keeps: fn(&DataType) -> bool) -> &Expr {
     match expr {
-        Expr::Cast(c) => peel(&c.expr),
-        Expr::TryCast(c) => peel(&c.expr),
-        Expr::Alias(a) => peel(&a.expr),
+        Expr::Cast(c) if keeps(c.field.data_type()) => peel(&c.expr, keeps),
+        Expr::TryCast(c) if keeps(c.field.data_type()) => peel(&c.expr, keeps),
+        Expr::Alias(a) => peel(&a.expr, keeps),
         e => e,
     }
 }
 
+/// A label is the same text as any of these, and never null where it is one.
+fn keeps_text(to: &DataType) -> bool {
+    match to {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, of) => keeps_text(of),
+        _ => false,
+    }
+}
+
+/// `ts` is in milliseconds of UTC: a finer unit keeps its order, seconds and days would round it.
+fn keeps_time(to: &DataType) -> bool {
+    let is_utc = |zone: &str| matches!(zone, "UTC" | "+00:00");
+    matches!(to, DataType::Timestamp(unit, zone) if *unit != TimeUnit::Second && zone.as_deref().is_none_or(is_utc))
+}
+
 fn label_of(expr: &Expr, columns: &dyn Columns) -> Option<String> {
-    match peel(expr) {
+    match peel(expr, keeps_text) {
         Expr::Column(c) => columns.label(&c.name).map(str::to_owned),
         Expr::ScalarFunction(f) if columns.has_map() && f.name() == "get_field" => match f.args.as_slice() {
-            [map, key] => match peel(map) {
+            [map, key] => match peel(map, |_| false) {
                 Expr::Column(c) if c.name == "labels" => text_of(key),
                 _ => None,
             },
@@ -180,11 +197,11 @@ fn label_of(expr: &Expr, columns: &dyn Columns) -> Option<String> {
 }
 
 fn is_time(expr: &Expr) -> bool {
-    matches!(peel(expr), Expr::Column(c) if c.name == "ts")
+    matches!(peel(expr, keeps_time), Expr::Column(c) if c.name == "ts")
 }
 
 fn text_of(expr: &Expr) -> Option<String> {
-    match peel(expr) {
+    match peel(expr, keeps_text) {
         Expr::Literal(v, _) => scalar_text(v),
         _ => None,
     }

@@ -389,7 +389,11 @@ impl BlockWriter {
         }
         self.disk.rename(&self.temporary, &self.path)?;
         self.finished = true;
-        self.disk.sync_dir(parent(&self.path))?;
+        if let Err(e) = self.disk.sync_dir(parent(&self.path)) {
+            // Nobody knows of it yet, and whoever tries again takes another name.
+            let _ = self.disk.remove(&self.path);
+            return Err(e.into());
+        }
         self.meta.bytes = self.flushed;
         Ok(self.meta)
     }

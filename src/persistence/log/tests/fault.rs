@@ -34,6 +34,28 @@ fn a_failed_sync_poisons_for_good() {
     row.passed("2 operations", 4);
 }
 
+/// No descriptor is left for the log's folder: that is no failed sync.
+#[test]
+fn a_folder_that_cannot_be_opened_poisons_nothing() {
+    let row = Row::begin("13", "no descriptor for the folder of the log");
+    let (memory, disk) = faulty();
+    let log = Harness::open(disk.clone(), options(2), &LogFloor::default());
+    log.write(0, 0, 30).unwrap();
+    disk.push(FaultRule::new(DiskOp::Open, FaultAction::Fail(DiskErrorKind::Io)).on("log").times(2));
+    for id in [1, 2] {
+        assert!(matches!(log.write(1, id, 30), Err(LogError::Io(why)) if why.contains("injected")));
+    }
+    assert_eq!(log.log.health(), LogHealth::Ok);
+    log.write(1, 3, 30).unwrap();
+    log.log.rotate().unwrap();
+    log.write(0, 4, 30).unwrap();
+    drop(log);
+    let mut found = read_back(&memory.crash(0), &LogFloor::default()).0;
+    found.sort_unstable();
+    assert_eq!(found, [0, 3, 4]);
+    row.passed("2 attempts", 3);
+}
+
 #[test]
 fn an_entry_queued_behind_the_failing_sync_hears_of_it() {
     let (_, disk) = faulty();
