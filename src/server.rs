@@ -241,7 +241,12 @@ async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: Cancella
         }
         batch.begin_series([(METRIC_NAME, "up"), ("instance", instance.as_str()), ("job", "quiver")]);
         batch.push_float(now, 1.0, 0);
-        match gateway.services.ingest.write(batch).await {
+        // A write waits for the end of a replay, which a stop is to cut short.
+        let written = tokio::select! {
+            () = shutdown.cancelled() => return,
+            written = gateway.services.ingest.write(batch) => written,
+        };
+        match written {
             Ok(_) => told.extend(metrics.iter().map(|m| m.name)),
             Err(e) => tracing::debug!(error = %e, "own metrics were not recorded"),
         }

@@ -16,6 +16,9 @@ use serde_json::Value;
 /// Opens an export or a copied data folder.
 pub fn open(folder: &Path) -> Result<Arc<dyn Source>, String> {
     let opened = OfflineStore::open(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    if let Some(first) = opened.replay_report().first_damage() {
+        eprintln!("quiver: the log of {} is damaged ({first}): answers lack that", folder.display());
+    }
     Ok(Arc::new(opened))
 }
 

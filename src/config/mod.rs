@@ -346,9 +346,10 @@ impl Config {
         }
         let duration = |key: &'static str, text: &str| match text {
             "off" | "0" => Ok(None),
-            text => match quiver_gateway::http::params::parse_duration(text) {
-                Ok(ms) if ms > 0 => Ok(Some(ms)),
-                _ => Err(ConfigError::Value { key, why: format!("{text:?} is not a duration like 30d") }),
+            // With a unit, unlike in requests: whoever means 30 days must not lose all but 30 seconds.
+            text => match quiver_model::duration::parse_ms(text) {
+                Some(ms) if ms > 0 => Ok(Some(ms)),
+                _ => Err(ConfigError::Value { key, why: format!("{text:?} is not a duration with a unit, like 30d") }),
             },
         };
         let retention = args.retention.clone().or(file.retention).unwrap_or_else(|| "off".into());
@@ -480,6 +481,14 @@ mod tests {
         assert_eq!(c.retention_rules.iter().map(|r| r.keep_ms).collect::<Vec<_>>(), [Some(86_400_000), None]);
         assert_eq!(c.retention_rules[0].parse().unwrap().matchers.len(), 1);
         let bad = |text: &str| load(text).unwrap_err().to_string();
+        for (text, key) in [
+            (r#"{"retention": "30"}"#, "retention: "),
+            (r#"{"retention": "1.5"}"#, "retention: "),
+            (r#"{"retention-rules": [{"selector": "up", "duration": "30"}]}"#, "retention-rules: "),
+        ] {
+            let why = bad(text);
+            assert!(why.starts_with(key) && why.contains("with a unit"), "{why}");
+        }
         let selector = bad(r#"{"retention-rules": [{"selector": "{", "duration": "1d"}]}"#);
         assert!(selector.starts_with("retention-rules: ") && selector.contains("selector"), "{selector}");
         assert!(bad(r#"{"retention-rules": [{"selector": "a", "duration": "soon"}]}"#).contains("soon"));

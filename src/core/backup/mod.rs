@@ -250,8 +250,13 @@ impl Backup {
         refuse_remote(&store.current(), &source.name())?;
         let offline = OfflineStore::data_folder(Arc::clone(&source))?;
         is_still(&source, &store.current())?;
-        if !offline.replay_report().is_clean() {
-            tracing::warn!(damages = offline.replay_report().damage.len(), "the log is damaged: the backup lacks that");
+        if let Some(first) = offline.replay_report().first_damage() {
+            // What an earlier backup has of the log is whole: it must not give way to less.
+            return Err(BackupError::Refused(format!(
+                "the log of {} is damaged ({first}), and a backup would lack that: start the server on it, which sets aside what \
+                 cannot be read, and make the backup through the server, to a new place",
+                source.name()
+            )));
         }
         let mut manifest = (*store.current()).clone();
         let crc = |file: &str| Ok(file_crc(&*source, file)?.1);

@@ -78,6 +78,33 @@ fn a_copy_of_a_folder_that_changes_meanwhile_is_refused() {
     }
 }
 
+/// What an earlier backup holds of a log does not give way to less of it.
+#[test]
+fn a_damaged_log_does_not_take_the_place_of_its_backup() {
+    let (disk, out) = (MemoryDisk::new(), MemoryDisk::new());
+    let oracle = MemoryStore::new();
+    step(&disk, &oracle, 1, true);
+    let store = open(&disk);
+    for t in 2..12 {
+        let batch = batch_of(&[("m0", &[(t, 1.0)])]);
+        oracle.write_now(&batch).unwrap();
+        write(&store, &batch).unwrap();
+    }
+    store.close();
+    back_up(&disk, &out).unwrap();
+    same(&out, &oracle);
+    // A bit of a frame in the middle: that is no torn tail.
+    let segments = disk.list("log").unwrap().into_iter().map(|name| format!("log/{name}"));
+    let path = segments.max_by_key(|path| disk.len(path).unwrap()).unwrap();
+    let mut bytes = disk.read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    disk.put(&path, bytes);
+    let refused = back_up(&disk, &out).unwrap_err();
+    assert!(matches!(&refused, BackupError::Refused(why) if why.contains("is damaged")), "{refused}");
+    same(&out, &oracle);
+}
+
 #[test]
 fn a_backup_is_brought_up_to_date_and_restored() {
     let (disk, out) = (MemoryDisk::new(), MemoryDisk::new());

@@ -127,7 +127,8 @@ pub fn write_error(error: &WriteError) -> Response<Body> {
     let (code, retry) = match error {
         WriteError::Rejected(_) => (StatusCode::BAD_REQUEST, None),
         WriteError::SeriesLimit(_) => (StatusCode::TOO_MANY_REQUESTS, Some("30")),
-        WriteError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, Some("1")),
+        // Not 429: Prometheus drops what is answered so, unless it is told otherwise.
+        WriteError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, Some("1")),
         WriteError::DiskFull(_) => (StatusCode::SERVICE_UNAVAILABLE, Some("5")),
         WriteError::Poisoned(_) | WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some("30")),
     };

@@ -19,6 +19,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use quiver_model::{Exemplar, Labels, Limits, METRIC_NAME, Metadata, MetricKind, STALE_NAN, WriteBatch};
 
 use super::names::{Shape, label_name, metric_name, unit_name};
+use crate::write::decode::LABEL_BYTES_MAX;
 
 /// Flag of a data point that says: nothing was recorded.
 const NO_RECORDED_VALUE: u32 = 1;
@@ -58,7 +59,7 @@ pub fn convert(request: &ExportMetricsServiceRequest, limits: &Limits, now_ms: i
             c.metric(metric);
         }
         if latest > 0 {
-            resource.target_info(latest, &mut out.batch);
+            resource.target_info(latest, limits, &mut out);
         }
     }
     out
@@ -98,13 +99,17 @@ impl Resource {
     }
 
     /// `target_info` carries what identifies nothing; without a job or an instance it could be joined to nothing.
-    fn target_info(&self, ts: i64, batch: &mut WriteBatch) {
+    fn target_info(&self, ts: i64, limits: &Limits, out: &mut Converted) {
         if self.others.is_empty() || (self.job.is_empty() && self.instance.is_empty()) {
             return;
         }
         let mut labels = self.others.clone();
         self.add_to(&mut labels);
+        if let Err(why) = within("target_info", &labels, 1, &out.batch, limits) {
+            return out.reject(0, &format!("target_info is left out: {why}"));
+        }
         labels.insert(METRIC_NAME.into(), "target_info".into());
+        let batch = &mut out.batch;
         batch.begin_series(labels.iter().filter(|(_, v)| !v.is_empty()).map(|(n, v)| (n.as_str(), v.as_str())));
         batch.push_float(ts, 1.0, 0);
         let help = "Target metadata".to_owned();
@@ -271,20 +276,13 @@ impl Metrics<'_> {
         true
     }
 
-    fn labels(&mut self, attributes: &[KeyValue]) -> Option<BTreeMap<String, String>> {
+    /// The labels of a data point of a metric that becomes `series` series.
+    fn labels(&mut self, name: &str, attributes: &[KeyValue], series: usize) -> Option<BTreeMap<String, String>> {
         let pairs = attributes.iter().map(|kv| (kv.key.as_str(), text(kv.value.as_ref()))).collect();
         let mut labels = merged(pairs);
         self.resource.add_to(&mut labels);
-        let l = self.limits;
-        if labels.len() + 2 > l.labels_max {
-            self.out.reject(1, &format!("a data point has {} labels, the limit is {}", labels.len() + 2, l.labels_max));
-            return None;
-        }
-        if let Some((n, _)) =
-            labels.iter().find(|(n, v)| n.len() > l.label_name_bytes_max || v.len() > l.label_value_bytes_max)
-        {
-            let shown: String = n.chars().take(60).collect();
-            self.out.reject(1, &format!("label {shown:?} or its value is over the length limit"));
+        if let Err(why) = within(name, &labels, series, &self.out.batch, self.limits) {
+            self.out.reject(1, &format!("a data point is left out: {why}"));
             return None;
         }
         Some(labels)
@@ -315,7 +313,7 @@ impl Metrics<'_> {
             (_, Some(number_data_point::Value::AsInt(v))) => v as f64,
             (_, None) => return self.out.reject(1, "a data point has no value"),
         };
-        if let Some(labels) = self.labels(&p.attributes) {
+        if let Some(labels) = self.labels(name, &p.attributes, 1) {
             self.begin(&labels, name, None);
             self.out.batch.push_float(ts, value, ms(p.start_time_unix_nano));
             for e in &p.exemplars {
@@ -329,7 +327,12 @@ impl Metrics<'_> {
         if !self.time_ok(ts) {
             return;
         }
-        let Some(labels) = self.labels(&p.attributes) else { return };
+        let buckets = p.explicit_bounds.len();
+        if buckets > self.limits.histogram_buckets_max {
+            let max = self.limits.histogram_buckets_max;
+            return self.out.reject(1, &format!("a histogram has {buckets} bounds, the limit is {max}"));
+        }
+        let Some(labels) = self.labels(name, &p.attributes, buckets + 3) else { return };
         let start = ms(p.start_time_unix_nano);
         let stale = p.flags & NO_RECORDED_VALUE != 0;
         let value = |v: f64| if stale { STALE_NAN } else { v };
@@ -379,6 +382,39 @@ impl Metrics<'_> {
     }
 }
 
+/// Room for the suffix of a metric's name and the bound of a bucket, bytes.
+const SUFFIX_BYTES: usize = 64;
+
+/// Are the labels of a metric within the limits of a series (with one more for a bucket's bound), and `series` such within that
+/// of the whole write?
+fn within(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    series: usize,
+    batch: &WriteBatch,
+    limits: &Limits,
+) -> Result<(), String> {
+    let (count, max) = (labels.len() + 2, limits.labels_max);
+    if count > max {
+        return Err(format!("{count} labels, the limit is {max}"));
+    }
+    let is_long = |n: &str, v: &str| n.len() > limits.label_name_bytes_max || v.len() > limits.label_value_bytes_max;
+    let name = (METRIC_NAME, name);
+    let mut pairs = labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).chain([name]);
+    if let Some((n, _)) = pairs.find(|(n, v)| is_long(n, v)) {
+        let shown: String = n.chars().take(60).collect();
+        return Err(format!("label {shown:?} or its value is over the length limit"));
+    }
+    // Each series writes its labels out.
+    let bytes: usize = labels.iter().map(|(n, v)| n.len() + v.len()).sum();
+    let bytes = (bytes + name.1.len() + SUFFIX_BYTES).saturating_mul(series);
+    let max = limits.write_label_bytes_max.min(LABEL_BYTES_MAX);
+    if bytes.saturating_add(batch.label_bytes.len()) > max {
+        return Err(format!("the labels of the whole export take more than {max} bytes"));
+    }
+    Ok(())
+}
+
 fn exemplar_value(e: &OtlpExemplar) -> f64 {
     match e.value {
         Some(exemplar::Value::AsDouble(v)) => v,
@@ -426,6 +462,65 @@ mod tests {
             ]
         );
         assert_eq!(c.rejected, 0);
+    }
+
+    /// A small export must not become gigabytes of labels: each bucket is a series, and writes all of them out.
+    #[test]
+    fn what_an_export_becomes_is_bounded() {
+        let long = || AnyValue { value: Some(Any::StringValue("v".repeat(4_000))) };
+        let attributes: Vec<KeyValue> =
+            (0..50).map(|i| KeyValue { key: format!("k{i}"), value: Some(long()), ..Default::default() }).collect();
+        let histogram = |name: &str, bounds: usize, attributes: &[KeyValue]| {
+            let point = HistogramDataPoint {
+                time_unix_nano: 5_000_000_000,
+                attributes: attributes.to_vec(),
+                explicit_bounds: (0..bounds).map(|b| b as f64).collect(),
+                bucket_counts: vec![1; bounds + 1],
+                ..Default::default()
+            };
+            let data = metric::Data::Histogram(Histogram {
+                data_points: vec![point],
+                aggregation_temporality: AggregationTemporality::Cumulative as i32,
+            });
+            Metric { name: name.into(), data: Some(data), ..Default::default() }
+        };
+        let limits = Limits::default();
+        let max = limits.write_label_bytes_max;
+        let metrics = vec![
+            histogram("fits", 20, &attributes),
+            histogram("many_bounds", 50_000, &[]),
+            histogram("many_bytes", 10_000, &attributes),
+            histogram(&"n".repeat(5_000), 10_000, &[]),
+        ];
+        let scope = ScopeMetrics { metrics, ..Default::default() };
+        let resource = opentelemetry_proto::tonic::resource::v1::Resource {
+            attributes: vec![
+                KeyValue {
+                    key: "service.name".into(),
+                    value: Some(AnyValue { value: Some(Any::StringValue("job".into())) }),
+                    ..Default::default()
+                },
+                KeyValue {
+                    key: "command".into(),
+                    value: Some(AnyValue { value: Some(Any::StringValue("c".repeat(5_000))) }),
+                    ..Default::default()
+                },
+            ],
+            ..Default::default()
+        };
+        let request = ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics {
+                resource: Some(resource),
+                scope_metrics: vec![scope],
+                ..Default::default()
+            }],
+        };
+        let c = convert(&request, &limits, 10_000);
+        assert_eq!((c.batch.series.len(), c.rejected), (22, 3), "{}", c.reasons);
+        assert!(c.batch.label_bytes.len() < max);
+        for why in ["50000 bounds", "whole export", "length limit", "target_info is left out"] {
+            assert!(c.reasons.contains(why), "{why}: {}", c.reasons);
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct DecodeOptions<'a> {
 const HISTOGRAM_BUCKETS_MAX: usize = 1 << 16;
 
 /// Places of packed labels are `u32`; the last series may go beyond it by its own labels.
-const LABEL_BYTES_MAX: usize = 1 << 31;
+pub(crate) const LABEL_BYTES_MAX: usize = 1 << 31;
 
 /// Buffers of a request, used again by the next; they hold nothing in between.
 #[derive(Default)]

@@ -10,7 +10,7 @@
 //! Invariants
 //! 1. Nothing is decompressed before content type, encoding and declared length were judged.
 //! 2. 2xx means that everything was kept; 400 that the valid part was kept (the counts say how much) and the rest must not
-//!    be sent again; 429 for a limit on series that all but new series was kept; any other 429 and 5xx that nothing was.
+//!    be sent again; 429 that a limit on series was met, and all but new series was kept; 5xx that nothing was.
 
 pub mod decode;
 mod labels;

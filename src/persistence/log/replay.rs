@@ -136,6 +136,13 @@ impl ReplayReport {
         self.damage.is_empty() && self.damage_unlisted == 0
     }
 
+    /// What was found first, and how much there is; `None` where it is clean.
+    pub fn first_damage(&self) -> Option<String> {
+        let first = self.damage.first()?;
+        let more = (self.damage.len() as u64).saturating_add(self.damage_unlisted).saturating_sub(1);
+        Some(if more == 0 { first.to_string() } else { format!("{first}, and {more} more") })
+    }
+
     fn add(&mut self, damage: Damage) {
         tracing::warn!(%damage, "damage in the log");
         if self.damage.len() < DAMAGE_LISTED_MAX {

@@ -55,7 +55,8 @@ fn a_slow_disk_makes_writers_wait_and_nobody_else() {
                             let s = Series::new("crowd", &[("c", &c.to_string())]).float(1_700_000_000_000 + n, 1.0);
                             let begun = Instant::now();
                             let r = post(&mut client, V2, &body_v2(&[s])).expect("an answer");
-                            if r.status == 429 {
+                            if r.status == 503 {
+                                assert_eq!(r.header("retry-after"), "1");
                                 refused += 1;
                                 assert!(
                                     begun.elapsed() < Duration::from_secs(5),
