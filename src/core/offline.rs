@@ -16,6 +16,9 @@ use crate::snapshot::{StoreSnapshot, View};
 use crate::store::LOG_DIR;
 use crate::{Snapshot, Source};
 
+/// How often a folder is read before it is said to be in use.
+const ATTEMPTS: usize = 3;
+
 /// See the module.
 pub struct OfflineStore {
     snapshot: Arc<dyn Snapshot>,
@@ -42,13 +45,26 @@ impl OfflineStore {
     }
 
     /// [`OfflineStore::open_data_folder`] on any disk.
+    ///
+    /// Where a server works on the folder meanwhile, what it flushes is in no block that was seen and in no log any more: the
+    /// folder is read anew, and [`OpenError::InUse`] if it does not stand still.
     pub fn data_folder(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
-        let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
+        for _ in 0..ATTEMPTS {
+            let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
+            let read = Self::as_of(&disk, &manifest);
+            if ManifestStore::open(Arc::clone(&disk), "")?.current().generation == manifest.current().generation {
+                return read;
+            }
+        }
+        Err(OpenError::InUse { folder: disk.name() })
+    }
+
+    fn as_of(disk: &Arc<dyn Disk>, manifest: &ManifestStore) -> Result<Self, OpenError> {
         let interner = Arc::new(Interner::default());
-        let blocks = open_blocks(&*disk, &manifest, &interner, None)?;
+        let blocks = open_blocks(&**disk, manifest, &interner, None)?;
         let head = Arc::new(Head::new(1, Arc::new(Counters::default())));
         let make = |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&interner), None);
-        let report = replay(&*disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;
+        let report = replay(&**disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), head: Some(head), report })
     }

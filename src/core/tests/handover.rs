@@ -297,6 +297,43 @@ fn a_folder_reads_the_same_without_a_server_and_stays_as_it_is() {
     assert_eq!(disk.ops(), ops, "nothing is written");
 }
 
+/// What a server flushes while its folder is read is in no block that was seen, and in no log any more.
+#[test]
+fn a_folder_that_is_flushed_while_it_is_read_is_read_anew() {
+    for flushes in [1, 2, 3] {
+        let (inner, oracle) = (MemoryDisk::new(), MemoryStore::new());
+        let store = open(&inner);
+        let mut t = 0;
+        let mut add = || {
+            t += 1;
+            let batch = batch_of(&[("m", &[(t, 1.0)])]);
+            oracle.write_now(&batch).unwrap();
+            write(&store, &batch).unwrap();
+        };
+        add();
+        let disk = Arc::new(FaultyDisk::new(Arc::new(inner)));
+        let gates: Vec<_> = (0..flushes).map(|_| Gate::new()).collect();
+        for gate in &gates {
+            disk.push(FaultRule::new(DiskOp::List, FaultAction::Wait(gate.clone())).on("log").times(1));
+        }
+        let read = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| OfflineStore::data_folder(disk.clone()));
+            for gate in &gates {
+                gate.wait_for_arrival();
+                block_on(store.flush()).unwrap();
+                add();
+                gate.open();
+            }
+            reading.join().unwrap()
+        });
+        match read {
+            Ok(offline) if flushes < 3 => assert_same(&*offline.snapshot(), &*oracle.snapshot()),
+            Err(OpenError::InUse { .. }) if flushes == 3 => {}
+            other => panic!("{flushes}: {:?}", other.map(|_| ())),
+        }
+    }
+}
+
 #[test]
 fn a_head_that_is_old_or_large_is_flushed_by_itself() {
     let clock = Arc::new(ManualClock::new(1_000_000));

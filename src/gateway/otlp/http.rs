@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::EXPORT_BYTES_MAX;
 use crate::Gateway;
-use crate::http::body::{BodyError, read_body};
+use crate::http::body::read_body;
 use crate::write::plain;
 
 /// Handles one export.
@@ -26,8 +26,7 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     }
     let body = match read_body(request.into_body(), EXPORT_BYTES_MAX).await {
         Ok(b) => b,
-        Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
-        Err(e) => return plain(StatusCode::BAD_REQUEST, e.to_string()),
+        Err(e) => return e.response(),
     };
     let decoded = inflate(&encoding, body)
         .and_then(|b| ExportMetricsServiceRequest::decode(b.as_slice()).map_err(|e| e.to_string()));

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 
 use self::decode::{DecodeOptions, DecodeScratch, Rejects, Version, decode};
 use crate::Gateway;
-use crate::http::body::{BodyError, read_body};
+use crate::http::body::read_body;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,7 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<
     let body_max = gateway.services.limits.get().write_body_bytes_max;
     let body = match read_body(request.into_body(), body_max).await {
         Ok(b) => b,
-        Err(e @ BodyError::TooLarge(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
-        Err(e) => return plain(StatusCode::BAD_REQUEST, e.to_string()),
+        Err(e) => return e.response(),
     };
     let now_ms = gateway.services.clock.now_ms();
     let aside = gateway.aside.as_ref().and_then(|a| a.0.as_ref()).filter(|_| line.0.load(Ordering::Relaxed));
