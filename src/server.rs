@@ -70,6 +70,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         return Err(ServeError::NoPort);
     }
     let retention = retention_of(&config)?;
+    tracing::info!(descriptors = quiver_persistence::raise_descriptors(), "files and connections");
     tracing::info!(
         memory = quiver_persistence::memory_bytes(),
         queries = config.limits.query_memory_total_bytes_max,

@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
@@ -78,7 +79,7 @@ pub struct WorkingSetFigures {
     pub hits: u64,
     /// Columns loaded.
     pub misses: u64,
-    /// Columns loaded and not kept, because their query had used up its part.
+    /// Columns loaded and not kept: their query had used up its part, or another was long at loading them.
     pub passed: u64,
     /// Columns that made room for others.
     pub evictions: u64,
@@ -112,8 +113,12 @@ impl Admission {
 /// Part of the capacity one query may fill: an eighth.
 const ADMISSION_PART: u64 = 8;
 
+/// So long a query waits for a column that another loads.
+const WAIT: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub struct WorkingSet {
+    wait: Duration,
     cache: Cache<ColumnKey, Held, Bytes, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     hits: AtomicU64,
@@ -135,7 +140,16 @@ impl WorkingSet {
             Err(_) => Cache::with(items, capacity, Bytes, DefaultHashBuilder::default(), lifecycle),
         };
         let zero = || AtomicU64::new(0);
-        Self { cache, evictions, hits: zero(), misses: zero(), passed: zero(), foreseen: zero(), foreseen_used: zero() }
+        Self {
+            wait: WAIT,
+            cache,
+            evictions,
+            hits: zero(),
+            misses: zero(),
+            passed: zero(),
+            foreseen: zero(),
+            foreseen_used: zero(),
+        }
     }
 
     /// What a new query may admit.
@@ -198,7 +212,7 @@ impl WorkingSet {
             self.passed.fetch_add(1, Ordering::Relaxed);
             return load().map(Arc::new);
         }
-        match self.cache.get_value_or_guard(key, None) {
+        match self.cache.get_value_or_guard(key, Some(self.wait)) {
             GuardResult::Value(held) => Ok(self.hit(held)),
             GuardResult::Guard(guard) => {
                 self.misses.fetch_add(1, Ordering::Relaxed);
@@ -208,8 +222,11 @@ impl WorkingSet {
                 let _ = guard.insert(Held { column: Arc::clone(&column), foreseen: None });
                 Ok(column)
             }
-            // Only with a time limit, and there is none.
-            GuardResult::Timeout => load().map(Arc::new),
+            // That load waits for a store: this one can stop when its own query is to.
+            GuardResult::Timeout => {
+                self.passed.fetch_add(1, Ordering::Relaxed);
+                load().map(Arc::new)
+            }
         }
     }
 
@@ -318,6 +335,20 @@ mod tests {
             }
         });
         assert_eq!(loads.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_load_that_hangs_holds_up_no_other_query() {
+        let set = WorkingSet { wait: Duration::ZERO, ..WorkingSet::new(1 << 20) };
+        let got = set.get_or_load(&key(1), &set.admission(), || {
+            let other = std::thread::scope(|s| s.spawn(|| load(&set, &set.admission(), 1, 10).len()).join().unwrap());
+            assert_eq!(other, 10);
+            Ok::<_, ()>(column(10))
+        });
+        assert_eq!(got.unwrap().len(), 10);
+        assert_eq!((set.figures().misses, set.figures().passed), (1, 1));
+        assert_eq!(load(&set, &set.admission(), 1, 10).len(), 10);
+        assert_eq!(set.figures().hits, 1);
     }
 
     #[test]

@@ -181,8 +181,8 @@ impl Inner {
                 self.refresh_deletions(view);
             });
         }
-        if !self.retention.load().rules.is_empty() {
-            // What is past the time of its rule has gone.
+        if report.dropped > 0 {
+            // What is past the time of its rule has gone. (Deletions were noted when they were made.)
             blocks.iter().filter_map(|b| b.time_bounds()).for_each(|range| self.changes.note(range));
         }
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);

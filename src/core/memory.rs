@@ -71,7 +71,7 @@ impl MemoryStore {
                 let list = state.exemplars.entry(labels.clone()).or_default();
                 if !list.contains(e) {
                     list.push(e.clone());
-                    list.sort_by_key(|e| e.ts);
+                    list.sort_by(Exemplar::order);
                 }
                 receipt.exemplars += 1;
             }

@@ -18,7 +18,7 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata, SampleColumn};
 use quiver_storage::codec::Decoder;
 
 use crate::catalog::StoredBlock;
-use crate::head::{Head, add_exemplar, add_metadata};
+use crate::head::{Head, add_metadata};
 use crate::merge::samples_in;
 use crate::place::{Cached, PLAIN_CHUNK_BYTES, Place};
 use crate::report::{IndexUse, ReadStats, SelectOptions, SelectReport};
@@ -224,12 +224,13 @@ impl Snapshot for StoreSnapshot {
         for place in &self.places {
             for (labels, list) in place.exemplars(selectors, range)? {
                 if !list.is_empty() {
-                    let all = out.entry(labels).or_default();
-                    for e in &list {
-                        add_exemplar(all, e);
-                    }
+                    out.entry(labels).or_default().extend(list);
                 }
             }
+        }
+        for list in out.values_mut() {
+            list.sort_by(Exemplar::order);
+            list.dedup_by(|a, b| a.order(b).is_eq());
         }
         Ok(out.into_iter().collect())
     }
@@ -239,7 +240,8 @@ impl Snapshot for StoreSnapshot {
         // From the oldest place to the newest, each from its oldest to its newest.
         for place in self.places.iter().rev() {
             for (name, list) in place.metadata(metric) {
-                list.into_iter().rev().for_each(|m| _ = add_metadata(&mut out, name.clone(), m));
+                let all = out.entry(name).or_default();
+                list.into_iter().rev().for_each(|m| add_metadata(all, m));
             }
         }
         out.into_iter().collect()

@@ -151,6 +151,8 @@ pub struct Gateway {
     pub counters: Counters,
     /// How the configuration is.
     pub settings: Mutex<Settings>,
+    /// Room for bodies of writes.
+    pub bodies: http::body::BodyRoom,
     scratches: Mutex<Vec<write::Scratch>>,
     /// Where late writes are decoded; none where the system gives no thread.
     aside: Option<write::Aside>,
@@ -165,7 +167,9 @@ impl Gateway {
             retention: services.about.retention.clone(),
             flags: services.about.flags.clone(),
         };
+        let bodies = http::body::BodyRoom::new(services.limits.get().write_bodies_bytes_max);
         Arc::new(Self {
+            bodies,
             services,
             counters: Counters::default(),
             settings: Mutex::new(settings),

@@ -11,8 +11,11 @@ pub struct Limits {
     pub write_body_bytes_max: usize,
     /// Body of a write after decompression, bytes. Checked against the declared length first.
     pub write_decoded_bytes_max: usize,
-    /// Labels of all series of one write, each written out, bytes: remote write 2.0 says once what many series share.
-    pub write_label_bytes_max: usize,
+    /// Bodies of all writes that are being received, bytes.
+    pub write_bodies_bytes_max: usize,
+    /// What one write may become in memory, bytes: the labels of each series written out (remote write 2.0 says once what many
+    /// share), histograms, exemplars, metadata.
+    pub write_memory_bytes_max: usize,
     /// Buckets, spans or bounds of one histogram.
     pub histogram_buckets_max: usize,
     /// Labels of one series.
@@ -68,7 +71,8 @@ impl Default for Limits {
         Self {
             write_body_bytes_max: 32 << 20,
             write_decoded_bytes_max: 32 << 20,
-            write_label_bytes_max: 256 << 20,
+            write_bodies_bytes_max: 512 << 20,
+            write_memory_bytes_max: 256 << 20,
             histogram_buckets_max: 20_000,
             labels_max: 64,
             label_name_bytes_max: 1 << 10,
@@ -122,7 +126,8 @@ macro_rules! by_name {
 by_name! {
     write_body_bytes_max: usize,
     write_decoded_bytes_max: usize,
-    write_label_bytes_max: usize,
+    write_bodies_bytes_max: usize,
+    write_memory_bytes_max: usize,
     histogram_buckets_max: usize,
     labels_max: usize,
     label_name_bytes_max: usize,
@@ -151,8 +156,13 @@ by_name! {
 
 impl Limits {
     /// Those that are looked at once, at the start: queues and pools that are made of a size.
-    pub const FIXED: [&'static str; 4] =
-        ["write_queue_max", "query_concurrency_max", "query_memory_total_bytes_max", "result_cache_bytes_max"];
+    pub const FIXED: [&'static str; 5] = [
+        "write_bodies_bytes_max",
+        "write_queue_max",
+        "query_concurrency_max",
+        "query_memory_total_bytes_max",
+        "result_cache_bytes_max",
+    ];
 }
 
 /// Limits in force, shared: what one holder sets, all see. Cheap to clone.

@@ -66,6 +66,13 @@ pub struct Metadata {
     pub help: String,
 }
 
+impl Metadata {
+    /// Approximate size in memory, bytes.
+    pub fn heap_bytes(&self) -> usize {
+        128 + self.unit.len() + self.help.len()
+    }
+}
+
 /// An example observation attached to a series, usually with a trace id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemplar {
@@ -75,4 +82,17 @@ pub struct Exemplar {
     pub value: f64,
     /// Time, ms.
     pub ts: i64,
+}
+
+impl Exemplar {
+    /// The order of exemplars of a series: by time, then by value and labels. Equal are only those that are the same to the bit.
+    pub fn order(&self, other: &Exemplar) -> std::cmp::Ordering {
+        let key = |e: &Exemplar| (e.ts, e.value.to_bits());
+        key(self).cmp(&key(other)).then_with(|| self.labels.cmp(&other.labels))
+    }
+
+    /// Approximate size in memory, bytes.
+    pub fn heap_bytes(&self) -> usize {
+        64 + self.labels.packed().len()
+    }
 }

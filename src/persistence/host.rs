@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::read_text;
@@ -20,6 +20,18 @@ pub fn memory_bytes() -> Option<u64> {
     let read = |path: &str| read_text(Path::new(path)).ok();
     let space = getrlimit(Resource::As).current.map(|bytes| bytes / 2);
     [memory_by_files(&read), space].into_iter().flatten().min()
+}
+
+/// Lets the process open as many files and connections as the system lets it ask for; returns how many. The lower limit that many
+/// start with is for programs that wait with `select`.
+pub fn raise_descriptors() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        // Where it is refused, what there was is left.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    getrlimit(Resource::Nofile).current
 }
 
 /// Processor time that this thread has had, ns. Costs a call of the system: for work of microseconds.

@@ -144,6 +144,7 @@ fn exports_over_http() {
 fn what_cannot_be_kept_is_counted_and_the_rest_is_kept() {
     let server = Server::start();
     let far = T * 10;
+    let deltas = Sum { data_points: vec![point(T, 1.0, &[])], aggregation_temporality: 1, ..Sum::default() };
     let request = export(vec![
         metric(
             "good",
@@ -152,14 +153,29 @@ fn what_cannot_be_kept_is_counted_and_the_rest_is_kept() {
         ),
         // Temporality 1: deltas.
         metric("deltas", "", sum(vec![point(T, 1.0, &[])], 1)),
+        metric("ups_and_downs", "", metric::Data::Sum(deltas)),
         Metric { name: "nothing".to_owned(), ..Metric::default() },
     ]);
     let a = answer(&post(&server, "/v1/metrics", &[PROTOBUF], &request.encode_to_vec()));
     let partial = a.partial_success.expect("a part was left out");
-    assert!(partial.rejected_data_points >= 1, "{partial:?}");
+    assert_eq!(partial.rejected_data_points, 3, "{partial:?}");
     assert!(!partial.error_message.is_empty(), "{partial:?}");
     assert_eq!(server.query("good", AT)[0]["value"][1], "1");
     assert_eq!(server.sql("SELECT count(*) FROM samples WHERE metric = 'good'")[0][0], json!(1));
+}
+
+/// A collector would send an export again and again that was answered 429, and its queue would stand behind it.
+#[test]
+fn an_export_of_new_series_alone_is_left_out_at_the_limit() {
+    let server = Start::new().with(&["--limit", "active_series_max=1"]).ready();
+    for (metrics, rejected) in [(["a", "b"], 2), (["c", "d"], 3)] {
+        let gauge = |name| metric(name, "", metric::Data::Gauge(Gauge { data_points: vec![point(T, 1.0, &[])] }));
+        let body = export(metrics.map(gauge).to_vec()).encode_to_vec();
+        let partial = answer(&post(&server, "/v1/metrics", &[PROTOBUF], &body)).partial_success.expect("a part");
+        assert_eq!(partial.rejected_data_points, rejected, "{partial:?}");
+        assert!(partial.error_message.contains("limit"), "{partial:?}");
+    }
+    assert_eq!(server.query("a", AT)[0]["value"][1], "1");
 }
 
 #[test]
@@ -171,8 +187,19 @@ fn exports_over_grpc() {
         let mut client = MetricsServiceClient::connect(format!("http://{address}")).await.unwrap();
         let r = client.export(usual()).await.unwrap();
         assert_eq!(r.into_inner(), ExportMetricsServiceResponse::default());
-        let mut client = client.send_compressed(tonic::codec::CompressionEncoding::Gzip);
-        client.export(usual()).await.unwrap();
+        let mut zipped = client.clone().send_compressed(tonic::codec::CompressionEncoding::Gzip);
+        zipped.export(usual()).await.unwrap();
+        // Too large as it is, and of what it would become: refused for good, and by name.
+        let large = export(vec![metric(&"m".repeat(65 << 20), "", metric::Data::Gauge(Gauge::default()))]);
+        let refused = zipped.export(large.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        let refused = client.export(large).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        let heavy = vec![NumberDataPoint::default(); 2_000_000];
+        let heavy = export(vec![metric("m", "", metric::Data::Gauge(Gauge { data_points: heavy }))]);
+        let refused = client.export(heavy).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("of memory"), "{refused}");
     });
     is_there(&server);
     assert_eq!(server.terminate().code(), Some(0), "an open gRPC connection does not hold the end up");

@@ -17,7 +17,7 @@
 pub(crate) mod page;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
@@ -154,7 +154,7 @@ pub(crate) struct Head {
     index: RwLock<HeadIndex>,
     pages: RwLock<Vec<Arc<Mutex<Page>>>>,
     order: Mutex<Arc<Order>>,
-    exemplars: Mutex<BTreeMap<u32, Vec<Exemplar>>>,
+    exemplars: Mutex<BTreeMap<u32, BTreeSet<Ordered>>>,
     metadata: Mutex<MetadataMap>,
     writes: Mutex<usize>,
     drained: Condvar,
@@ -357,10 +357,15 @@ impl Head {
         if !batch.metadata.is_empty() {
             let mut map = self.metadata.lock();
             for (name, m) in batch.metadata.drain(..) {
-                let bytes = FAMILY_BYTES + (name.len() + m.unit.len() + m.help.len()) as i64;
-                if add_metadata(&mut map, name, m) {
-                    self.bytes.fetch_add(bytes, Ordering::Relaxed);
-                }
+                let name_bytes = name.len();
+                let held = |list: &[Metadata]| -> i64 {
+                    let texts = list.iter().map(|m| name_bytes + m.unit.len() + m.help.len());
+                    texts.map(|bytes| FAMILY_BYTES + bytes as i64).sum()
+                };
+                let list = map.entry(name).or_default();
+                let before = held(list);
+                add_metadata(list, m);
+                self.bytes.fetch_add(held(list) - before, Ordering::Relaxed);
             }
         }
         self.touched.store(true, Ordering::Release);
@@ -382,8 +387,8 @@ impl Head {
             }
             let list = map.entry(*id).or_default();
             for e in &batch.exemplars[s.exemplars.0 as usize..s.exemplars.1 as usize] {
-                if add_exemplar(list, e) {
-                    self.bytes.fetch_add(64 + e.labels.packed().len() as i64, Ordering::Relaxed);
+                if list.insert(Ordered(e.clone())) {
+                    self.bytes.fetch_add(i64::try_from(e.heap_bytes()).unwrap_or(i64::MAX), Ordering::Relaxed);
                 }
             }
         }
@@ -595,7 +600,8 @@ impl Head {
     /// Exemplars of a series in `range`, by time.
     pub(crate) fn exemplars(&self, id: u32, range: TimeRange) -> Vec<Exemplar> {
         let map = self.exemplars.lock();
-        map.get(&id).into_iter().flatten().filter(|e| range.overlaps(e.ts, e.ts)).cloned().collect()
+        let all = map.get(&id).into_iter().flatten().map(|Ordered(e)| e);
+        all.filter(|e| range.overlaps(e.ts, e.ts)).cloned().collect()
     }
 
     /// Ids of the series below `bound` that have exemplars and that `selectors` accept (all, where there is none).
@@ -642,28 +648,38 @@ impl Head {
     }
 }
 
-/// Adds an exemplar to a list by time, unless it is there.
-pub(crate) fn add_exemplar(list: &mut Vec<Exemplar>, e: &Exemplar) -> bool {
-    let from = list.partition_point(|x| x.ts < e.ts);
-    let to = list.partition_point(|x| x.ts <= e.ts);
-    let same = |x: &Exemplar| x.value.to_bits() == e.value.to_bits() && x.labels == e.labels;
-    if list[from..to].iter().any(same) {
-        return false;
+/// An exemplar in its place among those of its series. A tree and no list: whatever times a client sends, one more costs no more.
+#[derive(Clone, Debug)]
+struct Ordered(Exemplar);
+
+impl Ord for Ordered {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.order(&other.0)
     }
-    list.insert(to, e.clone());
-    true
 }
 
-/// Adds metadata as the newest of its family; false where it was that.
-pub(crate) fn add_metadata(map: &mut MetadataMap, name: String, m: Metadata) -> bool {
-    let list = map.entry(name).or_default();
+impl PartialOrd for Ordered {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ordered {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ordered {}
+
+/// Adds metadata as the newest of its family.
+pub(crate) fn add_metadata(list: &mut Vec<Metadata>, m: Metadata) {
     if list.first() == Some(&m) {
-        return false;
+        return;
     }
     list.retain(|have| *have != m);
     list.insert(0, m);
     list.truncate(METADATA_VERSIONS);
-    true
 }
 
 fn packed(batch: &WriteBatch, at: (u32, u32)) -> Result<&[u8], LabelsError> {

@@ -556,6 +556,8 @@ impl Slot {
             }
             self.kinds |= if new.histogram.is_some() { HISTOGRAMS } else { FLOATS };
             if new.histogram.is_some() || old_histogram.is_some() {
+                let bytes = |h: &Option<Arc<Histogram>>| h.as_ref().map_or(0, |h| 160 + h.heap_bytes() as i64);
+                applied.bytes += bytes(&new.histogram) - bytes(&old_histogram);
                 let list = &mut self.extra.get_or_insert_default().histograms;
                 let place = list.binary_search_by_key(&at, |(p, _)| *p);
                 match (place, new.histogram) {

@@ -1,15 +1,53 @@
 //! Reading request bodies with a bound on size and on silence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::write::plain;
 
 /// Longest silence between two pieces of a body.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a whole body has.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Room that the bodies of all requests under way share.
+pub struct BodyRoom(Arc<Semaphore>);
+
+impl BodyRoom {
+    /// Room for so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// None of it so far, for one body.
+    pub fn hold(&self) -> HeldRoom {
+        HeldRoom { room: Arc::clone(&self.0), held: None }
+    }
+}
+
+/// What one body has of the room; given back when it is dropped.
+pub struct HeldRoom {
+    room: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl HeldRoom {
+    /// Takes so many bytes more.
+    pub fn take(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let more = u32::try_from(bytes).map_err(|_| BodyError::Crowded)?;
+        let more = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| BodyError::Crowded)?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+}
 
 /// Why a body could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +55,9 @@ pub enum BodyError {
     /// Over the limit.
     #[error("request body is over the limit of {0} bytes")]
     TooLarge(usize),
+    /// The others take all the room.
+    #[error("the bodies of other requests take all the room there is: send it again in a while")]
+    Crowded,
     /// The client was silent for too long.
     #[error("request body did not arrive in time")]
     Slow,
@@ -31,18 +72,38 @@ impl BodyError {
     pub fn response(&self) -> Response<Body> {
         let code = match self {
             BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::Slow | BodyError::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
+            BodyError::Crowded | BodyError::Slow | BodyError::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        plain(code, self.to_string())
+        let mut response = plain(code, self.to_string());
+        if matches!(self, BodyError::Crowded) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
-/// The whole body, at most `max` bytes.
-pub async fn read_body(body: Body, max: usize) -> Result<Vec<u8>, BodyError> {
-    read_within(body, max, PIECE_TIMEOUT).await
+/// A body that arrived, and the room it takes.
+pub struct Received {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    _held: HeldRoom,
 }
 
-async fn read_within(mut body: Body, max: usize, silence: Duration) -> Result<Vec<u8>, BodyError> {
+/// The whole body of a request that is short, at most `max` bytes.
+pub async fn read_body(body: Body, max: usize) -> Result<Vec<u8>, BodyError> {
+    receive_body(body, max, &BodyRoom::new(max)).await.map(|r| r.bytes)
+}
+
+/// The whole body of a write, at most `max` bytes, in `room`.
+pub async fn receive_body(body: Body, max: usize, room: &BodyRoom) -> Result<Received, BodyError> {
+    let mut held = room.hold();
+    match tokio::time::timeout(BODY_TIMEOUT, read_within(body, max, PIECE_TIMEOUT, &mut held)).await {
+        Ok(read) => read.map(|bytes| Received { bytes, _held: held }),
+        Err(_) => Err(BodyError::Slow),
+    }
+}
+
+async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut HeldRoom) -> Result<Vec<u8>, BodyError> {
     let hint = http_body::Body::size_hint(&body);
     if hint.lower() > max as u64 {
         return Err(BodyError::TooLarge(max));
@@ -58,6 +119,7 @@ async fn read_within(mut body: Body, max: usize, silence: Duration) -> Result<Ve
                     if out.len() + data.len() > max {
                         return Err(BodyError::TooLarge(max));
                     }
+                    held.take(data.len())?;
                     out.extend_from_slice(data);
                 }
             }
@@ -77,16 +139,32 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sent_again_and_what_is_not() {
-        assert_eq!(read_body(body(vec![Ok(b"ab"), Ok(b"c")]), 3).await.unwrap(), b"abc");
-        let large = read_body(body(vec![Ok(b"ab"), Ok(b"cd")]), 3).await.unwrap_err();
+        let room = BodyRoom::new(100);
+        let read = async |body: Body| receive_body(body, 3, &room).await.map(|r| r.bytes);
+        assert_eq!(read(body(vec![Ok(b"ab"), Ok(b"c")])).await.unwrap(), b"abc");
+        let large = read(body(vec![Ok(b"ab"), Ok(b"cd")])).await.unwrap_err();
         assert_eq!(large.response().status(), StatusCode::PAYLOAD_TOO_LARGE);
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        let broken = read_body(body(vec![Ok(b"ab"), Err(reset)]), 3).await.unwrap_err();
+        let broken = read(body(vec![Ok(b"ab"), Err(reset)])).await.unwrap_err();
         assert!(matches!(broken, BodyError::Broken(_)));
         assert_eq!(broken.response().status(), StatusCode::SERVICE_UNAVAILABLE);
         let silent = Body::from_stream(stream::pending::<Result<&'static [u8], std::io::Error>>());
-        let slow = read_within(silent, 3, Duration::ZERO).await.unwrap_err();
+        let slow = read_within(silent, 3, Duration::ZERO, &mut room.hold()).await.unwrap_err();
         assert!(matches!(slow, BodyError::Slow));
         assert_eq!(slow.response().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn all_bodies_share_the_room_and_give_it_back() {
+        let room = BodyRoom::new(5);
+        let read = async |pieces| receive_body(body(pieces), 100, &room).await;
+        let first = read(vec![Ok(b"ab"), Ok(b"c")]).await.unwrap();
+        let crowded = read(vec![Ok(b"ab"), Ok(b"c")]).await.err().unwrap();
+        assert!(matches!(crowded, BodyError::Crowded));
+        assert_eq!(crowded.response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(crowded.response().headers()[header::RETRY_AFTER], "1");
+        let second = read(vec![Ok(b"ab")]).await.unwrap();
+        drop((first, second));
+        assert_eq!(read(vec![Ok(b"abcde")]).await.unwrap().bytes, b"abcde");
     }
 }

@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use quiver_model::{Exemplar, Labels, Limits, METRIC_NAME, Metadata, MetricKind, STALE_NAN, WriteBatch};
 
 use super::names::{Shape, label_name, metric_name, unit_name};
-use crate::write::decode::LABEL_BYTES_MAX;
+use crate::write::decode::{EXEMPLAR_FUTURE_MS, LABEL_BYTES_MAX};
 
 /// Flag of a data point that says: nothing was recorded.
 const NO_RECORDED_VALUE: u32 = 1;
@@ -52,7 +52,7 @@ pub fn convert(request: &ExportMetricsServiceRequest, limits: &Limits, now_ms: i
     let mut out = Converted::default();
     for rm in &request.resource_metrics {
         let attributes = rm.resource.as_ref().map_or(&[][..], |r| &r.attributes);
-        let resource = Resource::new(attributes);
+        let resource = Resource::new(attributes, limits);
         let mut latest = 0;
         for metric in rm.scope_metrics.iter().flat_map(|sm| &sm.metrics) {
             let mut c = Metrics { limits, now_ms, resource: &resource, out: &mut out, latest: &mut latest };
@@ -70,10 +70,12 @@ struct Resource {
     job: String,
     instance: String,
     others: BTreeMap<String, String>,
+    /// Why no series can have its job and instance.
+    wrong: Option<String>,
 }
 
 impl Resource {
-    fn new(attributes: &[KeyValue]) -> Self {
+    fn new(attributes: &[KeyValue], limits: &Limits) -> Self {
         let (mut namespace, mut name, mut instance) = (String::new(), String::new(), String::new());
         let mut others = Vec::new();
         for kv in attributes {
@@ -86,7 +88,12 @@ impl Resource {
             }
         }
         let job = if namespace.is_empty() || name.is_empty() { name } else { format!("{namespace}/{name}") };
-        Self { job, instance, others: merged(others) }
+        let longest = [("job", &job), ("instance", &instance)].into_iter().max_by_key(|(_, v)| v.len());
+        let max = limits.label_value_bytes_max;
+        let wrong = longest
+            .filter(|(_, v)| v.len() > max)
+            .map(|(name, v)| format!("{name} of a resource has {} bytes, the limit is {max}", v.len()));
+        Self { job, instance, others: merged(others), wrong }
     }
 
     fn add_to(&self, labels: &mut BTreeMap<String, String>) {
@@ -100,7 +107,7 @@ impl Resource {
 
     /// `target_info` carries what identifies nothing; without a job or an instance it could be joined to nothing.
     fn target_info(&self, ts: i64, limits: &Limits, out: &mut Converted) {
-        if self.others.is_empty() || (self.job.is_empty() && self.instance.is_empty()) {
+        if self.wrong.is_some() || self.others.is_empty() || (self.job.is_empty() && self.instance.is_empty()) {
             return;
         }
         let mut labels = self.others.clone();
@@ -223,7 +230,7 @@ impl Metrics<'_> {
                     g.data_points.iter().for_each(|p| self.number(&name, p));
                 }
             }
-            Some(metric::Data::Sum(s)) if s.aggregation_temporality == cumulative || !s.is_monotonic => {
+            Some(metric::Data::Sum(s)) if s.aggregation_temporality == cumulative => {
                 let (shape, kind) = if s.is_monotonic {
                     (Shape::MonotonicSum, MetricKind::Counter)
                 } else {
@@ -261,6 +268,11 @@ impl Metrics<'_> {
             self.out.reject(points, &format!("metric name {:?} has no letter or digit", m.name));
             return None;
         };
+        if name.len() > self.limits.label_value_bytes_max {
+            let max = self.limits.label_value_bytes_max;
+            self.out.reject(points, &format!("a metric name has {} bytes, the limit is {max}", name.len()));
+            return None;
+        }
         let metadata = Metadata { kind, unit: unit_name(&m.unit), help: m.description.clone() };
         self.out.batch.metadata.push((name.clone(), metadata));
         Some(name)
@@ -278,6 +290,10 @@ impl Metrics<'_> {
 
     /// The labels of a data point of a metric that becomes `series` series.
     fn labels(&mut self, name: &str, attributes: &[KeyValue], series: usize) -> Option<BTreeMap<String, String>> {
+        if let Some(why) = &self.resource.wrong {
+            self.out.reject(1, why);
+            return None;
+        }
         let pairs = attributes.iter().map(|kv| (kv.key.as_str(), text(kv.value.as_ref()))).collect();
         let mut labels = merged(pairs);
         self.resource.add_to(&mut labels);
@@ -376,6 +392,13 @@ impl Metrics<'_> {
             pairs.insert("span_id".into(), hex(&e.span_id));
         }
         let ts = if e.time_unix_nano == 0 { default_ts } else { ms(e.time_unix_nano) };
+        // As by remote write: one of the future is dropped without making the request wrong.
+        if ts > self.now_ms.saturating_add(EXEMPLAR_FUTURE_MS) {
+            return;
+        }
+        if let Err(why) = within("", &pairs, 1, &self.out.batch, self.limits) {
+            return self.out.reject(0, &format!("an exemplar is left out: {why}"));
+        }
         if let Ok(labels) = Labels::from_pairs(pairs) {
             self.out.batch.push_exemplar(Exemplar { labels, value: exemplar_value(e), ts });
         }
@@ -408,7 +431,7 @@ fn within(
     // Each series writes its labels out.
     let bytes: usize = labels.iter().map(|(n, v)| n.len() + v.len()).sum();
     let bytes = (bytes + name.1.len() + SUFFIX_BYTES).saturating_mul(series);
-    let max = limits.write_label_bytes_max.min(LABEL_BYTES_MAX);
+    let max = limits.write_memory_bytes_max.min(LABEL_BYTES_MAX);
     if bytes.saturating_add(batch.label_bytes.len()) > max {
         return Err(format!("the labels of the whole export take more than {max} bytes"));
     }
@@ -485,7 +508,7 @@ mod tests {
             Metric { name: name.into(), data: Some(data), ..Default::default() }
         };
         let limits = Limits::default();
-        let max = limits.write_label_bytes_max;
+        let max = limits.write_memory_bytes_max;
         let metrics = vec![
             histogram("fits", 20, &attributes),
             histogram("many_bounds", 50_000, &[]),
@@ -518,7 +541,7 @@ mod tests {
         let c = convert(&request, &limits, 10_000);
         assert_eq!((c.batch.series.len(), c.rejected), (22, 3), "{}", c.reasons);
         assert!(c.batch.label_bytes.len() < max);
-        for why in ["50000 bounds", "whole export", "length limit", "target_info is left out"] {
+        for why in ["50000 bounds", "whole export", "a metric name has 5000 bytes", "target_info is left out"] {
             assert!(c.reasons.contains(why), "{why}: {}", c.reasons);
         }
     }

@@ -8,8 +8,9 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use prost::Message;
 
 use super::EXPORT_BYTES_MAX;
+use super::weigh::weigh;
 use crate::Gateway;
-use crate::http::body::read_body;
+use crate::http::body::receive_body;
 use crate::write::plain;
 
 /// Handles one export.
@@ -24,12 +25,15 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
         let text = format!("content encoding {encoding:?} is not supported, expected gzip, zstd or none");
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     }
-    let body = match read_body(request.into_body(), EXPORT_BYTES_MAX).await {
+    let body = match receive_body(request.into_body(), EXPORT_BYTES_MAX, &gateway.bodies).await {
         Ok(b) => b,
         Err(e) => return e.response(),
     };
-    let decoded = inflate(&encoding, body)
-        .and_then(|b| ExportMetricsServiceRequest::decode(b.as_slice()).map_err(|e| e.to_string()));
+    let memory_max = gateway.services.limits.get().write_memory_bytes_max;
+    let decoded = inflate(&encoding, body.bytes).and_then(|b| {
+        weigh(&b, memory_max)?;
+        ExportMetricsServiceRequest::decode(b.as_slice()).map_err(|e| e.to_string())
+    });
     let export = match decoded {
         Ok(r) => r,
         Err(text) => return plain(StatusCode::BAD_REQUEST, format!("cannot decode the export: {text}")),

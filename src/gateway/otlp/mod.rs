@@ -1,16 +1,19 @@
-//! OpenTelemetry metrics: over gRPC (`grpc`) and HTTP/protobuf (`http`), by one conversion (`convert`, `names`).
+//! OpenTelemetry metrics: over gRPC (`grpc`, `incoming`) and HTTP/protobuf (`http`), weighed (`weigh`) and converted (`convert`,
+//! `names`) in one way.
 //!
 //! Both answer 200 with `partial_success` where some data points could not be kept, as the OTLP specification asks.
 
 pub mod convert;
 pub mod grpc;
 pub mod http;
+mod incoming;
 pub mod names;
+mod weigh;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
-use quiver_core::WriteError;
+use quiver_core::{WriteError, WriteReceipt};
 
 use crate::Gateway;
 
@@ -27,7 +30,13 @@ pub async fn export(
     converted.batch.metadata.retain(|(family, m)| !ingest.has_metadata(family, m.into()));
     if !converted.batch.is_empty() {
         let sent = converted.batch.samples() as u64;
-        let receipt = ingest.write(converted.batch).await?;
+        let receipt = match ingest.write(converted.batch).await {
+            // All of its series are new: as where some are. Sent again it would fit no better.
+            Err(WriteError::SeriesLimit(text)) => {
+                WriteReceipt { refusal: Some(text.into()), ..WriteReceipt::default() }
+            }
+            written => written?,
+        };
         let kept = receipt.floats + receipt.histograms;
         gateway.counters.samples.add(kept);
         if let Some(refusal) = &receipt.refusal {

@@ -13,7 +13,7 @@ use quiver_model::{
     Exemplar, Histogram, Labels, Limits, METRIC_NAME, Metadata, MetricKind, ResetHint, Span, WriteBatch,
 };
 
-use super::labels::{SeriesLabels, emptied, parse, show, symbol};
+use super::labels::{SeriesLabels, emptied, over_length, parse, show, symbol, too_many};
 use super::wire::{Field, Reader, WireError, zigzag};
 
 /// Which message a body holds.
@@ -40,6 +40,9 @@ pub struct DecodeOptions<'a> {
 
 /// A chunk holds no histogram of more.
 const HISTOGRAM_BUCKETS_MAX: usize = 1 << 16;
+
+/// Exemplars further in the future are dropped, ms.
+pub(crate) const EXEMPLAR_FUTURE_MS: i64 = 600_000;
 
 /// Places of packed labels are `u32`; the last series may go beyond it by its own labels.
 pub(crate) const LABEL_BYTES_MAX: usize = 1 << 31;
@@ -114,7 +117,8 @@ pub fn decode(
     scratch.described.clear();
     let labels = std::mem::take(&mut scratch.labels).emptied();
     let symbols = emptied(std::mem::take(&mut scratch.symbols));
-    let mut d = Decoder { options, batch, rejects: Rejects::default(), labels, family: None, symbols, scratch };
+    let mut d =
+        Decoder { options, batch, rejects: Rejects::default(), labels, family: None, symbols, scratch, others: 0 };
     let done = match version {
         Version::V1 => d.request_v1(body),
         Version::V2 => d.request_v2(body),
@@ -135,6 +139,8 @@ struct Decoder<'o, 'b, 'a> {
     family: Option<&'a str>,
     symbols: Vec<Option<&'a str>>,
     scratch: &'b mut DecodeScratch,
+    /// Bytes that all but the labels of series take.
+    others: usize,
 }
 
 /// The parts of a v1 histogram and a v2 histogram are the same fields.
@@ -181,9 +187,18 @@ impl<'a> Decoder<'_, '_, 'a> {
             }
         }
         if !name.is_empty() && !self.is_known(name, (&m).into()) {
+            self.charge(name.len() + m.heap_bytes())?;
             self.batch.metadata.push((name.to_owned(), m));
         }
         Ok(())
+    }
+
+    /// Counts bytes that the request takes in memory: a few of a message can become many.
+    fn charge(&mut self, bytes: usize) -> Result<(), WireError> {
+        self.others = self.others.saturating_add(bytes);
+        let max = self.options.limits.write_memory_bytes_max.min(LABEL_BYTES_MAX);
+        let all = self.others.saturating_add(self.batch.label_bytes.len());
+        if all > max { Err(WireError::Memory(max)) } else { Ok(()) }
     }
 
     fn is_known(&self, family: &str, metadata: MetadataRef<'_>) -> bool {
@@ -193,20 +208,27 @@ impl<'a> Decoder<'_, '_, 'a> {
     fn series_v1(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
         // Labels first, wherever they stand: samples need a series to go to.
         self.labels.begin();
-        let (mut is_utf8, mut others) = (true, None);
+        let (mut is_utf8, mut others, mut more) = (true, None, 0);
+        let limits = self.options.limits;
         let mut r = Reader::new(bytes);
         loop {
             let at = r;
             match r.next_field()? {
+                Some((1, _)) if self.labels.len() > limits.labels_max => more += 1,
                 Some((1, f)) => is_utf8 &= self.labels.put_message(f.bytes(1)?)?,
                 Some(_) => _ = others.get_or_insert(at),
                 None => break,
             }
         }
         self.labels.end();
+        let pairs = self.labels.pairs();
         if !is_utf8 {
-            let pairs = self.labels.pairs();
-            self.rejects.add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {pairs:?}"));
+            self.rejects
+                .add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {}", show(pairs)));
+            return Ok(());
+        }
+        if more > 0 {
+            self.rejects.add(|| format!("{}, labels {}", too_many(pairs.len() + more, limits), show(pairs)));
             return Ok(());
         }
         if !self.begin_series()? {
@@ -217,8 +239,8 @@ impl<'a> Decoder<'_, '_, 'a> {
             match n {
                 2 => self.sample(f.bytes(2)?)?,
                 3 => {
-                    let (labels, value, ts) = exemplar_v1(f.bytes(3)?)?;
-                    self.exemplar(labels, value, ts);
+                    let (labels, value, ts) = exemplar_v1(f.bytes(3)?, limits)?;
+                    self.exemplar(labels, value, ts)?;
                 }
                 4 => self.histogram(f.bytes(4)?)?,
                 _ => {}
@@ -274,6 +296,11 @@ impl<'a> Decoder<'_, '_, 'a> {
         }
         let (refs, symbols) = (&self.scratch.refs, &self.symbols);
         self.labels.begin();
+        if refs.len() > 2 * self.options.limits.labels_max {
+            let why = too_many(refs.len() / 2, self.options.limits);
+            self.rejects.add(|| format!("parsing labels for series {:?}…: {why}", &refs[..8.min(refs.len())]));
+            return Ok(());
+        }
         if let Err(why) = resolve(refs, |name, value| self.labels.put_refs(name, value, symbols)) {
             self.rejects.add(|| format!("parsing labels for series {refs:?}: {why}"));
             return Ok(());
@@ -290,8 +317,9 @@ impl<'a> Decoder<'_, '_, 'a> {
             self.labels.replace([("__type__", kind), ("__unit__", unit)]);
         }
         if samples == 0 {
-            let shown = show(self.labels.pairs());
-            self.rejects.add(|| format!("TimeSeries must contain at least one sample or histogram for series {shown}"));
+            let pairs = self.labels.pairs();
+            self.rejects
+                .add(|| format!("TimeSeries must contain at least one sample or histogram for series {}", show(pairs)));
             return Ok(());
         }
         if !self.begin_series()? {
@@ -316,6 +344,7 @@ impl<'a> Decoder<'_, '_, 'a> {
             // Once per request; that two families fall on one number only means that one is taken from the next request.
             let number = self.scratch.hasher.hash_one(family);
             if self.scratch.described.insert(number) && !self.is_known(family, MetadataRef { kind, unit, help }) {
+                self.charge(family.len() + 128 + unit.len() + help.len())?;
                 let m = Metadata { kind, unit: unit.to_owned(), help: help.to_owned() };
                 self.batch.metadata.push((family.to_owned(), m));
             }
@@ -325,10 +354,7 @@ impl<'a> Decoder<'_, '_, 'a> {
 
     /// Checks the labels and starts a series with them; false, with a reason given, where they are wrong.
     fn begin_series(&mut self) -> Result<bool, WireError> {
-        let label_bytes_max = self.options.limits.write_label_bytes_max.min(LABEL_BYTES_MAX);
-        if self.batch.label_bytes.len() > label_bytes_max {
-            return Err(WireError::Labels(label_bytes_max));
-        }
+        self.charge(0)?;
         let at = self.batch.label_bytes.len() as u32;
         if let Err(why) = self.labels.pack(self.options.limits, &mut self.batch.label_bytes) {
             let pairs = self.labels.pairs();
@@ -393,29 +419,30 @@ impl<'a> Decoder<'_, '_, 'a> {
             }
         }
         let mut pairs = Vec::new();
-        let symbols = &self.symbols;
+        let (symbols, limits) = (&self.symbols, self.options.limits);
+        // One more than may be, to be told so.
+        refs.truncate(2 * (limits.labels_max + 1));
         let put = |name, value| {
             pairs.push((symbol(symbols, name)?, symbol(symbols, value)?));
             Ok(())
         };
-        match resolve(&refs, put) {
-            Ok(()) => {
-                let labels = Labels::from_pairs(pairs).map_err(|e| e.to_string());
-                self.exemplar(labels, value, ts);
-            }
-            Err(why) => self.exemplar(Err(why), value, ts),
-        }
-        Ok(())
+        let labels = resolve(&refs, put).and_then(|()| exemplar_labels(pairs, limits));
+        self.exemplar(labels, value, ts)
     }
 
-    fn exemplar(&mut self, labels: Result<Labels, String>, value: f64, ts: i64) {
+    fn exemplar(&mut self, labels: Result<Labels, String>, value: f64, ts: i64) -> Result<(), WireError> {
         let series = self.labels.pairs();
         match labels {
             Err(why) => self.rejects.add(|| format!("parsing exemplar for series {}: {why}", show(series))),
             // As Prometheus: an exemplar of the future is dropped without making the request wrong.
-            Ok(_) if ts > self.options.now_ms.saturating_add(600_000) || ts < 0 => {}
-            Ok(labels) => self.batch.push_exemplar(Exemplar { labels, value, ts }),
+            Ok(_) if ts > self.options.now_ms.saturating_add(EXEMPLAR_FUTURE_MS) || ts < 0 => {}
+            Ok(labels) => {
+                let exemplar = Exemplar { labels, value, ts };
+                self.charge(exemplar.heap_bytes())?;
+                self.batch.push_exemplar(exemplar);
+            }
         }
+        Ok(())
     }
 
     fn histogram(&mut self, bytes: &'a [u8]) -> Result<(), WireError> {
@@ -433,6 +460,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         match finished {
             Ok(h) => {
                 if self.time_ok(ts) {
+                    self.charge(128 + h.heap_bytes())?;
                     self.batch.push_histogram(ts, h, start_ts);
                 }
             }
@@ -445,12 +473,22 @@ impl<'a> Decoder<'_, '_, 'a> {
     }
 }
 
-fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireError> {
+/// Labels of an exemplar, within the limits on those of a series.
+fn exemplar_labels(pairs: Vec<(&str, &str)>, limits: &Limits) -> Result<Labels, String> {
+    if pairs.len() > limits.labels_max {
+        return Err(format!("more than {} labels", limits.labels_max));
+    }
+    pairs.iter().find_map(|pair| over_length(pair, limits)).map_or(Ok(()), Err)?;
+    Labels::from_pairs(pairs).map_err(|e| e.to_string())
+}
+
+fn exemplar_v1(bytes: &[u8], limits: &Limits) -> Result<(Result<Labels, String>, f64, i64), WireError> {
     let (mut pairs, mut value, mut ts) = (Vec::new(), 0.0, 0i64);
     let mut r = Reader::new(bytes);
     let mut bad = false;
     while let Some((n, f)) = r.next_field()? {
         match n {
+            1 if pairs.len() > limits.labels_max => {}
             1 => match parse(f.bytes(1)?)? {
                 Some(p) => pairs.push(p),
                 None => bad = true,
@@ -460,8 +498,7 @@ fn exemplar_v1(bytes: &[u8]) -> Result<(Result<Labels, String>, f64, i64), WireE
             _ => {}
         }
     }
-    let labels =
-        if bad { Err("not valid UTF-8".to_owned()) } else { Labels::from_pairs(pairs).map_err(|e| e.to_string()) };
+    let labels = if bad { Err("not valid UTF-8".to_owned()) } else { exemplar_labels(pairs, limits) };
     Ok((labels, value, ts))
 }
 
@@ -729,7 +766,7 @@ mod tests {
             samples: vec![(t, 1.0)],
             is_late_label: false,
         };
-        let limits = Limits { write_label_bytes_max: 500, ..limits() };
+        let limits = Limits { write_memory_bytes_max: 500, ..limits() };
         let options = DecodeOptions { limits: &limits, now_ms: 1 << 40, type_and_unit_labels: false, known: None };
         let (mut scratch, mut batch) = (DecodeScratch::default(), WriteBatch::default());
         let mut read = |n| {
@@ -737,8 +774,80 @@ mod tests {
             decode(Version::V2, &message, &options, &mut scratch, &mut batch)
         };
         assert_eq!(read(10), Ok(Rejects::default()));
-        assert_eq!(read(50), Err(WireError::Labels(500)));
+        assert_eq!(read(50), Err(WireError::Memory(500)));
         assert_eq!(read(10), Ok(Rejects::default()));
+    }
+
+    /// A field of length-delimited bytes.
+    fn field(number: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        prost::encode_length_delimiter(body.len(), &mut out).unwrap();
+        out.extend(body);
+        out
+    }
+
+    /// A few bytes that become many, or cost much to look at: each of these requests once took gigabytes or hours.
+    #[test]
+    fn what_a_request_becomes_is_bounded() {
+        let limits = Limits { write_memory_bytes_max: 1 << 20, ..Limits::default() };
+        let options = DecodeOptions { limits: &limits, now_ms: 1 << 40, type_and_unit_labels: false, known: None };
+        let read = |version, message: &[u8]| {
+            let (mut scratch, mut batch) = (DecodeScratch::default(), WriteBatch::default());
+            let done = decode(version, message, &options, &mut scratch, &mut batch);
+            assert!(batch.heap_bytes() < 2 << 20, "{}", batch.heap_bytes());
+            done.map(|rejects| (rejects, batch))
+        };
+        let over = Err(WireError::Memory(1 << 20));
+        let table = |symbols: &[&str]| symbols.iter().flat_map(|s| field(4, s.as_bytes())).collect::<Vec<_>>();
+        let long = "x".repeat(8 << 20);
+        let refs = |refs: &[u8]| field(1, refs);
+        let (name, sample) = (refs(&[1, 2]), field(2, &[]));
+
+        // Exemplars that say one symbol again and again.
+        let text = "v".repeat(4_000);
+        let exemplars: Vec<u8> = (0..1_000).flat_map(|_| field(4, &field(1, &[3, 4]))).collect();
+        let message =
+            [table(&["", "__name__", "m", "id", &text]), field(5, &[&name[..], &sample, &exemplars].concat())].concat();
+        assert_eq!(read(Version::V2, &message), over);
+        // Of too long a label, or too many: left out, and the series kept.
+        let message = [
+            table(&["", "__name__", "m", "id", &long]),
+            field(5, &[&name[..], &sample, &field(4, &field(1, &[3, 4]))].concat()),
+        ]
+        .concat();
+        let (rejects, batch) = read(Version::V2, &message).unwrap();
+        assert_eq!((rejects.count, batch.samples(), batch.exemplars.len()), (1, 1, 0));
+        assert!(rejects.text().len() < 1_000, "{}", rejects.text());
+        let many = field(4, &field(1, &[3; 40_000]));
+        let message = [table(&["", "__name__", "m", "id"]), field(5, &[&name[..], &sample, &many].concat())].concat();
+        assert_eq!(read(Version::V2, &message).unwrap().0.count, 1);
+        // One long help of many families.
+        let help = "h".repeat(100_000);
+        let mut symbols = vec!["".to_owned(), "__name__".to_owned(), help];
+        symbols.extend((0..100).map(|k| format!("m{k}")));
+        let mut message = table(&symbols.iter().map(String::as_str).collect::<Vec<_>>());
+        (3..103)
+            .for_each(|k| message.extend(field(5, &[refs(&[1, k]), sample.clone(), field(5, &[3 << 3, 2])].concat())));
+        assert_eq!(read(Version::V2, &message), over);
+        // Names of megabytes, equal but for nothing: neither compared nor shown.
+        let mut message = table(&["", &long]);
+        let without = field(5, &refs(&[1, 1, 1, 1]));
+        let with = field(5, &[refs(&[1, 1, 1, 1]), sample.clone()].concat());
+        (0..20_000).for_each(|_| message.extend(without.iter().chain(&with)));
+        let (rejects, batch) = read(Version::V2, &message).unwrap();
+        assert_eq!((rejects.count, batch.samples()), (40_000, 0));
+        assert!(rejects.text().len() < 10_000);
+        // Empty histograms and exemplars, two bytes each; labels without number.
+        let name = field(1, &[field(1, b"__name__"), field(2, b"m")].concat());
+        for empty in [field(3, &[]), field(4, &[])] {
+            assert_eq!(read(Version::V1, &field(1, &[name.clone(), empty.repeat(20_000)].concat())), over);
+        }
+        let labels = field(1, &[name.clone(), field(1, &[]).repeat(100_000), field(2, &[])].concat());
+        let (rejects, _) = read(Version::V1, &labels).unwrap();
+        assert!(rejects.text().contains("100001 labels, the limit is 64"), "{}", rejects.text());
+        let message = [table(&["", "__name__", "m"]), field(5, &[refs(&[1; 40_000]), sample].concat())].concat();
+        let (rejects, _) = read(Version::V2, &message).unwrap();
+        assert!(rejects.text().contains("20000 labels, the limit is 64"), "{}", rejects.text());
     }
 
     proptest! {

@@ -85,6 +85,11 @@ impl<'a> SeriesLabels<'a> {
         self.repeated.clear();
     }
 
+    /// Labels put so far.
+    pub(super) fn len(&self) -> usize {
+        self.repeated.len()
+    }
+
     /// The next label of a message of 1.0; false where it is not UTF-8.
     #[inline]
     pub(super) fn put_message(&mut self, message: &'a [u8]) -> Result<bool, WireError> {
@@ -165,6 +170,8 @@ impl<'a> SeriesLabels<'a> {
             self.packed = Some(at);
             return Ok(());
         }
+        // Before they are sorted, which looks at all of each name.
+        self.pairs.iter().find_map(|pair| over_length(pair, limits)).map_or(Ok(()), Err)?;
         self.pairs.sort_by(|a, b| a.0.cmp(b.0));
         check(&self.pairs, limits).map_or(Ok(()), Err)?;
         self.pairs.iter().for_each(|(n, v)| push(n, v, out));
@@ -176,10 +183,10 @@ impl<'a> SeriesLabels<'a> {
         // The first name must follow the empty one.
         let (mut name_before, mut is_repeated_before) = ("", true);
         for ((n, v), is_repeated) in self.pairs.iter().zip(&self.repeated) {
-            if !(*is_repeated && is_repeated_before) && *n <= name_before {
+            if !is_repeated && (n.len() > limits.label_name_bytes_max || v.len() > limits.label_value_bytes_max) {
                 return false;
             }
-            if !is_repeated && (n.len() > limits.label_name_bytes_max || v.len() > limits.label_value_bytes_max) {
+            if !(*is_repeated && is_repeated_before) && *n <= name_before {
                 return false;
             }
             (name_before, is_repeated_before) = (n, *is_repeated);
@@ -265,10 +272,24 @@ pub(super) fn symbol<'a>(symbols: &[Option<&'a str>], i: u64) -> Result<&'a str,
     }
 }
 
+/// That there are more labels than a series may have.
+pub(super) fn too_many(labels: usize, limits: &Limits) -> String {
+    format!("series has {labels} labels, the limit is {}", limits.labels_max)
+}
+
+/// Which limit on its length a label is over, if any.
+pub(super) fn over_length((n, v): &(&str, &str), limits: &Limits) -> Option<String> {
+    if n.len() > limits.label_name_bytes_max {
+        return Some(format!("label name of {} bytes, the limit is {}", n.len(), limits.label_name_bytes_max));
+    }
+    let max = limits.label_value_bytes_max;
+    (v.len() > max).then(|| format!("value of label {} has {} bytes, the limit is {max}", shortened(n), v.len()))
+}
+
 /// What is wrong with sorted labels, if anything is.
 fn check(pairs: &[(&str, &str)], limits: &Limits) -> Option<String> {
     if pairs.len() > limits.labels_max {
-        return Some(format!("series has {} labels, the limit is {}", pairs.len(), limits.labels_max));
+        return Some(too_many(pairs.len(), limits));
     }
     let mut has_name = false;
     let mut last = None;
@@ -283,16 +304,6 @@ fn check(pairs: &[(&str, &str)], limits: &Limits) -> Option<String> {
         if *n == METRIC_NAME {
             has_name = !v.is_empty();
         }
-        if n.len() > limits.label_name_bytes_max {
-            return Some(format!("label name of {} bytes, the limit is {}", n.len(), limits.label_name_bytes_max));
-        }
-        if v.len() > limits.label_value_bytes_max {
-            return Some(format!(
-                "value of label {n} has {} bytes, the limit is {}",
-                v.len(),
-                limits.label_value_bytes_max
-            ));
-        }
     }
     if !has_name {
         return Some("invalid metric name or labels: no metric name (__name__)".into());
@@ -300,9 +311,18 @@ fn check(pairs: &[(&str, &str)], limits: &Limits) -> Option<String> {
     None
 }
 
+/// Bytes of a text that are shown in a message.
+const SHOWN_BYTES: usize = 200;
+
+/// The beginning of a text.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(SHOWN_BYTES)]
+}
+
 /// At most a few labels, for a message.
 pub(super) fn show(pairs: &[(&str, &str)]) -> String {
-    let list: Vec<_> = pairs.iter().take(8).map(|(n, v)| format!("{n}={}", quoted(v))).collect();
+    let shown = |(n, v): &(&str, &str)| format!("{}={}", shortened(n), quoted(shortened(v)));
+    let list: Vec<_> = pairs.iter().take(8).map(shown).collect();
     let more = if pairs.len() > 8 { ", …" } else { "" };
     format!("{{{}{more}}}", list.join(", "))
 }

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 
 use self::decode::{DecodeOptions, DecodeScratch, Rejects, Version, decode};
 use crate::Gateway;
-use crate::http::body::read_body;
+use crate::http::body::receive_body;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,17 +76,21 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<
     };
     let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
     let body_max = gateway.services.limits.get().write_body_bytes_max;
-    let body = match read_body(request.into_body(), body_max).await {
+    let body = match receive_body(request.into_body(), body_max, &gateway.bodies).await {
         Ok(b) => b,
         Err(e) => return e.response(),
     };
     let now_ms = gateway.services.clock.now_ms();
     let aside = gateway.aside.as_ref().and_then(|a| a.0.as_ref()).filter(|_| line.0.load(Ordering::Relaxed));
     let decoded = match aside {
-        None => decode_body(gateway, version, encoding, &body, now_ms),
+        None => {
+            let decoded = decode_body(gateway, version, encoding, &body.bytes, now_ms);
+            drop(body);
+            decoded
+        }
         Some(aside) => {
             let gateway = Arc::clone(gateway);
-            let work = move || decode_body(&gateway, version, encoding, &body, now_ms);
+            let work = move || decode_body(&gateway, version, encoding, &body.bytes, now_ms);
             match aside.spawn_blocking(work).await {
                 Ok(decoded) => decoded,
                 Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),

@@ -18,9 +18,12 @@ pub enum WireError {
     /// A string that is not UTF-8.
     #[error("string is not valid UTF-8")]
     Utf8,
-    /// More labels, written out, than a request may have.
-    #[error("the labels of its series take more than {0} bytes, the limit on one request: send fewer series at once")]
-    Labels(usize),
+    /// More than a request may become.
+    #[error(
+        "with the labels of each series written out, histograms, exemplars and metadata it takes more than {0} bytes of memory, \
+         the limit on one request: send less at once"
+    )]
+    Memory(usize),
 }
 
 /// Reads one message.

@@ -442,15 +442,19 @@ impl Engine {
         begun: Instant,
     ) -> Result<Option<Answer>, QueryError> {
         let mut evaluated = Vec::with_capacity(known.runs().len());
-        let mut prepared = Duration::ZERO;
         let mut stats = QueryStats { queue_seconds: queued.as_secs_f64(), ..QueryStats::default() };
+        // All are looked at before one is evaluated: what is evaluated is charged to the query.
+        let from = Instant::now();
+        let mut plans = Vec::with_capacity(known.runs().len());
         for run in known.runs() {
-            let from = Instant::now();
             let planned = self.plan(&PromqlRequest { start: run.first, end: run.last, ..request.clone() }, ctx)?;
-            prepared += from.elapsed();
             if self.reach(&planned) != Some(Reuse::reach(known)) {
                 return Ok(None);
             }
+            plans.push(planned);
+        }
+        let prepared = from.elapsed();
+        for planned in plans {
             match result::value(self.evaluate(&planned)?, false, &planned.env)? {
                 AnswerValue::Matrix(series) => evaluated.push(series),
                 _ => return Ok(None),
@@ -458,9 +462,12 @@ impl Engine {
             stats.queryable_samples += planned.env.stats.total();
             stats.series_touched += planned.env.stats.series();
         }
+        let points = |series: &[AnswerSeries]| series.iter().map(|s| s.floats.len()).sum::<usize>();
+        // What was evaluated was charged as it was.
+        let charged: usize = evaluated.iter().map(|series| points(series)).sum();
         let series = known.join(request, evaluated);
-        let points: usize = series.iter().map(|s| s.floats.len()).sum();
-        ctx.keep_bytes(points * 16 + series.len() * size_of::<AnswerSeries>())?;
+        let more = points(&series).saturating_sub(charged);
+        ctx.keep_bytes(more * 16 + series.len() * size_of::<AnswerSeries>())?;
         ctx.check()?;
         let mut truncated = false;
         let value = result::cut(AnswerValue::Matrix(series), request.options.limit, &mut truncated);

@@ -11,7 +11,9 @@
 //!
 //! Invariants
 //! 1. Reuse never changes an answer. What could differ from one grid to another is not kept: queries with `@`, `start()`,
-//!    `end()`, `range()`, `info()`; histograms, whose reset hints look at neighbours; answers that come with annotations.
+//!    `end()`, `range()`, `step()`, `info()`; histograms, whose reset hints look at neighbours; answers that come with annotations.
+//!    One step by itself is evaluated unlike a grid (a vector as it comes, and not in label order): such an answer is not kept,
+//!    and no such run is evaluated to be put beside others.
 //! 2. The number is read before the snapshot that the answer is found in.
 
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::plan::reach::Reach;
 
 /// An answer takes this part of the room at most.
 const PART: usize = 8;
+/// What a label set takes beside its bytes.
+const LABELS_BYTES: usize = 32;
 /// Runs of steps that may be missing; where it would be more all are evaluated.
 const RUNS_MAX: usize = 3;
 
@@ -138,7 +142,8 @@ impl Reuse {
     pub fn key(&self, request: &PromqlRequest, ctx: &QueryContext) -> Option<Key> {
         let o = &request.options;
         let plain = !o.nocache && !o.per_step_stats && o.explain == ExplainMode::Off && o.hints == Hints::default();
-        if self.bytes_max == 0 || !plain || request.step <= 0 || names_the_grid(&request.query) {
+        let is_grid = request.step > 0 && request.end.saturating_sub(request.start) >= request.step;
+        if self.bytes_max == 0 || !plain || !is_grid || names_the_grid(&request.query) {
             return None;
         }
         Some(Key {
@@ -182,7 +187,8 @@ impl Reuse {
     /// Keeps an answer.
     pub fn keep(&self, key: Key, request: &PromqlRequest, number: u64, reach: Reach, series: &[AnswerSeries]) {
         let points: usize = series.iter().map(|s| s.floats.len()).sum();
-        let bytes = points * 16 + size_of_val(series) + size_of::<Kept>();
+        let labels: usize = series.iter().map(|s| s.labels.packed().len() + LABELS_BYTES).sum();
+        let bytes = points * 16 + labels + size_of_val(series) + size_of::<Kept>();
         if bytes > self.bytes_max / PART || series.iter().any(|s| !s.histograms.is_empty()) {
             return;
         }
@@ -257,22 +263,37 @@ impl Kept {
                 gone.push(run);
             }
         }
-        gone.sort_by_key(|r| r.first);
-        let mut out: Vec<Run> = Vec::with_capacity(gone.len());
-        for r in gone {
-            match out.last_mut() {
-                Some(o) if r.first <= o.last.saturating_add(step) => o.last = o.last.max(r.last),
-                _ => out.push(r),
+        let mut runs = united(gone, step);
+        for r in runs.iter_mut().filter(|r| r.first == r.last) {
+            // With a neighbour, which is known: see the invariants.
+            match r.first > asked.first {
+                true => r.first -= step,
+                false => r.last = r.last.saturating_add(step).min(asked.last),
             }
         }
-        out
+        united(runs, step)
     }
+}
+
+/// Runs in their order, those that touch as one.
+fn united(mut runs: Vec<Run>, step: i64) -> Vec<Run> {
+    runs.sort_by_key(|r| r.first);
+    let mut out: Vec<Run> = Vec::with_capacity(runs.len());
+    for r in runs {
+        match out.last_mut() {
+            Some(o) if r.first <= o.last.saturating_add(step) => o.last = o.last.max(r.last),
+            _ => out.push(r),
+        }
+    }
+    out
 }
 
 /// May a query ask for the grid it is evaluated on? Any word that could is taken for one that does.
 fn names_the_grid(query: &str) -> bool {
-    let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '.';
-    query.contains('@') || query.split(|c| !word(c)).any(|w| ["start", "end", "range", "info"].contains(&w))
+    // A colon may be the one before the step of a subquery; keywords may be written in capitals.
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let names = |w: &str| ["start", "end", "range", "step", "info"].iter().any(|n| w.eq_ignore_ascii_case(n));
+    query.contains('@') || query.split(|c| !word(c)).any(names)
 }
 
 /// Have all series that a plan reads floats only?
@@ -322,6 +343,12 @@ mod tests {
         assert_eq!(runs(&k, 100, 200, &[(105, 105), (141, 141)]), [(110, 130), (150, 160)]);
         assert_eq!(runs(&k, 120, 220, &[(195, 205)]), [(200, 220)]);
         assert_eq!(runs(&k, 100, 200, &[(i64::MIN, i64::MAX)]), [(100, 200)]);
+        // No step by itself.
+        assert_eq!(runs(&k, 110, 210, &[]), [(200, 210)]);
+        assert_eq!(runs(&k, 90, 200, &[]), [(90, 100)]);
+        let one = kept(100, 200, Reach { before: 0, after: 0 });
+        assert_eq!(runs(&one, 100, 200, &[(150, 150)]), [(140, 150)]);
+        assert_eq!(runs(&one, 100, 200, &[(130, 130), (150, 150)]), [(120, 150)]);
         // Ahead.
         let k = kept(100, 200, Reach { before: 0, after: 15 });
         assert_eq!(runs(&k, 100, 200, &[(150, 150)]), [(140, 150)]);
@@ -329,7 +356,11 @@ mod tests {
 
     #[test]
     fn queries_that_name_the_grid_are_not_kept() {
-        for q in ["x @ end()", "x[range()]", "f(start ())", "x{a=\"user@host\"}", "info(x)", "x[5m + end()]"] {
+        let subquery = "max_over_time(x[1h:range()/60])";
+        let step = "increase(x[1m]) / step()";
+        let texts =
+            ["x @ end()", "x[range()]", "x[RANGE()]", "f(start ())", "x{a=\"user@host\"}", "info(x)", "x[5m + end()]"];
+        for q in texts.into_iter().chain([subquery, step]) {
             assert!(names_the_grid(q), "{q}");
         }
         for q in ["rate(append_total[5m])", "x_end + start_time", "sum by (range_id) (restart)"] {

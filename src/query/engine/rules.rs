@@ -312,6 +312,43 @@ proptest! {
     }
 }
 
+/// Of equal values the first counts, and which is first depends on whether there is a grid; `range()` depends on its length.
+#[test]
+fn a_step_more_is_evaluated_as_on_a_grid() {
+    let store = Arc::new(MemoryStore::new());
+    let mut b = WriteBatch::default();
+    for (metric, code, i) in [("m", "a", "2"), ("m", "b", "1"), ("n", "", "1"), ("n", "", "2")] {
+        let labels = [("__name__", metric), ("code", code), ("i", i)];
+        b.begin_series(labels.into_iter().filter(|(_, v)| !v.is_empty()));
+        (0..60).for_each(|t| b.push_float(t * 10_000, if metric == "m" { 0.0 } else { t as f64 + 1.0 }, 0));
+    }
+    store.write_now(&b).unwrap();
+    let mut options = EngineOptions { reuse_from: Duration::ZERO, ..EngineOptions::default() };
+    options.features.experimental_functions = true;
+    let e = Engine::new(Arc::clone(&store) as Arc<dyn quiver_core::Source>, options).unwrap();
+    for q in [
+        "topk(1, m / on (i) n)",
+        "limitk(1, topk(2, n))",
+        "increase(n[40s]) / step()",
+        "max_over_time(n[1m:range()/6])",
+        "n offset RANGE()",
+    ] {
+        for (start, end) in
+            [(100_000, 200_000), (110_000, 210_000), (110_000, 230_000), (150_000, 200_000), (60_000, 60_000)]
+        {
+            let ask = |nocache: bool| {
+                let options = QueryOptions { nocache, ..QueryOptions::default() };
+                let r = PromqlRequest { query: q.into(), start, end, step: 10_000, options };
+                let answer = e.answer(&r, &Arc::new(e.context(q, &r.options, None)), Duration::ZERO);
+                format!("{:?}", answer.map(|a| a.value))
+            };
+            let want = ask(true);
+            assert_eq!(ask(false), want, "{q} {start} {end}");
+        }
+    }
+    assert!(e.reuse().hits > 0);
+}
+
 #[test]
 fn steps_that_are_known_are_not_evaluated_again() {
     let store = store(&[(0, [1, 1, 1], 0, 30, false), (1, [1, 1, 1], 0, 30, false)]);

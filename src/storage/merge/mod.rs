@@ -161,9 +161,8 @@ fn merge_exemplars(
     }
     for (labels, mut list) in all {
         list.retain(|e| options.keep.overlaps(e.ts, e.ts));
-        let key = |e: &Exemplar| (e.ts, e.value.to_bits());
-        list.sort_by(|a, b| key(a).cmp(&key(b)).then_with(|| a.labels.cmp(&b.labels)));
-        list.dedup_by(|a, b| key(a) == key(b) && a.labels == b.labels);
+        list.sort_by(Exemplar::order);
+        list.dedup_by(|a, b| a.order(b).is_eq());
         writer.push_exemplars(labels.as_ref(), &list);
     }
     Ok(())
