@@ -498,7 +498,10 @@ mod tests {
     #[test]
     fn wrong_values_name_their_key() {
         let args = ServeArgs { retention: Some("soon".into()), ..Default::default() };
-        assert_eq!(Config::load(&args).unwrap_err().to_string(), "retention: \"soon\" is not a duration like 30d");
+        assert_eq!(
+            Config::load(&args).unwrap_err().to_string(),
+            "retention: \"soon\" is not a duration with a unit, like 30d"
+        );
         let args = ServeArgs { enable_feature: vec!["warp".into()], ..Default::default() };
         assert!(Config::load(&args).unwrap_err().to_string().contains("warp"));
     }

@@ -296,7 +296,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         }
         let (refs, symbols) = (&self.scratch.refs, &self.symbols);
         self.labels.begin();
-        if refs.len() > 2 * self.options.limits.labels_max {
+        if refs.len() / 2 > self.options.limits.labels_max {
             let why = too_many(refs.len() / 2, self.options.limits);
             self.rejects.add(|| format!("parsing labels for series {:?}…: {why}", &refs[..8.min(refs.len())]));
             return Ok(());
@@ -421,7 +421,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         let mut pairs = Vec::new();
         let (symbols, limits) = (&self.symbols, self.options.limits);
         // One more than may be, to be told so.
-        refs.truncate(2 * (limits.labels_max + 1));
+        refs.truncate(limits.labels_max.saturating_add(1).saturating_mul(2));
         let put = |name, value| {
             pairs.push((symbol(symbols, name)?, symbol(symbols, value)?));
             Ok(())
