@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! data folder ─▶ manifest and copy ─▶ every block it names (length, CRC of the file, every part, the entry) ─▶ strays
-//!            └─▶ tombstones         └─▶ every log segment (every frame)
+//!            └─▶ tombstones         └─▶ every log segment (every frame, and what the next header says of it)
 //! ```
+//!
+//! Three things are told apart: damage, which a repair takes out of the way; what a newer version wrote, which only that version can
+//! judge, so that nothing is repaired beside it; and a disk that does not let us read now, which ends the check.
 //!
 //! A repair keeps what is whole of a damaged block in a block of its own, moves the damaged one, and files that nothing
 //! names, to `quarantine/`, and says what is lost; it deletes nothing. Log segments stay: a replay reads around damage, and
@@ -13,14 +16,16 @@
 //! 1. At every moment the damaged file is under its name or in the quarantine, and what is whole of it is in the block that
 //!    the manifest names: a repair that was interrupted is done by the next one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use quiver_persistence::disk::{file_crc, link_or_copy};
-use quiver_persistence::log::{Damage, SegmentId, read_segment};
-use quiver_persistence::manifest::{self, MANIFEST_FILE};
+use quiver_persistence::disk::{file_crc, join, link_or_copy};
+use quiver_persistence::log::{Damage, SegmentId, ShardReading, read_segment};
+use quiver_persistence::manifest::{self, EntryKind, MANIFEST_FILE};
 use quiver_persistence::{
-    Disk, Frame, ManifestEntry, ManifestStore, Place, RealDisk, ReplayError, ReplayReport, ReplayShard, Tombstone,
+    Disk, Frame, LogFloor, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, RealDisk, ReplayError,
+    ReplayReport, ReplayShard, Tombstone,
 };
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
@@ -29,7 +34,7 @@ use crate::backup::{BackupError, lock_if_possible};
 use crate::catalog::{QUARANTINE_DIR, block_id, block_path};
 use crate::flush::{crc_of, entry, note_crc};
 use crate::record::Record;
-use crate::salvage::{LostRange, Salvaged, salvage};
+use crate::salvage::{LostRange, Salvaged, is_lost, readable, salvage};
 use crate::store::{BLOCK_DIR, LOG_DIR};
 use crate::tombstones::Deletion;
 
@@ -61,6 +66,8 @@ pub struct CheckReport {
     pub frames: u64,
     /// All that was found.
     pub findings: Vec<Finding>,
+    /// Files that a newer version wrote: not checked, and no damage.
+    pub newer: Vec<String>,
     /// Files moved to quarantine.
     pub set_aside: Vec<String>,
     /// By damaged block, what was saved of it and what is lost.
@@ -81,11 +88,79 @@ impl CheckReport {
         self.findings.push(Finding { file: file.to_owned(), offset: None, what: what.to_string(), is_damage: false });
     }
 
-    fn storage(&mut self, file: &str, e: StorageError) {
+    fn damages(&self) -> usize {
+        self.findings.iter().filter(|f| f.is_damage).count()
+    }
+
+    fn newer(&mut self, file: &str, what: impl ToString) {
+        self.note(file, format!("not checked, and no damage: {}", what.to_string()));
+        self.newer.push(file.to_owned());
+    }
+
+    /// Notes why a block is not read. What may pass is no finding, and given back.
+    fn unread(&mut self, file: &str, e: StorageError) -> Result<(), BackupError> {
         match e {
             StorageError::Corrupt { offset, what, .. } => self.damage(file, Some(offset), what),
-            e => self.damage(file, None, e),
+            e @ StorageError::Version { .. } => self.newer(file, e),
+            e if is_lost(&e) => self.damage(file, None, e),
+            e => return Err(storage_error(e)),
         }
+        Ok(())
+    }
+
+    /// [`CheckReport::unread`] for a log segment.
+    fn unread_segment(&mut self, file: &str, e: ReplayError) -> Result<(), BackupError> {
+        match e {
+            e @ ReplayError::OtherVersion { .. } => {
+                self.newer(file, format!("{e}; what follows in its shard of the log is not checked either"));
+                Ok(())
+            }
+            ReplayError::Disk(e) => self.unread(file, e.into()),
+        }
+    }
+
+    /// Takes over what was found in a shard of the log.
+    fn log(&mut self, dir: &str, found: &ReplayReport) {
+        let file = |d: &Damage| join(dir, &d.segment.file_name());
+        for d in &found.damage {
+            match d.len {
+                0 => self.damage(&file(d), None, &d.reason),
+                len => self.damage(&file(d), Some(d.offset), format!("{len} bytes: {}", d.reason)),
+            }
+        }
+        for d in &found.torn {
+            let what = format!("{} bytes at {} are incomplete, as a crash leaves them", d.len, d.offset);
+            self.note(&file(d), what);
+        }
+    }
+
+    /// A folder in which a newer version wrote stays as it is: what this one takes for a leftover may be data of that one.
+    fn refuse_newer(&self) -> Result<(), BackupError> {
+        let Some(first) = self.newer.first() else { return Ok(()) };
+        let more = match self.newer.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Err(BackupError::Refused(format!(
+            "a newer version wrote {first}{more}, which is no damage: nothing was changed; repair with that version"
+        )))
+    }
+}
+
+fn storage_error(e: StorageError) -> BackupError {
+    match e {
+        StorageError::Disk(e) => e.into(),
+        e @ StorageError::Version { .. } => {
+            BackupError::Refused(format!("{e}, which is no damage: repair with that version"))
+        }
+        e => BackupError::Io(e.to_string()),
+    }
+}
+
+fn manifest_error(e: ManifestError) -> BackupError {
+    match e {
+        e @ ManifestError::OtherVersion { .. } => BackupError::Refused(format!("{e}; check it with that version")),
+        e => e.into(),
     }
 }
 
@@ -122,12 +197,10 @@ pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<Check
         Found::Folder(disk) => return check_folder(disk, repair, progress),
         Found::Block(disk, name) => {
             progress(&name);
-            check_block(&*disk, &name, None, &mut report);
+            check_block(&*disk, &name, None, &mut report)?;
         }
-        Found::Segment(disk, id) => {
-            progress(&id.file_name());
-            check_segment(&*disk, "", id, &mut report);
-        }
+        // Alone it is compared with no other.
+        Found::Segment(disk, id) => check_shard(&*disk, "", u64::MAX, &[id], progress, &mut report)?,
     }
     if repair {
         return Err(BackupError::Refused("only a data folder can be repaired: a file alone has no other place".into()));
@@ -137,12 +210,12 @@ pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<Check
 
 /// Checks a data folder that no server has open.
 pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) -> Result<CheckReport, BackupError> {
-    let _lock = lock_if_possible(&*disk)?;
+    let lock = lock_if_possible(&*disk)?;
     let mut report = CheckReport::default();
-    for (file, what, is_damage) in manifest::check(&*disk, "")? {
+    for (file, what, is_damage) in manifest::check(&*disk, "").map_err(manifest_error)? {
         report.findings.push(Finding { file, offset: None, what, is_damage });
     }
-    let store = ManifestStore::open(Arc::clone(&disk), "")?;
+    let store = ManifestStore::open(Arc::clone(&disk), "").map_err(manifest_error)?;
     let current = store.current();
     if current.generation == 0 && !disk.exists(LOG_DIR)? {
         return Err(BackupError::Refused(format!("{} is not a data folder: no manifest, no log", disk.name())));
@@ -153,19 +226,7 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     for t in &current.tombstones {
         check_tombstone(t, &current.entries, &mut report);
     }
-    let mut bad: Vec<&ManifestEntry> = Vec::new();
-    for e in &current.entries {
-        if e.place() == Place::Remote {
-            report.note(&e.file, "it lies in the remote store alone: not checked here");
-            continue;
-        }
-        progress(&e.file);
-        let before = report.findings.len();
-        check_block(&*disk, &e.file, Some(e), &mut report);
-        if report.findings.len() > before {
-            bad.push(e);
-        }
-    }
+    let bad = check_blocks(&*disk, &current.entries, progress, &mut report)?;
     let mut strays = Vec::new();
     if disk.exists(BLOCK_DIR)? {
         strays = store.orphans(BLOCK_DIR)?;
@@ -173,18 +234,103 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
             report.note(path, "a file that the manifest does not name: a leftover");
         }
     }
-    if disk.exists(LOG_DIR)? {
-        for id in disk.list(LOG_DIR)?.iter().filter_map(|n| SegmentId::parse(n)) {
-            if id.number >= current.log_floor.of(id.shard) {
-                progress(&id.file_name());
-                check_segment(&*disk, LOG_DIR, id, &mut report);
-            }
-        }
+    check_log(&*disk, &current.log_floor, progress, &mut report)?;
+    if lock.is_none() {
+        refuse_changed(&disk, &current)?;
     }
     if repair {
+        report.refuse_newer()?;
         set_aside(&disk, &store, &bad, &strays, &mut report)?;
     }
     Ok(report)
+}
+
+/// Checks the blocks of metrics that lie here; gives the damaged ones.
+fn check_blocks<'a>(
+    disk: &dyn Disk,
+    entries: &'a [ManifestEntry],
+    progress: &dyn Fn(&str),
+    report: &mut CheckReport,
+) -> Result<Vec<&'a ManifestEntry>, BackupError> {
+    let mut bad = Vec::new();
+    for e in entries {
+        if e.kind != EntryKind::Metrics {
+            report.note(&e.file, "it holds no metrics: not checked here");
+            continue;
+        }
+        if e.place() == Place::Remote {
+            report.note(&e.file, "it lies in the remote store alone: not checked here");
+            continue;
+        }
+        progress(&e.file);
+        let before = report.damages();
+        check_block(disk, &e.file, Some(e), report)?;
+        if report.damages() > before {
+            bad.push(e);
+        }
+    }
+    Ok(bad)
+}
+
+/// Checks the segments of the log from `floor` on.
+fn check_log(
+    disk: &dyn Disk,
+    floor: &LogFloor,
+    progress: &dyn Fn(&str),
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    if !disk.exists(LOG_DIR)? {
+        return Ok(());
+    }
+    let mut shards: BTreeMap<u32, Vec<SegmentId>> = BTreeMap::new();
+    for id in disk.list(LOG_DIR)?.iter().filter_map(|n| SegmentId::parse(n)) {
+        if id.number >= floor.of(id.shard) {
+            shards.entry(id.shard).or_default().push(id);
+        }
+    }
+    for (shard, mut segments) in shards {
+        segments.sort_unstable();
+        check_shard(disk, LOG_DIR, floor.of(shard), &segments, progress, report)?;
+    }
+    Ok(())
+}
+
+/// Checks segments of a shard, in order: what the header of one says of an earlier one, too.
+fn check_shard(
+    disk: &dyn Disk,
+    dir: &str,
+    floor: u64,
+    segments: &[SegmentId],
+    progress: &dyn Fn(&str),
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    let mut reading = ShardReading::above(floor);
+    for id in segments {
+        progress(&id.file_name());
+        report.segments += 1;
+        let mut frames = Frames::default();
+        let read = reading.read(disk, dir, *id, &mut frames);
+        report.frames += frames.list.len() as u64;
+        if let Err(e) = read {
+            // Later headers count frames of what is not read here.
+            let is_end = matches!(e, ReplayError::OtherVersion { .. });
+            report.unread_segment(&join(dir, &id.file_name()), e)?;
+            if is_end {
+                break;
+            }
+        }
+    }
+    report.log(dir, &reading.into_report());
+    Ok(())
+}
+
+/// Without the lock a server may be running: what it flushed meanwhile is missing from what was read, and that is no damage.
+fn refuse_changed(disk: &Arc<dyn Disk>, manifest: &Manifest) -> Result<(), BackupError> {
+    let now = ManifestStore::open(Arc::clone(disk), "").map_err(manifest_error)?.current();
+    if now.generation == manifest.generation {
+        return Ok(());
+    }
+    Err(BackupError::Refused(format!("a server changed {} meanwhile: check it while none runs", disk.name())))
 }
 
 /// Replaces damaged blocks by what is whole of them, and moves them and strays to the quarantine.
@@ -274,7 +420,8 @@ fn save(
 ) -> Result<(Salvaged, Option<ManifestEntry>), BackupError> {
     let all = || LostRange { series: None, min_ts: old.min_ts, max_ts: old.max_ts, samples: old.samples };
     let nothing = || Salvaged { lost: vec![all()], exemplars_lost: true, metadata_lost: true, meta: None };
-    let Ok(block) = Block::open(&**disk, &old.file) else { return Ok((nothing(), None)) };
+    let opened = readable(|| Block::open_unmapped(&**disk, &old.file)).map_err(storage_error)?;
+    let Some(block) = opened else { return Ok((nothing(), None)) };
     if described(&block) != said(old) {
         return Ok((nothing(), None));
     }
@@ -282,10 +429,9 @@ fn save(
     let id = store.current().id_next.max(highest + 1);
     let path = block_path(id);
     let saved = match salvage(disk, &block, &path) {
-        Ok(saved) => saved,
-        Err(StorageError::Corrupt { .. }) => return Ok((nothing(), None)),
-        Err(StorageError::Disk(e)) => return Err(e.into()),
-        Err(e) => return Err(BackupError::Io(e.to_string())),
+        Ok(Some(saved)) => saved,
+        Ok(None) | Err(StorageError::Corrupt { .. }) => return Ok((nothing(), None)),
+        Err(e) => return Err(storage_error(e)),
     };
     let Some(meta) = saved.meta else { return Ok((saved, None)) };
     let mut new = entry(id, old.level, &path, &meta, old.created_ms, old.sources.clone());
@@ -314,32 +460,57 @@ fn check_tombstone(t: &Tombstone, entries: &[ManifestEntry], report: &mut CheckR
     }
 }
 
-fn check_block(disk: &dyn Disk, file: &str, entry: Option<&ManifestEntry>, report: &mut CheckReport) {
+fn check_block(
+    disk: &dyn Disk,
+    file: &str,
+    entry: Option<&ManifestEntry>,
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
     report.blocks += 1;
-    let block = match Block::open(disk, file) {
+    // A page of a mapping that gets lost reads as zeros: that would look like damage.
+    let block = match Block::open_unmapped(disk, file) {
         Ok(block) => block,
-        Err(e) => return report.storage(file, e),
+        Err(e) => return report.unread(file, e),
     };
     let meta = *block.meta();
     report.block_bytes += meta.bytes;
     report.samples += meta.samples;
-    let before = report.findings.len();
-    block.verify_all(&mut |e| report.storage(file, e));
-    let Some(entry) = entry.filter(|_| report.findings.len() == before) else { return };
-    let (said, found) = (said(entry), described(&block));
+    let before = report.damages();
+    let mut may_pass = Ok(());
+    block.verify_all(&mut |e| {
+        if let Err(e) = report.unread(file, e) {
+            may_pass = Err(e);
+        }
+    });
+    may_pass?;
+    match entry {
+        Some(entry) if report.damages() == before => check_entry(disk, &block, entry, report),
+        _ => Ok(()),
+    }
+}
+
+/// Is a block the one that its entry describes?
+fn check_entry(
+    disk: &dyn Disk,
+    block: &Block,
+    entry: &ManifestEntry,
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    let file = &entry.file;
+    let (said, found) = (said(entry), described(block));
     if said != found {
         let what = format!(
             "another block than the manifest describes: {found:?} (times, series, samples, bytes) for {said:?}"
         );
         report.damage(file, None, what);
     }
-    if let Some(want) = crc_of(entry) {
-        match file_crc(disk, file) {
-            Ok((_, crc)) if crc == want => {}
-            Ok((_, crc)) => report.damage(file, None, format!("its CRC is {crc:08x}, the manifest says {want:08x}")),
-            Err(e) => report.damage(file, None, e),
-        }
+    let Some(want) = crc_of(entry) else { return Ok(()) };
+    match file_crc(disk, file) {
+        Ok((_, crc)) if crc == want => {}
+        Ok((_, crc)) => report.damage(file, None, format!("its CRC is {crc:08x}, the manifest says {want:08x}")),
+        Err(e) => return report.unread(file, e.into()),
     }
+    Ok(())
 }
 
 /// A frame of the log, as `inspect` shows it.
@@ -418,28 +589,11 @@ pub fn read_frames(
     Ok((frames.list, report))
 }
 
-fn check_segment(disk: &dyn Disk, dir: &str, id: SegmentId, report: &mut CheckReport) {
-    let file = quiver_persistence::disk::join(dir, &id.file_name());
-    report.segments += 1;
-    match read_frames(disk, dir, id) {
-        Ok((frames, replay)) => {
-            report.frames += frames.len() as u64;
-            for Damage { offset, len, reason, .. } in &replay.damage {
-                report.damage(&file, Some(*offset), format!("{len} bytes: {reason}"));
-            }
-            for Damage { offset, len, .. } in &replay.torn {
-                report.note(&file, format!("{len} bytes at {offset} are incomplete, as a crash leaves them"));
-            }
-        }
-        Err(e) => report.damage(&file, None, e),
-    }
-}
-
 /// A data folder, as its manifest and its log tell.
 #[derive(Debug)]
 pub struct FolderSummary {
     /// The manifest.
-    pub manifest: Arc<quiver_persistence::Manifest>,
+    pub manifest: Arc<Manifest>,
     /// Log segments still needed: file, bytes, frames, samples.
     pub segments: Vec<(String, u64, u64, u64)>,
 }

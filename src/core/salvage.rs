@@ -6,11 +6,15 @@
 //! ```
 //!
 //! Where the index or the footer is damaged, no chunk can be told from another, and nothing is salvaged.
+//!
+//! Invariants
+//! 1. Lost is what does not match its checksum and what the medium does not give, asked twice. Any other failure may pass: it ends
+//!    the salvage, and nothing is counted as lost by it.
 
 use std::sync::Arc;
 
 use quiver_model::{Labels, LabelsRef, Need, SampleColumn, TimeRange};
-use quiver_persistence::Disk;
+use quiver_persistence::{Disk, DiskErrorKind};
 use quiver_storage::block::{Block, BlockMeta, BlockWriter, ChunkEntry};
 use quiver_storage::codec::{Chunk, Decoder};
 use quiver_storage::error::StorageError;
@@ -53,24 +57,53 @@ impl Salvaged {
     }
 }
 
-/// Writes what is whole of `block` to `path`.
-pub(crate) fn salvage(disk: &Arc<dyn Disk>, block: &Block, path: &str) -> Result<Salvaged, StorageError> {
+/// Is it lost for good what could not be read? A disk out of descriptors or memory, or a file of somebody else, says nothing about
+/// the bytes.
+pub(crate) fn is_lost(e: &StorageError) -> bool {
+    match e {
+        StorageError::Corrupt { .. } => true,
+        StorageError::Disk(e) => {
+            matches!(e.kind, DiskErrorKind::Media | DiskErrorKind::NotFound | DiskErrorKind::Invalid)
+        }
+        _ => false,
+    }
+}
+
+/// What `read` gives; `None` where that is lost. The medium is asked once more: a transfer that failed may do so only once.
+pub(crate) fn readable<T>(mut read: impl FnMut() -> Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    let is_medium = |e: &StorageError| matches!(e, StorageError::Disk(e) if e.kind == DiskErrorKind::Media);
+    let done = match read() {
+        Err(e) if is_medium(&e) => read(),
+        done => done,
+    };
+    match done {
+        Ok(read) => Ok(Some(read)),
+        Err(e) if is_lost(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes what is whole of `block` to `path`; `None` where its index cannot be read.
+pub(crate) fn salvage(disk: &Arc<dyn Disk>, block: &Block, path: &str) -> Result<Option<Salvaged>, StorageError> {
     let mut out = Salvaged::default();
     let mut writer = BlockWriter::create(Arc::clone(disk), path)?;
     let (mut decoder, mut column) = (Decoder::new(), SampleColumn::default());
     let (mut packed, mut last) = (Vec::new(), Vec::new());
     let mut written = 0u64;
     for id in 0..block.meta().series {
-        block.labels_packed(id, &mut packed)?;
+        if readable(|| block.labels_packed(id, &mut packed))?.is_none() {
+            return Ok(None);
+        }
         let labels = LabelsRef::from_packed(&packed).ok();
         // Only in order can they be written; a disorder is damage too.
         let in_order = |l: &LabelsRef<'_>| last.is_empty() || LabelsRef::from_packed(&last).is_ok_and(|last| last < *l);
         let labels = labels.filter(in_order);
         let mut whole: Vec<Chunk> = Vec::new();
         let mut end = None;
-        for e in block.chunk_entries(id, TimeRange::ALL)? {
+        let Some(entries) = readable(|| block.chunk_entries(id, TimeRange::ALL))? else { return Ok(None) };
+        for e in entries {
             let follows = end.is_none_or(|end| end < e.min_time);
-            match read(block, &e, &mut decoder, &mut column) {
+            match read(block, &e, &mut decoder, &mut column)? {
                 Some(chunk) if follows && labels.is_some() => {
                     end = Some(e.max_time);
                     whole.push(chunk);
@@ -89,33 +122,41 @@ pub(crate) fn salvage(disk: &Arc<dyn Disk>, block: &Block, path: &str) -> Result
             last.clone_from(&packed);
         }
     }
-    match block.exemplars() {
-        Ok(list) => {
+    match readable(|| block.exemplars())? {
+        Some(list) => {
             list.iter().for_each(|(labels, list)| writer.push_exemplars(labels.as_ref(), list));
             written += list.len() as u64;
         }
-        Err(_) => out.exemplars_lost = true,
+        None => out.exemplars_lost = true,
     }
-    match block.metadata() {
-        Ok(list) => {
+    match readable(|| block.metadata())? {
+        Some(list) => {
             list.iter().for_each(|(family, list)| writer.push_metadata(family, list));
             written += list.len() as u64;
         }
-        Err(_) => out.metadata_lost = true,
+        None => out.metadata_lost = true,
     }
     if written > 0 {
         out.meta = Some(writer.finish()?);
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
-/// A chunk that is what its entry says.
-fn read(block: &Block, e: &ChunkEntry, decoder: &mut Decoder, column: &mut SampleColumn) -> Option<Chunk> {
-    column.clear();
-    block.read_chunk(e, TimeRange::ALL, Need::ALL, decoder, column).ok()?;
-    let fits = column.len() == e.count as usize
+/// A chunk, if it is what its entry says.
+fn read(
+    block: &Block,
+    e: &ChunkEntry,
+    decoder: &mut Decoder,
+    column: &mut SampleColumn,
+) -> Result<Option<Chunk>, StorageError> {
+    let decoded = readable(|| {
+        column.clear();
+        block.read_chunk(e, TimeRange::ALL, Need::ALL, decoder, column)
+    })?;
+    let fits = decoded.is_some()
+        && column.len() == e.count as usize
         && column.ts.first() == Some(&e.min_time)
         && column.ts.last() == Some(&e.max_time)
         && column.ts.windows(2).all(|w| w[0] < w[1]);
-    if fits { block.chunk(e).ok() } else { None }
+    if fits { readable(|| block.chunk(e)) } else { Ok(None) }
 }

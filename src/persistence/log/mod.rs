@@ -43,7 +43,7 @@ use crate::disk::{Disk, DiskError, join};
 use crate::turns::{run_soon, yield_to_others};
 pub use figures::{LogFigures, ShardFigures};
 pub use frame::{FRAME_HEADER_BYTES, FRAME_VERSION, Frame};
-pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, read_segment, replay};
+pub use replay::{Damage, DamageReason, ReplayError, ReplayReport, ReplayShard, ShardReading, read_segment, replay};
 pub use segment::{SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentId};
 
 use figures::ShardCounters;
@@ -89,6 +89,12 @@ impl LogFloor {
     /// First segment of a shard that is still needed.
     pub fn of(&self, shard: u32) -> u64 {
         self.0.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Raises the floor of a shard to `number`, if it is not that high.
+    fn raise(&mut self, shard: u32, number: u64) {
+        let floor = self.0.entry(shard).or_default();
+        *floor = number.max(*floor);
     }
 }
 
@@ -190,6 +196,9 @@ struct Shared {
     is_full: AtomicBool,
     full_text: Mutex<Arc<str>>,
     segments: Mutex<BTreeMap<SegmentId, SegmentOnDisk>>,
+    /// The highest floor that was named. A shard without a writer keeps its floor when its last segment is gone: a power loss may
+    /// bring some of them back, and a later configuration may write to it again.
+    floor: Mutex<LogFloor>,
     shards: Vec<ShardCounters>,
     quarantined: AtomicU64,
     opened: Instant,
@@ -287,6 +296,7 @@ impl<E: LogEntry> Log<E> {
             is_full: AtomicBool::new(false),
             full_text: Mutex::new("".into()),
             segments: Mutex::new(segments),
+            floor: Mutex::new(floor.clone()),
             shards: nexts.iter().map(|next| ShardCounters::new(*next)).collect(),
             quarantined: AtomicU64::new(0),
             opened: Instant::now(),
@@ -370,10 +380,10 @@ impl<E: LogEntry> Log<E> {
             queue.push_rotate(sender)?;
             replies.push(receiver);
         }
-        let mut floor = LogFloor::default();
+        let mut floor = self.shared.floor.lock().clone();
         // Shards of an earlier configuration have no writer: all of theirs is old.
         for id in self.shared.segments.lock().keys() {
-            floor.0.insert(id.shard, id.number + 1);
+            floor.raise(id.shard, id.number.saturating_add(1));
         }
         for (shard, reply) in (0u32..).zip(replies) {
             let next = reply.recv().map_err(|_| self.shared.poisoned().unwrap_or(LogError::Closed))??;
@@ -386,6 +396,10 @@ impl<E: LogEntry> Log<E> {
     /// After an error the rest is still there, to be tried again.
     pub fn truncate(&self, floor: &LogFloor) -> Result<(), DiskError> {
         let shared = &self.shared;
+        {
+            let mut highest = shared.floor.lock();
+            floor.0.iter().for_each(|(shard, number)| highest.raise(*shard, *number));
+        }
         let is_open = |id: &SegmentId| {
             shared.shards.get(id.shard as usize).is_some_and(|s| id.number >= s.current.load(Ordering::Acquire))
         };

@@ -14,6 +14,8 @@
 //!    batch, or the next segment's header, proves to have been acknowledged.
 //! 4. Memory is a window of 1 MiB per thread, or the largest frame.
 //! 5. A segment of an unknown version stops the replay before anything is changed.
+//! 6. A segment goes only below the floor, and its name is durable before its first frame is acknowledged. So one at or above the
+//!    floor that the header of a later one counts frames of has to be there. Of the last one a process wrote nobody counts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -68,6 +70,8 @@ pub enum DamageReason {
     Duplicate,
     /// So many acknowledged frames are missing from the end.
     Missing(u32),
+    /// The segment is not there; it had so many acknowledged frames.
+    Gone(u32),
     /// The medium does not give the bytes.
     Unreadable,
     /// The payload is whole but says nothing that can be understood.
@@ -84,6 +88,7 @@ impl fmt::Display for DamageReason {
             DamageReason::Truncated => f.write_str("a frame is cut"),
             DamageReason::Duplicate => f.write_str("a frame is there twice"),
             DamageReason::Missing(frames) => write!(f, "{frames} acknowledged frames are missing from the end"),
+            DamageReason::Gone(frames) => write!(f, "the segment is gone, and {frames} acknowledged frames with it"),
             DamageReason::Unreadable => f.write_str("the medium does not give the bytes"),
             DamageReason::Rejected(what) => write!(f, "a frame is whole but cannot be understood: {what}"),
         }
@@ -105,7 +110,11 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} bytes at {}: {}", self.segment.file_name(), self.len, self.offset, self.reason)
+        let file = self.segment.file_name();
+        match self.len {
+            0 => write!(f, "{file}: {}", self.reason),
+            len => write!(f, "{file}: {len} bytes at {}: {}", self.offset, self.reason),
+        }
     }
 }
 
@@ -150,6 +159,21 @@ impl ReplayReport {
         } else {
             self.damage_unlisted += 1;
         }
+    }
+
+    /// A segment ends early: what looked like its torn tail was more.
+    fn cut_short(&mut self, segment: SegmentId, frames: u32) {
+        let torn: Vec<Damage> = self.torn.extract_if(.., |torn| torn.segment == segment).collect();
+        let offset = torn.iter().map(|t| t.offset).min().unwrap_or(0);
+        let len = torn.iter().map(|t| t.offset + t.len).max().unwrap_or(0) - offset;
+        self.frames_lost += u64::from(frames);
+        self.add(Damage { segment, offset, len, reason: DamageReason::Missing(frames) });
+    }
+
+    /// A segment is not there at all.
+    fn gone(&mut self, segment: SegmentId, frames: u32) {
+        self.frames_lost += u64::from(frames);
+        self.add(Damage { segment, offset: 0, len: 0, reason: DamageReason::Gone(frames) });
     }
 
     fn merge(&mut self, other: ReplayReport) {
@@ -224,7 +248,7 @@ pub fn replay<V: ReplayShard>(
         for _ in 0..threads.min(jobs.len()) {
             scope.spawn(|| {
                 while let Some((shard, segments)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = replay_shard(disk, dir, segments, &mut make(*shard));
+                    let result = replay_shard(disk, dir, floor.of(*shard), segments, &mut make(*shard));
                     results.lock().insert(*shard, result);
                 }
             });
@@ -236,15 +260,16 @@ pub fn replay<V: ReplayShard>(
     Ok(report)
 }
 
-/// Reads one segment of a folder.
+/// Reads one segment of a folder, and compares it with no other.
 pub fn read_segment<V: ReplayShard>(
     disk: &dyn Disk,
     dir: &str,
     id: SegmentId,
     visitor: &mut V,
 ) -> Result<ReplayReport, ReplayError> {
-    check_version(disk, dir, id)?;
-    replay_shard(disk, dir, &[id], visitor)
+    let mut reading = ShardReading::above(u64::MAX);
+    reading.read(disk, dir, id, visitor)?;
+    Ok(reading.into_report())
 }
 
 /// Looks at the version before any frame is handed on.
@@ -265,36 +290,102 @@ fn check_version(disk: &dyn Disk, dir: &str, id: SegmentId) -> Result<(), Replay
 fn replay_shard<V: ReplayShard>(
     disk: &dyn Disk,
     dir: &str,
+    floor: u64,
     segments: &[SegmentId],
     visitor: &mut V,
 ) -> Result<ReplayReport, ReplayError> {
-    let mut report = ReplayReport::default();
-    let mut before: Option<Previous> = None;
+    let mut reading = ShardReading::above(floor);
     for id in segments {
+        reading.read_known(disk, dir, *id, visitor)?;
+    }
+    Ok(reading.into_report())
+}
+
+/// The segments of a shard, read one after the other.
+#[derive(Debug)]
+pub struct ShardReading {
+    accounts: Accounts,
+    report: ReplayReport,
+}
+
+impl ShardReading {
+    /// Nothing is read yet. Segments below `floor` may be gone.
+    pub fn above(floor: u64) -> Self {
+        Self { accounts: Accounts { floor, frames: BTreeMap::new() }, report: ReplayReport::default() }
+    }
+
+    /// Reads the next segment: one of the same shard and of a higher number than those before.
+    pub fn read<V: ReplayShard>(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &str,
+        id: SegmentId,
+        visitor: &mut V,
+    ) -> Result<(), ReplayError> {
+        check_version(disk, dir, id)?;
+        self.read_known(disk, dir, id, visitor)
+    }
+
+    /// What was found so far.
+    pub fn into_report(self) -> ReplayReport {
+        self.report
+    }
+
+    /// [`ShardReading::read`] for one whose version was looked at.
+    fn read_known<V: ReplayShard>(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &str,
+        id: SegmentId,
+        visitor: &mut V,
+    ) -> Result<(), ReplayError> {
         let file = join(dir, &id.file_name());
         let window = Window::open(disk.open_read(&file)?)?;
-        let mut reader =
-            SegmentReader { id: *id, file, window, numbers: Numbers::default(), holes: None, report: &mut report };
-        let previous = reader.header();
-        if let (Some(before), Some(claimed)) = (before, previous)
-            && before.number == claimed.number
-            && before.frames < claimed.frames
-        {
-            reader.missing_before(before, claimed.frames - before.frames);
+        let report = &mut self.report;
+        let mut reader = SegmentReader { id, file, window, numbers: Numbers::default(), holes: None, report };
+        if let Some(claimed) = reader.header() {
+            self.accounts.compare(id, claimed, reader.report);
         }
-        visitor.segment_start(*id);
+        visitor.segment_start(id);
         reader.frames(visitor)?;
         let size = reader.window.size;
         let (frames, lost) = reader.finish();
-        report.segments += 1;
-        report.bytes += size;
-        report.frames_lost += lost;
-        before = Some(Previous { number: id.number, frames });
-        if let Err(what) = visitor.segment_end(*id) {
-            report.add(Damage { segment: *id, offset: 0, len: size, reason: DamageReason::Rejected(what) });
+        self.accounts.frames.insert(id.number, frames);
+        self.report.segments += 1;
+        self.report.bytes += size;
+        self.report.frames_lost += lost;
+        if let Err(what) = visitor.segment_end(id) {
+            self.report.add(Damage { segment: id, offset: 0, len: size, reason: DamageReason::Rejected(what) });
         }
+        Ok(())
     }
-    Ok(report)
+}
+
+/// How many frames are accounted for, against what the headers of later segments say.
+#[derive(Debug)]
+struct Accounts {
+    /// Segments below it may be gone.
+    floor: u64,
+    /// By number of the segment. The one that a header counts need not be the last one read: one without frames may lie between.
+    frames: BTreeMap<u64, u32>,
+}
+
+impl Accounts {
+    /// The header of `id` says how many frames an earlier segment has.
+    fn compare(&mut self, id: SegmentId, claimed: Previous, report: &mut ReplayReport) {
+        if claimed.number < self.floor || claimed.number >= id.number {
+            return;
+        }
+        let segment = SegmentId { shard: id.shard, number: claimed.number };
+        let found = self.frames.get(&claimed.number).copied();
+        match claimed.frames.saturating_sub(found.unwrap_or(0)) {
+            0 => return,
+            lost if found.is_some() => report.cut_short(segment, lost),
+            lost => report.gone(segment, lost),
+        }
+        // Another header may say the same: it is reported once.
+        self.frames.insert(claimed.number, claimed.frames);
+    }
 }
 
 /// One segment being read.
@@ -385,16 +476,6 @@ impl SegmentReader<'_> {
             }
         }
         None
-    }
-
-    /// The segment before ends early: what looked like its torn tail was more.
-    fn missing_before(&mut self, before: Previous, frames: u32) {
-        let segment = SegmentId { shard: self.id.shard, number: before.number };
-        let torn: Vec<Damage> = self.report.torn.extract_if(.., |torn| torn.segment == segment).collect();
-        let offset = torn.iter().map(|t| t.offset).min().unwrap_or(0);
-        let len = torn.iter().map(|t| t.offset + t.len).max().unwrap_or(0) - offset;
-        self.report.frames_lost += u64::from(frames);
-        self.report.add(Damage { segment, offset, len, reason: DamageReason::Missing(frames) });
     }
 
     /// Hands on all frames.

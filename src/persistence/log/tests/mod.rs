@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod fault;
+mod gone;
 mod group;
 mod orders;
 
