@@ -141,8 +141,8 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     }
     while let Signal::Reload = signals.next().await {
         let reload = Arc::clone(&reload);
-        // It says itself how it went.
-        let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+        // It says itself how it went. A file that does not answer must not hold up the signal to stop.
+        tokio::task::spawn_blocking(move || reload.run());
     }
     tracing::info!("stopping: requests under way are finished first");
     let second = tokio::spawn(async move {

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
-use quiver_persistence::{Disk, crc32c};
+use quiver_persistence::{Disk, DiskError, DiskErrorKind, DiskOp, crc32c};
 
 /// Which object, by the hash of its name, and which page of it.
 pub type PageKey = (u64, u32);
@@ -38,6 +38,14 @@ pub struct PageOptions {
     pub capacity: u64,
     /// Bytes of a segment.
     pub segment_bytes: usize,
+}
+
+/// Room on the disk that is left to log and blocks, bytes.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Would a file of so many bytes take room that log and blocks need?
+fn is_crowded(disk: &dyn Disk, bytes: u64) -> bool {
+    disk.free_bytes().is_ok_and(|free| free < bytes.saturating_add(SPARE_BYTES))
 }
 
 impl PageOptions {
@@ -171,7 +179,7 @@ impl PageStore {
         store
     }
 
-    fn load(&self, disk: &Arc<dyn Disk>, dir: &str) -> Result<(), quiver_persistence::DiskError> {
+    fn load(&self, disk: &Arc<dyn Disk>, dir: &str) -> Result<(), DiskError> {
         disk.create_dir(dir)?;
         let mut segments = self.segments.lock();
         for name in disk.list(dir)? {
@@ -306,8 +314,13 @@ impl PageStore {
         }
         let mut closed = Closed { id, pages, bytes, file: None };
         if let Some((disk, dir)) = &self.options.place {
+            self.give_way(&**disk, segments, closed.bytes);
             let path = format!("{dir}/{id:016}.pages");
-            match self.write(&**disk, &path, &closed) {
+            let written = match is_crowded(&**disk, closed.bytes) {
+                true => Err(DiskError::new(DiskOp::Write, &path, DiskErrorKind::Full, "the room is left to the data")),
+                false => self.write(&**disk, &path, &closed),
+            };
+            match written {
                 Ok(len) => {
                     closed.file = Some(path);
                     closed.bytes = len;
@@ -325,7 +338,7 @@ impl PageStore {
         segments.closed[queue as usize].push_back(closed);
     }
 
-    fn write(&self, disk: &dyn Disk, path: &str, segment: &Closed) -> Result<u64, quiver_persistence::DiskError> {
+    fn write(&self, disk: &dyn Disk, path: &str, segment: &Closed) -> Result<u64, DiskError> {
         let mut body = BytesMut::with_capacity(segment.bytes as usize + segment.pages.len() * ENTRY_LEN + TRAILER_LEN);
         let mut entries = BytesMut::with_capacity(segment.pages.len() * ENTRY_LEN + TRAILER_LEN);
         let mut written = Vec::with_capacity(segment.pages.len());
@@ -357,6 +370,21 @@ impl PageStore {
             *slot.bytes.write() = map.bytes().slice(range);
         }
         Ok(body.len() as u64)
+    }
+
+    /// Where the disk has little room left, what is on it goes: these are copies, and log and blocks have nowhere else to go.
+    fn give_way(&self, disk: &dyn Disk, segments: &mut Segments, bytes: u64) {
+        while is_crowded(disk, bytes) {
+            let oldest =
+                [Queue::Probation, Queue::Main].into_iter().find_map(|q| segments.closed[q as usize].pop_front());
+            let Some(segment) = oldest else { return };
+            self.drop_pages(&segment);
+            if let Some(file) = &segment.file
+                && let Err(e) = disk.remove(file)
+            {
+                tracing::debug!(error = %e, "a segment of local copies stays behind");
+            }
+        }
     }
 
     fn drop_pages(&self, segment: &Closed) {

@@ -209,7 +209,7 @@ async fn request(
     selectors: &[String],
     range: TimeRange,
 ) -> Result<(Option<TimeRange>, hyper::body::Incoming), String> {
-    let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
+    let seconds = super::seconds;
     let mut form: Vec<(&str, String)> = selectors.iter().map(|s| ("match[]", s.clone())).collect();
     form.extend([("start", seconds(range.min)), ("end", seconds(range.max))]);
     let response = server.post("/api/v1/export", &form).await.map_err(|e| e.to_string())?;

@@ -16,6 +16,7 @@ mod sql;
 mod when;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -145,9 +146,23 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Time that work on threads has to end when the command is done.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A time in ms as the API takes it: seconds, with a fraction.
+fn seconds(ms: i64) -> String {
+    let (sign, ms) = (if ms < 0 { "-" } else { "" }, ms.unsigned_abs());
+    format!("{sign}{}.{:03}", ms / 1000, ms % 1000)
+}
+
 fn run_async(task: impl Future<Output = Result<(), String>>) -> ExitCode {
     let done = match runtime() {
-        Ok(r) => r.block_on(task),
+        Ok(r) => {
+            let done = r.block_on(task);
+            // What hangs in a read of a file that does not answer is left.
+            r.shutdown_timeout(EXIT_TIMEOUT);
+            done
+        }
         Err(e) => Err(format!("cannot start threads: {e}")),
     };
     match done {

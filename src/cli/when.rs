@@ -76,7 +76,7 @@ impl TimeArgs {
 impl When {
     /// The path of the HTTP API that answers, and its parameters.
     pub fn request(&self, expression: &str) -> (&'static str, Vec<(&'static str, String)>) {
-        let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
+        let seconds = super::seconds;
         let mut form = vec![("query", expression.to_owned())];
         if self.step == 0 {
             form.push(("time", seconds(self.start)));

@@ -65,7 +65,7 @@ impl From<StorageError> for ReadError {
             StorageError::Version { ref file, .. } | StorageError::Parquet { ref file, .. } => {
                 ReadError::Io { file: file.clone(), what: e.to_string() }
             }
-            StorageError::Misuse(what) => ReadError::Io { file: "block".into(), what: what.into() },
+            StorageError::Misuse(what) => ReadError::Unfit { what: what.into() },
         }
     }
 }

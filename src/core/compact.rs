@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use quiver_model::METRIC_NAME;
 use quiver_persistence::{DiskOp, ManifestEntry, ManifestError};
@@ -34,32 +35,42 @@ const MERGED_CHUNK_SAMPLES: usize = 1440;
 pub(crate) const SPARE_BYTES: u64 = 16 << 20;
 
 impl Inner {
-    /// Blocks that can be merged.
-    fn rungs(&self) -> Vec<Rung> {
+    /// Blocks that can be merged; without those that are resting, unless they are asked for.
+    fn rungs(&self, with_resting: bool) -> Vec<Rung> {
         let unmergeable = self.unmergeable.lock();
+        let resting = self.resting.lock();
+        let now = Instant::now();
         let view = self.view.load();
         // What is in the store alone stays as it is, unless it is so small that many of its kind would come together.
         let is_near = |b: &StoredBlock| b.remote().is_none() || b.entry.bytes <= SMALL_BYTES;
         let sound = |b: &&Arc<StoredBlock>| b.block().is_ok() && is_near(b) && !unmergeable.contains(&b.entry.id);
+        let sound = |b: &&Arc<StoredBlock>| sound(b) && (with_resting || !resting.is(b.entry.id, now));
         view.blocks.iter().filter(sound).map(|b| b.rung()).collect()
     }
 
     pub(crate) fn next_merge(&self) -> Option<Vec<u64>> {
-        plan(&self.rungs(), &self.options.ladder_ms, self.options.compact_bytes_max)
+        plan(&self.rungs(false), &self.options.ladder_ms, self.options.compact_bytes_max)
     }
 
-    /// Merges what the ladder says, until it says nothing more.
+    /// Merges what the ladder says, until it says nothing more. A merge that fails is left for a while and holds up no other:
+    /// one of its blocks may be on a bad part of the disk or in a store that is away, or the disk may have no room for it.
     pub(crate) fn compact_due(&self) -> Result<(), ReadError> {
+        let mut failed = None;
         while let Some(ids) = self.next_merge() {
-            self.merge_blocks(&ids, TaskKind::Compact)?;
+            let merged = self.merge_blocks(&ids, TaskKind::Compact);
+            if merged.is_err() && self.background.is_stopping() {
+                return merged;
+            }
+            self.resting.lock().note(&ids, merged.is_ok(), Instant::now());
+            failed = failed.or(merged.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Flushes, and merges all blocks.
     pub(crate) fn compact_all(&self) -> Result<(), ReadError> {
         self.flush_now()?;
-        let mut rungs = self.rungs();
+        let mut rungs = self.rungs(true);
         let view = self.view.load_full();
         let has_deletions = |id: u64| view.blocks.iter().any(|b| b.entry.id == id && b.deletions().is_some());
         // One alone is written anew for its deletions as it is for its encoding.
@@ -80,9 +91,10 @@ impl Inner {
         }
         let now_ms = self.options.clock.now_ms();
         let unmergeable = self.unmergeable.lock();
+        let (resting, now) = (self.resting.lock(), Instant::now());
         let view = self.view.load();
-        let sound =
-            |id: u64| !unmergeable.contains(&id) && view.blocks.iter().any(|b| b.entry.id == id && b.block().is_ok());
+        let is_left = |id: u64| unmergeable.contains(&id) || resting.is(id, now);
+        let sound = |id: u64| !is_left(id) && view.blocks.iter().any(|b| b.entry.id == id && b.block().is_ok());
         // Either way: a clock that was set back must not make it wait for years.
         let is_old = |created_ms: i64| now_ms.saturating_sub(created_ms).unsigned_abs() >= after_ms.unsigned_abs();
         manifest.tombstones.iter().any(|t| is_old(t.created_ms) && t.blocks.iter().any(|id| sound(*id)))
@@ -92,15 +104,22 @@ impl Inner {
     pub(crate) fn clean_now(&self) -> Result<(), ReadError> {
         let mut failed = None;
         let view = self.view.load_full();
-        let ids: Vec<u64> = view.blocks.iter().filter(|b| b.deletions().is_some()).map(|b| b.entry.id).collect();
+        let of = |b: &Arc<StoredBlock>| (b.entry.id, b.remote().is_some());
+        let blocks: Vec<(u64, bool)> = view.blocks.iter().filter(|b| b.deletions().is_some()).map(of).collect();
         drop(view);
-        for id in ids {
-            if let Err(e) = self.merge_blocks(&[id], TaskKind::Clean) {
-                if !matches!(e, ReadError::Corrupt { .. }) {
-                    return Err(e);
-                }
-                failed = failed.or(Some(e));
+        let mut is_away = false;
+        for (id, is_remote) in blocks {
+            // A store that is away is waited for once.
+            if is_remote && is_away {
+                continue;
             }
+            let cleaned = self.merge_blocks(&[id], TaskKind::Clean);
+            if cleaned.is_err() && self.background.is_stopping() {
+                return cleaned;
+            }
+            self.resting.lock().note(&[id], cleaned.is_ok(), Instant::now());
+            is_away |= matches!(cleaned, Err(ReadError::Remote { .. }));
+            failed = failed.or(cleaned.err());
         }
         failed.map_or(Ok(()), Err)
     }
@@ -127,7 +146,7 @@ impl Inner {
             Ok(Some(report)) => report,
             Ok(None) => return Err(ReadError::stopped(&path)),
             Err(e) => {
-                if matches!(e, ReadError::Corrupt { .. }) {
+                if matches!(e, ReadError::Corrupt { .. } | ReadError::Unfit { .. }) {
                     // Which of them is damaged the error says; leave all alone until the next start.
                     self.unmergeable.lock().extend(ids);
                     blocks.iter().filter(|b| e.to_string().contains(&b.entry.file)).for_each(|b| b.note(&e));

@@ -21,12 +21,20 @@ use crate::{ReadError, TimeRange};
 
 /// Deletions that may wait to be carried out.
 const TOMBSTONES_MAX: usize = 10_000;
+/// Bytes they may take in the manifest, which is written anew with each change and published to the store as a whole.
+const TOMBSTONE_BYTES_MAX: usize = 8 << 20;
 
 /// A deletion asked for.
 pub(crate) struct DeleteRequest {
     pub(crate) selectors: Vec<Vec<Matcher>>,
     pub(crate) range: TimeRange,
     pub(crate) answer: oneshot::Sender<Result<(), ReadError>>,
+}
+
+/// Bytes that a tombstone takes in the manifest, about.
+fn written_bytes(t: &Tombstone) -> usize {
+    let matchers = t.matchers.iter().map(|(op, name, value)| op.len() + name.len() + value.len() + 8);
+    64 + matchers.sum::<usize>() + 8 * t.blocks.len()
 }
 
 impl Inner {
@@ -79,11 +87,19 @@ impl Inner {
     /// Which blocks of this moment hold something to be deleted, by the number of the request and the block.
     fn concerned(&self, asked: &[(&[Matcher], TimeRange)]) -> HashMap<(usize, u64), bool> {
         let view = self.view.load_full();
-        let mut known = HashMap::new();
+        let (mut known, mut is_away) = (HashMap::new(), false);
         for (n, (matchers, range)) in asked.iter().enumerate() {
             let deletion = Deletion { id: 0, matchers: matchers.to_vec(), range: *range };
-            // A block that cannot be read may hold some: once it can be, they must not be back.
-            known.extend(view.blocks.iter().map(|b| ((n, b.entry.id), deletion.concerns(b).unwrap_or(true))));
+            for b in &view.blocks {
+                // A store that is away is waited for once, for flushes wait with this; a block that cannot be read may hold
+                // some: once it can be, they must not be back.
+                let found = match b.remote().is_some() && is_away {
+                    true => Ok(true),
+                    false => deletion.concerns(b),
+                };
+                is_away |= matches!(found, Err(ReadError::Remote { .. }));
+                known.insert((n, b.entry.id), found.unwrap_or(true));
+            }
         }
         known
     }
@@ -102,21 +118,27 @@ impl Inner {
             };
             let blocks: Vec<u64> = view.blocks.iter().filter(concerned).map(|b| b.entry.id).collect();
             if !blocks.is_empty() {
-                tombstones.push(Tombstone {
-                    id: 0,
-                    matchers: Deletion::record(matchers),
-                    min_ts: range.min,
-                    max_ts: range.max,
-                    blocks,
-                    created_ms,
-                });
+                let matchers = Deletion::record(matchers);
+                let tombstone = Tombstone { id: 0, matchers, min_ts: range.min, max_ts: range.max, blocks, created_ms };
+                // As the next start will read it.
+                Deletion::new(&tombstone).map_err(ReadError::Limit)?;
+                tombstones.push(tombstone);
             }
         }
         drop(view);
         if tombstones.is_empty() {
             return Ok(false);
         }
-        let present = self.manifest.current().tombstones.len();
+        let manifest = self.manifest.current();
+        let bytes: usize = manifest.tombstones.iter().chain(&tombstones).map(written_bytes).sum();
+        if bytes > TOMBSTONE_BYTES_MAX {
+            let what = format!(
+                "deletions that wait to be carried out would take {bytes} bytes of the manifest, {TOMBSTONE_BYTES_MAX} may: \
+                 clean the tombstones first"
+            );
+            return Err(ReadError::Limit(what));
+        }
+        let present = manifest.tombstones.len();
         if present + tombstones.len() > TOMBSTONES_MAX {
             let what =
                 format!("{present} deletions wait to be carried out, {TOMBSTONES_MAX} may: clean the tombstones first");

@@ -29,7 +29,7 @@ use crate::catalog::{StoredBlock, block_path};
 use crate::head::page::Pieces;
 use crate::head::{Counters, Head};
 use crate::merge::merge_columns;
-use crate::place::{Place, Sink};
+use crate::place::{Place, Room, Sink};
 use crate::report::ReadCounts;
 use crate::store::{BLOCK_DIR, Inner};
 use crate::{Need, ReadError, TimeRange};
@@ -274,8 +274,8 @@ pub(crate) fn write_head(
             let (mut out, mut aside) = (SampleColumn::default(), Vec::new());
             let mut counts = ReadCounts::default();
             let (range, need) = (TimeRange::ALL, Need::ALL);
-            let mut sink =
-                Sink { range, need, out: &mut out, aside: &mut aside, counts: &mut counts, condensing: None };
+            let (counts, room) = (&mut counts, &mut Room::default());
+            let mut sink = Sink { range, need, out: &mut out, aside: &mut aside, counts, condensing: None, room };
             sink.pieces(&pieces)?;
             if !aside.is_empty() {
                 aside.push(std::mem::take(&mut out));

@@ -45,6 +45,7 @@ mod record;
 mod refusal;
 mod replay;
 pub mod report;
+mod resting;
 mod retain;
 pub mod salvage;
 mod set;
@@ -166,6 +167,12 @@ pub enum ReadError {
         /// Which file.
         file: String,
         /// What the system said.
+        what: String,
+    },
+    /// What was read cannot be written as a block: rows or chunks out of order, or more than one holds.
+    #[error("no block can be made of it: {what}")]
+    Unfit {
+        /// Why.
         what: String,
     },
     /// A remote store that has the bytes said no, or nothing in time. Other data is not concerned.

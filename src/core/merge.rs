@@ -51,7 +51,7 @@ pub(crate) fn samples_in(min: i64, max: i64, count: usize, range: TimeRange) -> 
     let (from, to) = (i128::from(range.min.max(min)), i128::from(range.max.min(max)));
     let span = i128::from(max) - i128::from(min) + 1;
     let share = (to - from + 1) as f64 / span as f64;
-    ((count as f64 * share).ceil() as usize).clamp(1, count)
+    ((count as f64 * share).ceil() as usize).clamp(1, count.max(1))
 }
 
 #[cfg(test)]

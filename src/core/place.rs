@@ -60,6 +60,40 @@ pub(crate) struct Sink<'a, 'b> {
     pub(crate) counts: &'a mut ReadCounts,
     /// Chunks that need not be decoded are not.
     pub(crate) condensing: Option<&'a mut Condensing<'b>>,
+    pub(crate) room: &'a mut Room,
+}
+
+/// What the histograms of one series may take in memory as they are read.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes; `None`: whatever there are.
+    max: Option<usize>,
+    taken: usize,
+    /// How many histograms and columns aside were counted.
+    seen: (usize, usize),
+}
+
+impl Room {
+    /// Room for so many bytes.
+    pub(crate) fn new(max: Option<usize>) -> Self {
+        Self { max, ..Self::default() }
+    }
+
+    /// Counts what was added to a column and beside it since the last time.
+    fn count(&mut self, out: &SampleColumn, aside: &[SampleColumn]) -> Result<(), ReadError> {
+        let Some(max) = self.max else { return Ok(()) };
+        let (histograms, columns) = std::mem::replace(&mut self.seen, (out.histograms.len(), aside.len()));
+        let aside = aside.get(columns..).unwrap_or_default().iter().flat_map(|c| &c.histograms);
+        let new = out.histograms.get(histograms..).unwrap_or_default().iter().chain(aside);
+        let taken = new.fold(self.taken, |taken, (_, h)| taken.saturating_add(h.memory_bytes()));
+        self.taken = taken;
+        if taken <= max {
+            return Ok(());
+        }
+        Err(ReadError::Limit(format!(
+            "the histograms of one series take more than {max} bytes of memory: ask for a shorter range"
+        )))
+    }
 }
 
 impl Sink<'_, '_> {
@@ -77,14 +111,16 @@ impl Sink<'_, '_> {
     pub(crate) fn pieces(&mut self, pieces: &Pieces) -> Result<(), ReadError> {
         for chunk in &pieces.sealed {
             self.chunk(chunk.as_ref()).map_err(damaged_head)?;
+            self.room.count(self.out, self.aside)?;
         }
         self.counts.open_samples += (pieces.open.len() + pieces.late.len()) as u64;
         self.column(&pieces.open);
         for chunk in &pieces.late_sealed {
             self.chunk(chunk.as_ref()).map_err(damaged_head)?;
+            self.room.count(self.out, self.aside)?;
         }
         self.column(&pieces.late);
-        Ok(())
+        self.room.count(self.out, self.aside)
     }
 
     /// Adds a series of a block, from the working set where that pays: what is held is taken from there, and a chunk
@@ -105,6 +141,7 @@ impl Sink<'_, '_> {
         let block = stored.block()?;
         DECODER.with_borrow_mut(|decoder| {
             for e in entries {
+                self.room.count(self.out, self.aside)?;
                 if self.is_whole(e.min_time, e.max_time)
                     && self.condense(&block.chunk_stats(e)?, e.min_time, e.max_time)
                 {
@@ -164,7 +201,7 @@ impl Sink<'_, '_> {
                     self.column(&column);
                 }
             }
-            Ok(())
+            self.room.count(self.out, self.aside)
         })
     }
 
@@ -348,8 +385,9 @@ impl Place {
         aside: &mut Vec<SampleColumn>,
         counts: &mut ReadCounts,
         condensing: Option<&mut Condensing<'_>>,
+        room: &mut Room,
     ) -> Result<(), ReadError> {
-        let mut sink = Sink { range, need, out, aside, counts, condensing };
+        let mut sink = Sink { range, need, out, aside, counts, condensing, room };
         match self {
             Place::Head(head, _) => PIECES.with_borrow_mut(|pieces| {
                 head.collect(row, range, pieces);

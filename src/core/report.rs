@@ -21,6 +21,8 @@ pub struct SelectOptions {
     pub reads: Option<Arc<ReadStats>>,
     /// Who asks: what waits for a remote store, now or while the series are read, waits as long as this one wants.
     pub asker: Option<Asker>,
+    /// What the histograms of one series may take in memory as they are read, bytes; `None`: whatever there are.
+    pub histogram_bytes_max: Option<usize>,
 }
 
 /// What reading took, by tier.

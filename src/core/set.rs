@@ -23,7 +23,7 @@ use crate::catalog::StoredBlock;
 use crate::condense::{Condense, Condensing};
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::merge::merge_columns;
-use crate::place::{Cached, Place, PlaceSeries};
+use crate::place::{Cached, Place, PlaceSeries, Room};
 use crate::report::{ReadCounts, ReadStats};
 use crate::tier::{Ahead, Watched};
 use crate::{Need, ReadError, SeriesKinds, SeriesSet, TimeRange};
@@ -69,6 +69,8 @@ pub(crate) struct Roster {
     places: Vec<Place>,
     range: TimeRange,
     cached: Option<Cached>,
+    /// What the histograms of one series may take in memory.
+    histogram_bytes_max: Option<usize>,
     reads: Option<Arc<ReadStats>>,
     totals: Option<Arc<ReadStats>>,
     /// Where blocks are remote: what was fetched of them.
@@ -108,6 +110,7 @@ impl Roster {
             places,
             range,
             cached: None,
+            histogram_bytes_max: None,
             reads: None,
             totals: None,
             ahead: None,
@@ -182,6 +185,12 @@ impl Roster {
     /// Reads blocks through a working set.
     pub(crate) fn with_cache(mut self, cached: Option<Cached>) -> Self {
         self.cached = cached;
+        self
+    }
+
+    /// Bounds what the histograms of one series may take in memory.
+    pub(crate) fn with_room(mut self, histogram_bytes_max: Option<usize>) -> Self {
+        self.histogram_bytes_max = histogram_bytes_max;
         self
     }
 
@@ -272,9 +281,10 @@ impl Roster {
         let mut columns = Vec::new();
         let mut counts = ReadCounts::default();
         let mut read = |need, out: &mut SampleColumn, columns: &mut Vec<SampleColumn>| {
+            let mut room = Room::new(self.histogram_bytes_max);
             self.parts(i).iter().try_for_each(|p| {
                 let place = &self.places[p.place as usize];
-                place.read(p.row, range, need, self.cached.as_ref(), out, columns, &mut counts, None)
+                place.read(p.row, range, need, self.cached.as_ref(), out, columns, &mut counts, None, &mut room)
             })
         };
         read(need, out, &mut columns)?;
@@ -310,10 +320,11 @@ impl Roster {
         let mut aside = Vec::new();
         let mut counts = ReadCounts::default();
         let mut condensing = Condensing { how: *how, weights: &mut *weights };
+        let mut room = Room::new(self.histogram_bytes_max);
         for p in self.parts(i) {
             let place = &self.places[p.place as usize];
             let how = Some(&mut condensing);
-            place.read(p.row, range, need, self.cached.as_ref(), out, &mut aside, &mut counts, how)?;
+            place.read(p.row, range, need, self.cached.as_ref(), out, &mut aside, &mut counts, how, &mut room)?;
             if !aside.is_empty() {
                 weights.clear();
                 return self.read_series(i, range, need, out);
@@ -330,6 +341,7 @@ pub(crate) fn empty() -> Arc<dyn SeriesSet> {
         places: Vec::new(),
         range: TimeRange::ALL,
         cached: None,
+        histogram_bytes_max: None,
         reads: None,
         totals: None,
         ahead: None,

@@ -185,6 +185,7 @@ impl Snapshot for StoreSnapshot {
             None => find()?,
         };
         let roster = roster.with_cache(cached).with_reads(options.reads.clone()).asked_by(options.asker.clone());
+        let roster = roster.with_room(options.histogram_bytes_max);
         Ok(Arc::new(roster.with_watch(watch.totals.clone(), watched)))
     }
 

@@ -42,6 +42,7 @@ use crate::options::{OpenError, Retention, StoreOptions};
 use crate::refusal::SeriesCaps;
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::report::ReadStats;
+use crate::resting::Resting;
 use crate::snapshot::{StoreSnapshot, View, Watch};
 use crate::snapshots::{self, SnapshotRequest};
 use crate::steps::Steps;
@@ -105,6 +106,8 @@ pub(crate) struct Inner {
     pub(crate) shortest_kept: Mutex<HashMap<u64, Option<i64>>>,
     /// Blocks whose merge met damage.
     pub(crate) unmergeable: Mutex<BTreeSet<u64>>,
+    /// Blocks of merges that failed, for a while.
+    pub(crate) resting: Mutex<Resting>,
     /// Tasks that failed and when to try them again.
     not_before: Mutex<Vec<(TaskKind, Instant)>>,
     /// One change of the view at a time.
@@ -207,6 +210,7 @@ impl Store {
             snapshots: Mutex::default(),
             shortest_kept: Mutex::default(),
             unmergeable: Mutex::default(),
+            resting: Mutex::default(),
             not_before: Mutex::default(),
             viewing: Mutex::default(),
             gate: RwLock::new(()),

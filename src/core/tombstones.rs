@@ -28,8 +28,8 @@ use crate::catalog::StoredBlock;
 use crate::retain::Expired;
 use crate::{Need, ReadError, TimeRange};
 
-/// Compiled size of a matcher's expression that was accepted once.
-const REGEX_BYTES_MAX: usize = 64 << 20;
+/// Compiled size of a matcher's expression: whatever it was accepted with.
+const REGEX_BYTES_MAX: usize = usize::MAX;
 
 /// A tombstone, ready to match.
 #[derive(Debug)]

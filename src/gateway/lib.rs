@@ -153,6 +153,8 @@ pub struct Gateway {
     pub settings: Mutex<Settings>,
     /// Room for bodies of writes.
     pub bodies: http::body::BodyRoom,
+    /// Places for exports under way.
+    pub exports: Arc<tokio::sync::Semaphore>,
     scratches: Mutex<Vec<write::Scratch>>,
     /// Where late writes are decoded; none where the system gives no thread.
     aside: Option<write::Aside>,
@@ -170,6 +172,7 @@ impl Gateway {
         let bodies = http::body::BodyRoom::new(services.limits.get().write_bodies_bytes_max);
         Arc::new(Self {
             bodies,
+            exports: Arc::new(tokio::sync::Semaphore::new(http::export::EXPORTS_MAX)),
             services,
             counters: Counters::default(),
             settings: Mutex::new(settings),

@@ -67,6 +67,19 @@ impl SampleColumn {
         }
     }
 
+    /// How many samples from position `from` on have histograms of at most `max` bytes of memory together; one at least.
+    pub fn fitting(&self, from: usize, max: usize) -> usize {
+        let first = self.histograms.partition_point(|(p, _)| (*p as usize) < from);
+        let mut bytes = 0usize;
+        for (p, h) in &self.histograms[first..] {
+            bytes = bytes.saturating_add(h.memory_bytes());
+            if bytes > max {
+                return (*p as usize - from).max(1);
+            }
+        }
+        (self.len() - from).max(1)
+    }
+
     /// The histogram at position `i`, if that sample is one.
     pub fn histogram_at(&self, i: usize) -> Option<&Arc<Histogram>> {
         if self.histograms.is_empty() {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use quiver_model::sample::float_precedence;
 use quiver_model::{Histogram, SampleColumn, Value};
-use quiver_storage::codec::{CHUNK_SAMPLES, Chunk, Encoder, TimeColumn};
+use quiver_storage::codec::{CHUNK_HISTOGRAM_BYTES, CHUNK_SAMPLES, Chunk, Encoder, TimeColumn};
 use smallvec::SmallVec;
 
 use super::values::{Column, Values};
@@ -338,7 +338,10 @@ impl Page {
     fn seal_if_full(&mut self, i: usize, applied: &mut Applied) {
         let slot = &self.slots[i];
         let full = if slot.sealed.is_empty() { self.first_seal } else { SEAL_SAMPLES };
-        if slot.len >= full {
+        // Histograms of a series are much of a size.
+        let histograms = slot.extra.as_deref().map_or(&[][..], |e| &e.histograms);
+        let bytes = histograms.last().map_or(0, |(_, h)| h.memory_bytes() * histograms.len());
+        if slot.len >= full || bytes > CHUNK_HISTOGRAM_BYTES {
             self.seal(i, applied);
         }
     }

@@ -30,7 +30,7 @@ fn read_all(
     index: IndexUse,
 ) -> (usize, SelectReport, ReadCounts) {
     let reads = Arc::new(ReadStats::default());
-    let options = SelectOptions { index, reads: Some(Arc::clone(&reads)), asker: None };
+    let options = SelectOptions { index, reads: Some(Arc::clone(&reads)), asker: None, ..SelectOptions::default() };
     let mut report = SelectReport::default();
     let set = snapshot.select_with(matchers, range, 1000, &options, Some(&mut report)).unwrap();
     let mut out = SampleColumn::default();

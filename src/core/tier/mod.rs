@@ -22,7 +22,7 @@ mod foresee;
 mod moves;
 mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -125,6 +125,8 @@ struct Progress {
     swept: Option<Instant>,
     /// The manifest's generation at which catalog and manifest were known to agree.
     agreed: u64,
+    /// Blocks that could not be moved the last time.
+    failed: BTreeSet<u64>,
 }
 
 /// See the module.

@@ -13,6 +13,9 @@ use crate::catalog::StoredBlock;
 use crate::flush::{crc_of, io, manifest_error};
 use crate::store::{BLOCK_DIR, Inner};
 
+/// After so many uploads the catalog is published.
+const PUBLISH_EVERY: usize = 32;
+
 /// Bytes read at a time of an object that is compared or copied as a whole.
 const PIECE_BYTES: u64 = 4 << 20;
 
@@ -229,26 +232,43 @@ impl Inner {
             let mark = TierMark { writer: new_name(), ..TierMark::default() };
             self.manifest.edit(|m| m.set_tier(&mark)).map_err(manifest_error)?;
         }
-        let uploads = self.to_upload(&tier);
-        let mut failed = None;
-        for (done, id) in (0u64..).zip(&uploads) {
-            self.background.progress(TaskKind::Tier, done, uploads.len() as u64);
-            if self.background.is_stopping() {
-                return Err(ReadError::stopped(BLOCK_DIR));
+        let mut uploads = self.to_upload(&tier);
+        // Those that failed before come last: whatever is wrong with them, they hold up no other.
+        uploads.sort_by_key(|id| tier.progress.lock().failed.contains(id));
+        let (mut failed, mut done, mut is_over) = (None, 0, false);
+        let mut agreed;
+        loop {
+            for id in uploads.iter().skip(done).take(PUBLISH_EVERY) {
+                self.background.progress(TaskKind::Tier, done as u64, uploads.len() as u64);
+                if self.background.is_stopping() {
+                    return Err(ReadError::stopped(BLOCK_DIR));
+                }
+                done += 1;
+                let uploaded = self.upload_block(&tier, *id);
+                if uploaded.is_ok() {
+                    tier.progress.lock().failed.remove(id);
+                    continue;
+                }
+                tier.progress.lock().failed.insert(*id);
+                // A store that is away is waited for once; a block that has rotted is no reason to stop.
+                is_over = !matches!(uploaded, Err(ReadError::Corrupt { .. }));
+                failed = failed.or(uploaded.err());
+                if is_over {
+                    break;
+                }
             }
-            match self.upload_block(&tier, *id) {
-                // A block that has rotted must not hold up the others.
-                Err(e @ ReadError::Corrupt { .. }) => failed = failed.or(Some(e)),
-                other => other?,
+            // What has come so far counts, and its local files can go: a first move of everything may take days.
+            agreed = self.publish_catalog(&tier)?;
+            for id in self.to_drop(&tier) {
+                if self.background.is_stopping() {
+                    return Err(ReadError::stopped(BLOCK_DIR));
+                }
+                // One that cannot go holds up neither the others nor the sweep.
+                failed = failed.or(self.drop_local(&tier, id).err());
             }
-        }
-        let agreed = self.publish_catalog(&tier)?;
-        for id in self.to_drop(&tier) {
-            if self.background.is_stopping() {
-                return Err(ReadError::stopped(BLOCK_DIR));
+            if is_over || done >= uploads.len() {
+                break;
             }
-            // One that cannot go holds up neither the others nor the sweep.
-            failed = failed.or(self.drop_local(&tier, id).err());
         }
         if tier.sweep_is_due() {
             failed = failed.or(tier.sweep(&self.manifest).err());

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, Response, header};
@@ -15,7 +16,7 @@ use quiver_core::{Need, SeriesSet, TimeRange};
 use quiver_model::{Histogram, Labels, SampleColumn, Span};
 use tokio::sync::mpsc::Sender;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorType};
 use super::params::Params;
 use crate::Gateway;
 use crate::proto::v2::{BucketSpan, Histogram as WireHistogram, Request, Sample, TimeSeries, histogram};
@@ -23,8 +24,16 @@ use crate::proto::v2::{BucketSpan, Histogram as WireHistogram, Request, Sample, 
 /// Samples of one frame, about.
 const FRAME_SAMPLES: usize = 20_000;
 
-/// Handles an export.
+/// Exports under way at once: each takes a thread for as long as its client reads.
+pub const EXPORTS_MAX: usize = 4;
+
+/// So long a client may take no frame.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Handles an export, on a thread that may block.
 pub fn export(g: &Gateway, p: &Params) -> Result<Response<Body>, ApiError> {
+    let busy = |_| ApiError::new(ErrorType::TooMany, format!("{EXPORTS_MAX} exports are under way: try again later"));
+    let slot = Arc::clone(&g.exports).try_acquire_owned().map_err(busy)?;
     let (range, mut selectors) = (p.time_range()?, p.selectors(g)?);
     if selectors.is_empty() {
         selectors.push(Vec::new());
@@ -33,7 +42,10 @@ pub fn export(g: &Gateway, p: &Params) -> Result<Response<Body>, ApiError> {
     let bounds = snapshot.time_bounds();
     let sets = selectors.iter().map(|s| snapshot.select(s, range, usize::MAX)).collect::<Result<Vec<_>, _>>()?;
     let (tx, rx) = tokio::sync::mpsc::channel(4);
-    tokio::task::spawn_blocking(move || send(&sets, range, &tx));
+    tokio::task::spawn_blocking(move || {
+        send(&sets, range, &Out(tx));
+        drop(slot);
+    });
     let stream = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|frame| (frame, rx)) });
     let mut response = Response::new(Body::from_stream(stream));
     let headers = response.headers_mut();
@@ -57,13 +69,23 @@ pub fn union(sets: &[Arc<dyn SeriesSet>]) -> Vec<(usize, usize)> {
     all
 }
 
-fn send(sets: &[Arc<dyn SeriesSet>], range: TimeRange, out: &Sender<Result<Bytes, String>>) {
+/// Where frames go.
+struct Out(Sender<Result<Bytes, String>>);
+
+impl Out {
+    /// False where nobody takes it any more, or has not for long.
+    fn put(&self, frame: Result<Bytes, String>) -> bool {
+        tokio::runtime::Handle::current().block_on(self.0.send_timeout(frame, STALL_TIMEOUT)).is_ok()
+    }
+}
+
+fn send(sets: &[Arc<dyn SeriesSet>], range: TimeRange, out: &Out) {
     let mut frame = Frame::default();
     let mut column = SampleColumn::default();
     for (set, i) in union(sets) {
         if let Err(e) = sets[set].read(i, range, Need::ALL, &mut column) {
             // The connection breaks off, so that nobody takes a part for the whole.
-            let _ = out.blocking_send(Err(e.to_string()));
+            out.put(Err(e.to_string()));
             return;
         }
         let mut at = 0;
@@ -79,7 +101,7 @@ fn send(sets: &[Arc<dyn SeriesSet>], range: TimeRange, out: &Sender<Result<Bytes
     if frame.samples > 0 && !frame.send(out) {
         return;
     }
-    let _ = out.blocking_send(Ok(Bytes::from_static(&[0; 4])));
+    out.put(Ok(Bytes::from_static(&[0; 4])));
 }
 
 #[derive(Default)]
@@ -119,14 +141,14 @@ impl Frame {
         self.request.timeseries.push(series);
     }
 
-    fn send(&mut self, out: &Sender<Result<Bytes, String>>) -> bool {
+    fn send(&mut self, out: &Out) -> bool {
         let message = std::mem::take(self).request.encode_to_vec();
         let frame = snap::raw::Encoder::new().compress_vec(&message).map_err(|e| e.to_string()).map(|packed| {
             let mut bytes = (packed.len() as u32).to_le_bytes().to_vec();
             bytes.extend_from_slice(&packed);
             Bytes::from(bytes)
         });
-        out.blocking_send(frame).is_ok()
+        out.put(frame)
     }
 }
 

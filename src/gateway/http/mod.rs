@@ -209,7 +209,7 @@ async fn write(State(g): Shared, request: Request<Body>) -> Response<Body> {
 }
 
 async fn export_series(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |_, p| async move { export::export(&g, &p) }).await
+    on_a_thread(g, request, |g, _, p| export::export(g, p)).await
 }
 
 async fn sql_query(State(g): Shared, request: Request<Body>) -> Response<Body> {

@@ -109,6 +109,11 @@ impl Histogram {
             + self.custom_values.len())
     }
 
+    /// Approximate size in memory with all that belongs to it, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        std::mem::size_of::<Self>() + self.heap_bytes()
+    }
+
     /// Is it a stale marker?
     pub fn is_stale(&self) -> bool {
         crate::is_stale(self.sum)

@@ -149,6 +149,9 @@ pub struct Planned {
     pub env: Arc<RunEnv>,
 }
 
+/// Queries evaluated at once, whatever the limit: each may take a thread.
+const TURNS_MAX: usize = 4096;
+
 impl Engine {
     /// How queries are parsed here.
     pub fn parse_options(&self) -> promql::ParseOptions {
@@ -168,7 +171,8 @@ impl Engine {
         // Nothing runs on its own thread but blocking work.
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.thread_name("quiver-query").on_thread_start(take_turns).thread_stack_size(STACK_BYTES);
-        builder.max_blocking_threads(options.limits.query_concurrency_max.max(1) + 4);
+        let turns = options.limits.query_concurrency_max.clamp(1, TURNS_MAX);
+        builder.max_blocking_threads(turns + 4);
         let runtime = build_with_workers(&mut builder)?;
         let memory = memory::total(options.limits.query_memory_total_bytes_max);
         Ok(Self {
@@ -176,7 +180,7 @@ impl Engine {
                 source,
                 limits,
                 threads,
-                turns: Arc::new(Semaphore::new(options.limits.query_concurrency_max.max(1))),
+                turns: Arc::new(Semaphore::new(turns)),
                 waiting: AtomicUsize::new(0),
                 active: ActiveQueries::default(),
                 memory,

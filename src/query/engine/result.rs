@@ -48,7 +48,7 @@ impl TileSink for Held<'_> {
         let n = tile.samples();
         self.held += n;
         self.ctx.hold(n)?;
-        self.memory.try_grow(tile.values.capacity() * 8 + tile.hist.len() * 16)?;
+        self.memory.try_grow(tile.values.capacity() * 8 + tile.histogram_bytes())?;
         self.ctx.check()?;
         self.inner.push(tile)
     }

@@ -11,7 +11,7 @@ use crate::engine::result::points;
 use crate::error::QueryError;
 use crate::exec::operator::{Collect, PromExec, RunEnv, TileOperator, TileSink};
 use crate::exec::tile::Roster;
-use crate::kernels::range::Extend;
+use crate::kernels::range::{Extend, sample_size};
 use crate::plan::node::Window;
 
 /// `x[5m]` at the top of an instant query.
@@ -78,7 +78,7 @@ impl TileOperator for RawScanOp {
                 let smoothed = self.window.extend == Extend::Smoothed;
                 s.floats = extended(&s.floats, self.after, self.until, smoothed);
             }
-            let n = (s.floats.len() + s.histograms.len()) as u64;
+            let n = s.floats.len() as u64 + s.histograms.iter().map(|(_, h)| sample_size(h).max(1)).sum::<u64>();
             if n == 0 {
                 continue;
             }

@@ -143,7 +143,7 @@ impl TileSink for Keep<'_> {
         let n = tile.samples();
         self.env.ctx.hold(n)?;
         self.samples += n;
-        self.memory.try_grow(tile.values.len() * 8 + tile.hist.len() * 16)?;
+        self.memory.try_grow(tile.values.len() * 8 + tile.histogram_bytes())?;
         self.tiles.push(tile.clone());
         self.sink.push(tile)
     }

@@ -172,6 +172,17 @@ impl Tile {
         &self.hist[lo..hi]
     }
 
+    /// Memory that its histograms take, bytes; one that stands in several neighbouring cells counts once.
+    pub fn histogram_bytes(&self) -> usize {
+        let mut before: Option<&Arc<Histogram>> = None;
+        let own = |h: &Arc<Histogram>| size_of::<(u32, Arc<Histogram>)>() + h.memory_bytes();
+        let bytes = self.hist.iter().map(|(_, h)| {
+            let is_same = before.replace(h).is_some_and(|b| Arc::ptr_eq(b, h));
+            if is_same { size_of::<(u32, Arc<Histogram>)>() } else { own(h) }
+        });
+        bytes.sum()
+    }
+
     /// Number of samples.
     pub fn samples(&self) -> u64 {
         self.present.iter().map(|w| u64::from(w.count_ones())).sum()

@@ -40,7 +40,12 @@ pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Se
     let matchers: &[Matcher] = &matchers.iter().map(wanted).collect::<Vec<_>>();
     let ctx = Arc::clone(&env.ctx);
     let asker = Asker::new(move || ctx.check().is_ok());
-    let mut options = SelectOptions { index: env.ctx.hints.index, reads: None, asker: Some(asker) };
+    let mut options = SelectOptions {
+        index: env.ctx.hints.index,
+        reads: None,
+        asker: Some(asker),
+        histogram_bytes_max: Some(env.ctx.limits.query_memory_bytes_max),
+    };
     let found = match &env.profile {
         None => env.snapshot.select_with(matchers, range, max, &options, None).map(|set| (set, None)),
         Some(_) => {

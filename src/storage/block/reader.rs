@@ -404,6 +404,9 @@ impl Block {
         if entry.count as usize > SAMPLES_MAX {
             return Err(Damaged("too many samples in a chunk"));
         }
+        if entry.count == 0 || entry.min > entry.max {
+            return Err(Damaged("a column of times without samples"));
+        }
         Ok(entry)
     }
 
@@ -541,8 +544,14 @@ impl Block {
         let loaded = self.loaded()?;
         let (_, mut r) = self.for_chunks(loaded, id, |_| false)?;
         let mut parse = || -> Result<(), Damaged> {
+            let mut after = 0;
             for _ in 0..r.varint()? {
                 let (name, value) = (r.count(usize::MAX)?, r.count(usize::MAX)?);
+                // Names have their numbers in order: so what a row repeats is bounded by the dictionary.
+                if name < after {
+                    return Err(Damaged("labels out of order"));
+                }
+                after = name + 1;
                 let (name, value) = loaded.index.pair_at(name, value)?;
                 quiver_model::labels::push_packed(out, name, value);
             }

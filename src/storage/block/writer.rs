@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3Builder;
 use super::format::{self, BlockMeta, Footer, Section, SectionKind, placed_crc};
 use crate::bytes::{Reader, crc32c, put_bytes, put_signed, put_varint};
 use crate::codec::float::put_float;
-use crate::codec::{CHUNK_SAMPLES, Chunk, Encoder, TimeColumn, TimeInterner};
+use crate::codec::{CHUNK_HISTOGRAM_BYTES, CHUNK_SAMPLES, Chunk, Encoder, TimeColumn, TimeInterner};
 use crate::error::StorageError;
 use crate::index::IndexBuilder;
 
@@ -229,10 +229,12 @@ impl BlockWriter {
     pub fn encode(&mut self, column: &SampleColumn, samples: usize) -> Vec<Chunk> {
         let samples = samples.clamp(1, crate::codec::SAMPLES_MAX);
         let mut chunks = Vec::with_capacity(column.len().div_ceil(samples));
-        for at in (0..column.len()).step_by(samples) {
-            let range = at..(at + samples).min(column.len());
-            let time = self.interner.intern(&column.ts[range.clone()]);
-            chunks.push(self.encoder.encode_with(time, column, range));
+        let mut at = 0;
+        while at < column.len() {
+            let end = (at + samples.min(column.fitting(at, CHUNK_HISTOGRAM_BYTES))).min(column.len());
+            let time = self.interner.intern(&column.ts[at..end]);
+            chunks.push(self.encoder.encode_with(time, column, at..end));
+            at = end;
         }
         chunks
     }

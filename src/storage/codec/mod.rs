@@ -27,3 +27,6 @@ pub use time::{TimeColumn, TimeInterner};
 pub const SAMPLES_MAX: usize = 1 << 16;
 /// Samples after which a head seals a chunk: two hours at 15 s.
 pub const CHUNK_SAMPLES: usize = 480;
+
+/// Histograms of one chunk take at most this in memory, bytes, unless one alone takes more: a chunk is decoded whole.
+pub const CHUNK_HISTOGRAM_BYTES: usize = 16 << 20;

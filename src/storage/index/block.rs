@@ -208,21 +208,57 @@ impl BlockIndex {
                 last = Some(v);
                 self.set(l, k + 1)?;
             }
+            self.verify_fst(l)?;
         }
         Ok(())
+    }
+
+    /// Does the FST of a label spell its values, each with its rank?
+    fn verify_fst(&self, l: &Label) -> Result<(), Damaged> {
+        if l.fst == 0 {
+            return Ok(());
+        }
+        let bad = Damaged("the tree of label values is not theirs");
+        let map = self.fst(l)?;
+        if map.len() != l.values {
+            return Err(bad);
+        }
+        // The library looks bytes up where a damaged tree says, and panics where there are none.
+        let walk = std::panic::AssertUnwindSafe(|| -> Result<usize, Damaged> {
+            let (mut stream, mut k) = (map.stream(), 0);
+            while let Some((value, rank)) = stream.next() {
+                if k >= l.values || rank != k as u64 || value != self.value(l, k)?.as_bytes() {
+                    return Err(bad);
+                }
+                k += 1;
+            }
+            Ok(k)
+        });
+        let values = std::panic::catch_unwind(walk).unwrap_or(Err(bad))?;
+        if values == l.values { Ok(()) } else { Err(bad) }
+    }
+
+    fn fst(&self, l: &Label) -> Result<fst::Map<&[u8]>, Damaged> {
+        let base = l.table + 4 * (l.values + 1) + l.bytes;
+        let bytes = self.dictionary.get(base..base + l.fst).ok_or(SHORT)?;
+        fst::Map::new(bytes).map_err(|_| Damaged("dictionary does not parse"))
     }
 
     /// Walks the FST with the expression's automaton: whole subtrees are skipped.
     fn walk_fst(&self, l: &Label, m: &Matcher, found: &mut dyn FnMut(PostingsRef<'_>)) -> Result<bool, Damaged> {
         let Some(dfa) = ValueDfa::new(m) else { return Ok(false) };
-        let base = l.table + 4 * (l.values + 1) + l.bytes;
-        let bytes = self.dictionary.get(base..base + l.fst).ok_or(SHORT)?;
-        let map = fst::Map::new(bytes).map_err(|_| Damaged("dictionary does not parse"))?;
+        let map = self.fst(l)?;
         let mut stream = map.search(dfa).into_stream();
+        let mut least = 0;
         while let Some((_, rank)) = stream.next() {
             if rank >= l.values as u64 {
                 return Err(Damaged("label value out of bounds"));
             }
+            // Values come in order: so a damaged tree, which can spell more of them than there are, has an end.
+            if rank < least {
+                return Err(Damaged("label values are not sorted"));
+            }
+            least = rank + 1;
             found(self.set(l, rank as usize + 1)?);
         }
         Ok(true)

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use quiver_model::{Exemplar, Labels, LabelsRef, Metadata, Need, SampleColumn, TimeRange};
 
 use crate::block::{Block, BlockMeta, BlockWriter, ChunkEntry};
-use crate::codec::{CHUNK_SAMPLES, Chunk, Decoder};
+use crate::codec::{CHUNK_HISTOGRAM_BYTES, CHUNK_SAMPLES, Chunk, Decoder};
 use crate::error::StorageError;
 
 /// What a merge leaves out, input by input: a deletion counts for what was there when it came, and not for what another
@@ -298,9 +298,11 @@ impl<'a> SeriesMerge<'a> {
             let left = n - from;
             // Up to half as much again is one chunk, so that no crumb is left at the end.
             let take = if left <= size + size / 2 { left } else { size };
-            if !all && left <= 2 * size {
+            let fitting = self.pending.fitting(from, 2 * CHUNK_HISTOGRAM_BYTES);
+            if !all && left <= (2 * size).min(fitting) {
                 break;
             }
+            let take = take.min(self.pending.fitting(from, CHUNK_HISTOGRAM_BYTES));
             self.spare.clear();
             self.spare.extend_from(&self.pending, from..from + take);
             let encoded = writer.encode(&self.spare, take);

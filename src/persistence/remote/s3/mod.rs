@@ -270,6 +270,11 @@ impl Bucket {
             }
             let is_more = xml::text_of(&text, "IsTruncated").as_deref() == Some("true");
             token = xml::text_of(&text, "NextContinuationToken").filter(|_| is_more);
+            if is_more && token.is_none() {
+                // Taken for the end, what is left out would count as not there.
+                let what = "the list says that there is more, and not how to go on";
+                return Err(self.error(ObjectOp::List, prefix, ObjectErrorKind::Other, what));
+            }
             if token.is_none() {
                 out.sort_by(|a, b| a.key.cmp(&b.key));
                 return Ok(out);
