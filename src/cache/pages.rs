@@ -592,6 +592,25 @@ mod tests {
     }
 
     #[test]
+    fn copies_give_way_to_what_has_nowhere_else_to_go() {
+        let disk = MemoryDisk::new();
+        let store = PageStore::open(options(Some(&disk), 1 << 20, 4000));
+        (0..20).for_each(|p| store.insert((7, p), page((7, p), 1000)));
+        assert_eq!(disk.list("l3").unwrap().len(), 5);
+        // Little is left: older copies go for newer ones, and all of them where that is not enough.
+        disk.set_capacity(disk.used_bytes() + SPARE_BYTES - 1);
+        (20..24).for_each(|p| store.insert((7, p), page((7, p), 1000)));
+        let (pages, free) = (store.figures().pages, disk.free_bytes().unwrap());
+        assert!(pages < 24 && free + 4000 >= SPARE_BYTES, "{pages} {free}");
+        disk.set_capacity(SPARE_BYTES / 2);
+        (24..28).for_each(|p| store.insert((7, p), page((7, p), 1000)));
+        assert_eq!((disk.list("l3").unwrap().len(), store.figures().pages), (0, 0));
+        disk.set_capacity(u64::MAX);
+        (0..4).for_each(|p| store.insert((7, p), page((7, p), 1000)));
+        assert_eq!((disk.list("l3").unwrap().len(), store.figures().pages), (1, 4));
+    }
+
+    #[test]
     fn a_disk_that_is_full_costs_nothing_but_the_pages() {
         let disk = MemoryDisk::new();
         let store = PageStore::open(options(Some(&disk), 1 << 20, 4000));

@@ -13,7 +13,7 @@ use super::store::{block_on, open, options, write};
 use crate::check::check_folder;
 use crate::memory::MemoryStore;
 use crate::testing::{arbitrary_batch, batch_of};
-use crate::{Ingest, Maintain, Need, OfflineStore, Source, Store, TimeRange};
+use crate::{Ingest, Maintain, Need, OfflineStore, ReadError, Source, Store, TimeRange};
 
 fn name(metric: &str) -> Vec<Vec<Matcher>> {
     vec![vec![Matcher::equal("__name__", metric)]]
@@ -32,6 +32,27 @@ fn times(source: &dyn Source, metric: &str) -> Vec<i64> {
 
 fn range(min: i64, max: i64) -> TimeRange {
     TimeRange { min, max }
+}
+
+/// The manifest is written anew with every change, and a catalog that is too long could not be read again.
+#[test]
+fn deletions_take_a_bounded_part_of_the_manifest() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    write(&store, &batch_of(&[("m", &[(1, 1.0), (2, 2.0)])])).unwrap();
+    let selector = |bytes: usize| {
+        let value = "x".repeat(bytes);
+        vec![vec![Matcher::new(quiver_model::MatchOp::NotEqual, "__name__", &value, usize::MAX).unwrap()]]
+    };
+    let refused = block_on(store.delete(selector(9 << 20), range(1, 1))).unwrap_err();
+    assert!(matches!(&refused, ReadError::Limit(why) if why.contains("clean the tombstones")), "{refused}");
+    assert_eq!(times(&*store, "m"), [1, 2]);
+    // One that is large and fits counts, now and after a start.
+    block_on(store.delete(selector(4 << 20), range(1, 1))).unwrap();
+    assert_eq!(times(&*store, "m"), [2]);
+    store.close();
+    drop(store);
+    assert_eq!(times(&*open(&disk), "m"), [2]);
 }
 
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use quiver_model::{ManualClock, Matcher, SampleColumn, WriteBatch};
+use quiver_model::{Histogram, ManualClock, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::disk::{FaultAction, FaultRule, Gate};
 use quiver_persistence::{Disk, DiskErrorKind, DiskOp, FaultyDisk, MemoryDisk};
 use quiver_storage::parquet::ParquetExporter;
@@ -11,6 +11,7 @@ use quiver_storage::parquet::ParquetExporter;
 use super::oracle::{assert_same, contents};
 use super::store::{block_on, open, options, write};
 use crate::memory::MemoryStore;
+use crate::report::SelectOptions;
 use crate::testing::batch_of;
 use crate::{Health, Maintain, Need, OfflineStore, OpenError, ReadError, Source, Store, StoreOptions, TimeRange};
 
@@ -295,6 +296,81 @@ fn a_folder_reads_the_same_without_a_server_and_stays_as_it_is() {
     let offline = OfflineStore::data_folder(Arc::new(disk.clone())).unwrap();
     assert_same(&*offline.snapshot(), &*oracle.snapshot());
     assert_eq!(disk.ops(), ops, "nothing is written");
+}
+
+/// The first merge finds no room on the disk: the others go on, and it is tried again later.
+#[test]
+fn a_merge_that_fails_holds_up_no_other() {
+    const HOUR: i64 = 3_600_000;
+    let disk = Arc::new(FaultyDisk::new(Arc::new(MemoryDisk::new())));
+    let store = Store::open(disk.clone(), options()).unwrap();
+    store.wait_until_ready();
+    // Two blocks in each of three windows of two hours.
+    for t in [0, 1, 2, 3, 4, 5] {
+        write(&store, &scrape(t * HOUR + 1)).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    let blocks = || store.stats(0).blocks;
+    assert_eq!(blocks(), 6);
+    let full = FaultRule::new(DiskOp::Create, FaultAction::Fail(DiskErrorKind::Full)).on("blocks/");
+    disk.push(full.times(1));
+    let inner = store.inner_for_test();
+    assert!(inner.compact_due().is_err());
+    assert_eq!(blocks(), 5, "the second window is merged");
+    assert!(inner.next_merge().is_none(), "the first one waits");
+    assert!(block_on(store.compact()).is_ok());
+    assert_eq!(times(&*store)[0], (0..6).map(|t| t * HOUR + 1).collect::<Vec<i64>>());
+}
+
+/// Buckets by the thousand: chunks are cut by what they take when they are decoded, and what a query takes of them is bounded.
+#[test]
+fn heavy_histograms_are_bounded() {
+    let heavy = |k: i64| {
+        let bounds: Vec<f64> = (0..20_000).map(f64::from).collect();
+        Histogram {
+            schema: -53,
+            count: k as f64,
+            sum: k as f64,
+            positive_spans: vec![quiver_model::Span { offset: 0, length: 1 }],
+            positive_buckets: vec![k as f64],
+            custom_values: bounds,
+            ..Histogram::default()
+        }
+    };
+    let store = open(&MemoryDisk::new());
+    for t in 0..250 {
+        let mut batch = WriteBatch::default();
+        batch.begin_series([("__name__", "m"), ("i", "0")]);
+        batch.push_histogram(t * 15_000, heavy(t), 0);
+        write(&store, &batch).unwrap();
+        if t == 125 {
+            block_on(store.flush()).unwrap();
+        }
+    }
+    let matchers = [Matcher::equal("__name__", "m")];
+    let read = |histogram_bytes_max: Option<usize>, range: TimeRange| {
+        let options = SelectOptions { histogram_bytes_max, ..SelectOptions::default() };
+        let set = store.snapshot().select_with(&matchers, range, 9, &options, None)?;
+        let mut column = SampleColumn::default();
+        set.read(0, range, Need::ALL, &mut column).map(|()| column)
+    };
+    for _ in 0..2 {
+        let all = read(None, TimeRange::ALL).unwrap();
+        assert_eq!(all.histograms.len(), 250);
+        assert!((0..).zip(&all.histograms).all(|(k, (_, h))| **h == heavy(k)));
+        let limit = Some(20 << 20);
+        assert!(matches!(read(limit, TimeRange::ALL), Err(ReadError::Limit(_))));
+        let some = TimeRange { min: 15_000, max: 10 * 15_000 };
+        assert_eq!(read(limit, some).unwrap().histograms.len(), 10);
+        block_on(store.compact()).unwrap();
+    }
+    // 160 KB each, so at most a hundred in 16 MiB.
+    let view = store.inner_for_test().view.load_full();
+    for stored in &view.blocks {
+        for e in stored.block().unwrap().chunk_entries(0, TimeRange::ALL).unwrap() {
+            assert!(e.count <= 105, "{} samples in a chunk", e.count);
+        }
+    }
 }
 
 /// What a server flushes while its folder is read is in no block that was seen, and in no log any more.

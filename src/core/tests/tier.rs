@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quiver_model::{Matcher, SampleColumn, WriteBatch};
+use quiver_model::{Labels, Matcher, SampleColumn, WriteBatch};
 use quiver_persistence::remote::{
     FaultyObjects, FolderObjects, ObjectErrorKind, ObjectFault, ObjectOp, Objects, RetryPolicy,
 };
@@ -330,6 +330,47 @@ fn a_local_file_stays_where_its_object_is_not_what_it_was() {
     assert_eq!(far.keys("blocks"), keys);
     assert!(disk.exists("blocks/0000000000000002.block").unwrap());
     assert_eq!(times(&*store, "a").unwrap(), [10, 20, 30]);
+}
+
+/// Whatever is wrong with one block: the others are moved, published and freed, and it is tried again after them.
+#[test]
+fn a_block_that_cannot_be_moved_holds_up_no_other() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open(&disk);
+    blocks(&store, 1, 4);
+    far.objects.fail(ObjectOp::Upload, "blocks/0000000000000001", ObjectFault::Fail(ObjectErrorKind::Other), u64::MAX);
+    assert!(block_on(store.tier()).is_err());
+    assert!(block_on(store.tier()).is_err());
+    assert_eq!(places(&store), [Place::Local, Place::Remote, Place::Remote]);
+    assert_eq!(times(&*far.takeover(&MemoryDisk::new()).unwrap(), "a").unwrap(), [20, 30], "and they are published");
+    far.objects.heal();
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20, 30]);
+}
+
+/// Flushes wait with deletions: of a store that is away as little as can be.
+#[test]
+fn a_deletion_waits_once_for_a_store_that_is_away() {
+    let (far, disk) = (Far::new(), MemoryDisk::new());
+    let store = far.open_with(&disk, |t| t.cache_bytes_max = 0).unwrap();
+    for t in 1..6 {
+        let mut batch = one(t * 10);
+        batch.begin_series([("__name__", "e")]);
+        batch.push_float(t * 10, 1.0, 0);
+        batch.push_exemplar(quiver_model::Exemplar { labels: Labels::default(), value: 1.0, ts: t * 10 });
+        write(&store, &batch).unwrap();
+        block_on(store.flush()).unwrap();
+    }
+    block_on(store.tier()).unwrap();
+    assert_eq!(places(&store), [Place::Remote; 5]);
+    let tier = store.inner_for_test().tier.clone().unwrap();
+    far.keys("blocks").iter().for_each(|k| tier.cache.forget(k));
+    far.objects.take_gets();
+    far.objects.fail(ObjectOp::Get, "blocks", ObjectFault::Fail(ObjectErrorKind::Other), u64::MAX);
+    block_on(store.delete(vec![vec![Matcher::equal("__name__", "nothing")]], TimeRange::ALL)).unwrap();
+    let asked: std::collections::BTreeSet<String> = far.objects.take_gets().into_iter().map(|g| g.0).collect();
+    assert!(asked.len() <= 1, "{asked:?}");
+    far.objects.heal();
+    assert_eq!(times(&*store, "a").unwrap(), [10, 20, 30, 40, 50]);
 }
 
 #[test]
