@@ -76,5 +76,8 @@ pub async fn run(args: CheckArgs) -> Result<(), String> {
         let damages = report.findings.iter().filter(|f| f.is_damage).count();
         return Err(format!("{damages} damages found in {}", args.path.display()));
     }
+    if let Some(first) = report.newer.first() {
+        return Err(format!("{first} was written by a newer version, and not checked: check it with that version"));
+    }
     Ok(())
 }
