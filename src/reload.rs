@@ -102,7 +102,15 @@ impl Reload {
         *in_force = Config { limits, retention_ms, retention_rules, retention_bytes, log, ..in_force.clone() };
         let have = in_force.flags();
         let differs = |(name, value): &(String, String)| have.iter().all(|(n, v)| n != name || v != value);
-        Ok(asked.flags().into_iter().filter(differs).map(|(name, _)| name).collect())
+        let mut later: Vec<String> = asked.flags().into_iter().filter(differs).map(|(name, _)| name).collect();
+        // What is not shown anywhere may have changed, too.
+        if asked.features != in_force.features && !later.iter().any(|n| n == "enable-feature") {
+            later.push("enable-feature".into());
+        }
+        if asked.caches != in_force.caches && !later.iter().any(|n| n.starts_with("tier") || n.starts_with("cache")) {
+            later.push("tier-access-key, tier-secret-key or another secret of the remote store".into());
+        }
+        Ok(later)
     }
 }
 

@@ -5,9 +5,11 @@
 //! an eighth            the head                up to 512 MiB    it may grow to twice that while a flush runs
 //! a thirty-second      decoded samples         up to 128 MiB
 //! a sixty-fourth       kept answers            up to 64 MiB
+//! a sixteenth          bodies of writes        up to 512 MiB
+//! a sixteenth          what one write becomes  up to 256 MiB
 //! ```
 //!
-//! Together five eighths at most: the rest is for the index, requests on their way, and the process itself.
+//! Without writes, which mostly take a hundredth of what they may, together five eighths at most: the rest is for the index, requests on their way, and the process itself.
 
 use quiver_model::Limits;
 
@@ -19,6 +21,8 @@ pub(super) struct Sizes {
     pub head: usize,
     pub cache: usize,
     pub answers: usize,
+    pub bodies: usize,
+    pub write: usize,
 }
 
 impl Sizes {
@@ -35,12 +39,17 @@ impl Sizes {
             head: part(8, 512 << 20, 16 << 20),
             cache: part(32, 128 << 20, 4 << 20),
             answers: part(64, 64 << 20, 2 << 20),
+            // A body of the largest size has room.
+            bodies: part(16, 512 << 20, 64 << 20),
+            write: part(16, 256 << 20, 32 << 20),
         }
     }
 
     /// The limits with these sizes.
     pub(super) fn limits(&self) -> Limits {
         Limits {
+            write_bodies_bytes_max: self.bodies,
+            write_memory_bytes_max: self.write,
             query_memory_bytes_max: self.query,
             query_memory_total_bytes_max: self.queries,
             result_cache_bytes_max: self.answers,
