@@ -15,6 +15,9 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a whole body has.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// So much of the length that a body claims is believed before it comes.
+const CLAIMED_BYTES_MAX: usize = 1 << 20;
+
 /// Room that the bodies of all requests under way share.
 pub struct BodyRoom(Arc<Semaphore>);
 
@@ -108,7 +111,8 @@ async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut H
     if hint.lower() > max as u64 {
         return Err(BodyError::TooLarge(max));
     }
-    let mut out = Vec::with_capacity(usize::try_from(hint.lower()).unwrap_or(0).min(max));
+    // A length that is claimed costs nothing: address space, which may be limited, is taken as bytes come.
+    let mut out = Vec::with_capacity(usize::try_from(hint.lower()).unwrap_or(0).min(max).min(CLAIMED_BYTES_MAX));
     loop {
         match tokio::time::timeout(silence, body.frame()).await {
             Err(_) => return Err(BodyError::Slow),
