@@ -20,7 +20,7 @@ use quiver_storage::parquet::{DayWriter, ParquetExporter, days};
 
 use super::client::{Server, refused};
 use super::data::{Data, DataArgs};
-use super::offline;
+use super::{offline, seconds};
 
 /// Flags of `quiver export`.
 #[derive(Args, Debug)]
@@ -209,7 +209,6 @@ async fn request(
     selectors: &[String],
     range: TimeRange,
 ) -> Result<(Option<TimeRange>, hyper::body::Incoming), String> {
-    let seconds = super::seconds;
     let mut form: Vec<(&str, String)> = selectors.iter().map(|s| ("match[]", s.clone())).collect();
     form.extend([("start", seconds(range.min)), ("end", seconds(range.max))]);
     let response = server.post("/api/v1/export", &form).await.map_err(|e| e.to_string())?;

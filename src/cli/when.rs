@@ -1,5 +1,6 @@
 //! The flags that say for when a query is asked.
 
+use super::seconds;
 use clap::Args;
 use quiver_gateway::http::params::{parse_duration, parse_time};
 use quiver_model::{Clock, SystemClock};
@@ -76,7 +77,6 @@ impl TimeArgs {
 impl When {
     /// The path of the HTTP API that answers, and its parameters.
     pub fn request(&self, expression: &str) -> (&'static str, Vec<(&'static str, String)>) {
-        let seconds = super::seconds;
         let mut form = vec![("query", expression.to_owned())];
         if self.step == 0 {
             form.push(("time", seconds(self.start)));

@@ -9,7 +9,8 @@
 //! a sixteenth          what one write becomes  up to 256 MiB
 //! ```
 //!
-//! Without writes, which mostly take a hundredth of what they may, together five eighths at most: the rest is for the index, requests on their way, and the process itself.
+//! The first four together take five eighths at most: the rest is for the index, requests on their way, which mostly take a
+//! hundredth of what they may, and the process itself.
 
 use quiver_model::Limits;
 

@@ -30,7 +30,7 @@ use quiver_persistence::{
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
 
-use crate::backup::{BackupError, lock_if_possible};
+use crate::backup::{BackupError, is_still, lock_if_possible};
 use crate::catalog::{QUARANTINE_DIR, block_id, block_path};
 use crate::flush::{crc_of, entry, note_crc};
 use crate::record::Record;
@@ -236,7 +236,8 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     }
     check_log(&*disk, &current.log_floor, progress, &mut report)?;
     if lock.is_none() {
-        refuse_changed(&disk, &current)?;
+        // A server may be running: what it flushed meanwhile is missing from what was read, and that is no damage.
+        is_still(&disk, &current, "check it while none runs")?;
     }
     if repair {
         report.refuse_newer()?;
@@ -322,15 +323,6 @@ fn check_shard(
     }
     report.log(dir, &reading.into_report());
     Ok(())
-}
-
-/// Without the lock a server may be running: what it flushed meanwhile is missing from what was read, and that is no damage.
-fn refuse_changed(disk: &Arc<dyn Disk>, manifest: &Manifest) -> Result<(), BackupError> {
-    let now = ManifestStore::open(Arc::clone(disk), "").map_err(manifest_error)?.current();
-    if now.generation == manifest.generation {
-        return Ok(());
-    }
-    Err(BackupError::Refused(format!("a server changed {} meanwhile: check it while none runs", disk.name())))
 }
 
 /// Replaces damaged blocks by what is whole of them, and moves them and strays to the quarantine.

@@ -163,7 +163,7 @@ impl WriteBatch {
         self.label_bytes.len()
             + self.series.len() * std::mem::size_of::<BatchSeries>()
             + self.ts.len() * 24
-            + self.histograms.iter().map(|h| 128 + h.histogram.heap_bytes()).sum::<usize>()
+            + self.histograms.iter().map(|h| h.histogram.memory_bytes()).sum::<usize>()
             + self.exemplars.iter().map(Exemplar::heap_bytes).sum::<usize>()
             + self.metadata.iter().map(|(family, m)| family.len() + m.heap_bytes()).sum::<usize>()
     }

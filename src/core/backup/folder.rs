@@ -10,7 +10,7 @@ use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_T
 use quiver_persistence::{Disk, DiskLock, Manifest, ManifestStore};
 
 use super::vault::{Origin, Vault};
-use super::{BACKUP_KEY, BackupError, BackupFile, is_still, lock_if_possible};
+use super::{BACKUP_KEY, BackupError, BackupFile, COPY_THROUGH_IT, is_still, lock_if_possible};
 use crate::options::OpenError;
 use crate::store::{BLOCK_DIR, LOG_DIR};
 
@@ -130,7 +130,7 @@ impl Origin for FolderOrigin {
     }
 
     fn is_still(&self) -> Result<(), BackupError> {
-        is_still(&self.disk, &self.manifest)
+        is_still(&self.disk, &self.manifest, COPY_THROUGH_IT)
     }
 
     fn copy(

@@ -249,7 +249,7 @@ impl Backup {
         }
         refuse_remote(&store.current(), &source.name())?;
         let offline = OfflineStore::data_folder(Arc::clone(&source))?;
-        is_still(&source, &store.current())?;
+        is_still(&source, &store.current(), COPY_THROUGH_IT)?;
         if let Some(first) = offline.replay_report().first_damage() {
             // What an earlier backup has of the log is whole: it must not give way to less.
             return Err(BackupError::Refused(format!(
@@ -333,17 +333,17 @@ pub(crate) fn lock_if_possible(disk: &dyn Disk) -> Result<Option<DiskLock>, Back
     }
 }
 
+/// What to do about a folder that a server changes while it is copied.
+pub(crate) const COPY_THROUGH_IT: &str = "make the copy through it (quiver snapshot --url)";
+
 /// Refuses a folder whose manifest has changed since `manifest` was read. Where the folder cannot be locked a server may run on it
 /// that this process must not write to, and what it flushed meanwhile would be neither in the blocks nor in the log that is left.
-pub(crate) fn is_still(source: &Arc<dyn Disk>, manifest: &Manifest) -> Result<(), BackupError> {
+pub(crate) fn is_still(source: &Arc<dyn Disk>, manifest: &Manifest, advice: &str) -> Result<(), BackupError> {
     let now = ManifestStore::open(Arc::clone(source), "")?.current();
     if now.generation == manifest.generation {
         return Ok(());
     }
-    let name = source.name();
-    Err(BackupError::Refused(format!(
-        "a server changed {name} meanwhile: make the copy through it (quiver snapshot --url)"
-    )))
+    Err(BackupError::Refused(format!("a server changed {} meanwhile: {advice}", source.name())))
 }
 
 /// What a restore did.

@@ -344,8 +344,8 @@ impl<'a> Decoder<'_, '_, 'a> {
             // Once per request; that two families fall on one number only means that one is taken from the next request.
             let number = self.scratch.hasher.hash_one(family);
             if self.scratch.described.insert(number) && !self.is_known(family, MetadataRef { kind, unit, help }) {
-                self.charge(family.len() + 128 + unit.len() + help.len())?;
                 let m = Metadata { kind, unit: unit.to_owned(), help: help.to_owned() };
+                self.charge(family.len() + m.heap_bytes())?;
                 self.batch.metadata.push((family.to_owned(), m));
             }
         }
@@ -460,7 +460,7 @@ impl<'a> Decoder<'_, '_, 'a> {
         match finished {
             Ok(h) => {
                 if self.time_ok(ts) {
-                    self.charge(128 + h.heap_bytes())?;
+                    self.charge(h.memory_bytes())?;
                     self.batch.push_histogram(ts, h, start_ts);
                 }
             }
