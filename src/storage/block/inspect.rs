@@ -8,8 +8,8 @@ use quiver_model::{LabelsRef, METRIC_NAME, Matcher, Need, SampleColumn, TimeRang
 use roaring::RoaringBitmap;
 
 use super::format::{BlockMeta, HEADER_LEN, SECTIONS, SectionKind};
-use super::reader::Block;
-use crate::codec::Decoder;
+use super::reader::{Block, ChunkEntry};
+use crate::codec::{ChunkStats, Decoder};
 use crate::error::StorageError;
 
 /// What something takes of a block.
@@ -97,8 +97,7 @@ impl Block {
             self.labels_packed(id, &mut packed)?;
             self.chunk_entries_into(id, TimeRange::ALL, &mut entries)?;
             for e in &entries {
-                column.clear();
-                self.read_chunk(e, TimeRange::ALL, Need::ALL, &mut decoder, &mut column)?;
+                self.read_compared(id, e, &mut decoder, &mut column)?;
                 samples += column.len() as u64;
             }
             if !go_on() {
@@ -112,6 +111,31 @@ impl Block {
         self.exemplars()?;
         self.metadata()?;
         Ok(true)
+    }
+
+    /// Reads a whole chunk of a series into `column`, alone; an error, too, where its entry says other times, or its header
+    /// other figures, than its samples have: queries answer from these alone.
+    fn read_compared(
+        &self,
+        id: u32,
+        e: &ChunkEntry,
+        decoder: &mut Decoder,
+        column: &mut SampleColumn,
+    ) -> Result<(), StorageError> {
+        column.clear();
+        self.read_chunk(e, TimeRange::ALL, Need::ALL, decoder, column)?;
+        let fits = column.len() == e.count as usize
+            && column.ts.first() == Some(&e.min_time)
+            && column.ts.last() == Some(&e.max_time)
+            && column.ts.windows(2).all(|w| w[0] < w[1]);
+        let wrong = |what| Err(StorageError::corrupt(self.name(), e.offset, what));
+        if !fits {
+            return wrong(format!("a chunk of series {id} holds other times than its entry says"));
+        }
+        if self.chunk_stats(e)? != ChunkStats::of_samples(column) {
+            return wrong(format!("a chunk of series {id} holds other values than its header says"));
+        }
+        Ok(())
     }
 
     /// Checks every checksum, decodes every chunk, and compares the parts with each other; hands out all damage found.
@@ -171,18 +195,8 @@ impl Block {
                     found(wrong(format!("chunks of series {id} are not in order of time")));
                 }
                 before = Some(e.max_time);
-                column.clear();
-                if let Err(e) = self.read_chunk(e, TimeRange::ALL, Need::ALL, &mut decoder, &mut column) {
+                if let Err(e) = self.read_compared(id, e, &mut decoder, &mut column) {
                     found(e);
-                    continue;
-                }
-                let fits = column.len() == e.count as usize
-                    && column.ts.first() == Some(&e.min_time)
-                    && column.ts.last() == Some(&e.max_time)
-                    && column.ts.windows(2).all(|w| w[0] < w[1]);
-                if !fits {
-                    let what = format!("a chunk of series {id} holds other times than its entry says");
-                    found(StorageError::corrupt(self.name(), e.offset, what));
                 }
             }
         }
@@ -244,6 +258,7 @@ mod tests {
     use quiver_persistence::{Disk, MemoryDisk};
 
     use super::super::BlockWriter;
+    use super::super::format::placed_crc;
     use super::*;
 
     fn sample() -> Vec<u8> {
@@ -290,6 +305,23 @@ mod tests {
             bad[block.chunk_entries(id, TimeRange::ALL).unwrap()[0].offset as usize] ^= 1;
         }
         assert_eq!(damage(bad).len(), 2);
+    }
+
+    #[test]
+    fn a_chunk_whose_header_says_other_figures_than_its_samples_have_is_found() {
+        let mut bytes = sample();
+        let block = Block::from_bytes("b", bytes.clone().into()).unwrap();
+        let e = block.chunk_entries(1, TimeRange::ALL).unwrap()[0];
+        let (at, len) = (e.offset as usize, e.len as usize);
+        let resets = block.chunk_stats(&e).unwrap().values.unwrap().resets;
+        assert_eq!(u32::from(bytes[at + 1]), resets);
+        bytes[at + 1] += 1;
+        let crc = placed_crc(&bytes[at..at + len], e.offset);
+        bytes[at + len..at + len + 4].copy_from_slice(&crc.to_le_bytes());
+        let found = damage(bytes.clone());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].to_string().contains("series 1"), "{}", found[0]);
+        assert!(Block::from_bytes("b", bytes.into()).unwrap().verify_samples(&mut || true).is_err());
     }
 
     #[test]

@@ -67,6 +67,67 @@ impl ChunkStats {
     pub fn of(payload: &[u8], count: usize) -> Result<Self, Damaged> {
         Ok(Head::parse(payload, count)?.1)
     }
+
+    /// Of samples: what the header of a chunk of them has to tell.
+    pub fn of_samples(column: &SampleColumn) -> Self {
+        let counted = Counted::of(&column.values);
+        let histograms = column.histograms.len();
+        let start_ts = column.start_ts.iter().any(|s| *s != 0);
+        Self {
+            count: column.len() as u32,
+            stale: counted.stale as u32,
+            nan: counted.nan as u32,
+            kinds: SeriesKinds { floats: histograms < column.len(), histograms: histograms > 0, start_ts },
+            values: (histograms == 0 && !counted.has_nan()).then_some(ValueStats {
+                min: counted.min,
+                max: counted.max,
+                first: counted.first,
+                last: counted.last,
+                resets: counted.falls as u32,
+            }),
+        }
+    }
+}
+
+/// What one pass over the values of a chunk tells.
+struct Counted {
+    stale: u64,
+    nan: u64,
+    falls: u64,
+    first: f64,
+    last: f64,
+    min: f64,
+    max: f64,
+    is_constant: bool,
+}
+
+impl Counted {
+    #[inline]
+    fn of(values: &[f64]) -> Self {
+        let (mut stale, mut nan, mut falls) = (0u64, 0u64, 0u64);
+        let first = values.first().copied().unwrap_or(0.0);
+        let (mut min, mut max, mut last) = (first, first, first);
+        let mut is_constant = true;
+        for &v in values {
+            if v.is_nan() {
+                if is_stale(v) {
+                    stale += 1;
+                } else {
+                    nan += 1;
+                }
+            }
+            is_constant &= v.to_bits() == first.to_bits();
+            falls += u64::from(v < last);
+            min = if v < min { v } else { min };
+            max = if v > max { v } else { max };
+            last = v;
+        }
+        Self { stale, nan, falls, first, last, min, max, is_constant }
+    }
+
+    fn has_nan(&self) -> bool {
+        self.stale > 0 || self.nan > 0
+    }
 }
 
 /// An encoded chunk that owns its bytes, or shares those of a file.
@@ -247,25 +308,9 @@ impl Encoder {
         let histograms = &column.histograms[lo..hi];
         let start_ts = if column.start_ts.is_empty() { &[][..] } else { &column.start_ts[range.clone()] };
 
-        let (mut stale, mut nan, mut falls) = (0u64, 0u64, 0u64);
-        let first = values.first().copied().unwrap_or(0.0);
-        let (mut min, mut max, mut last) = (first, first, first);
-        let mut constant = true;
-        for &v in values {
-            if v.is_nan() {
-                if is_stale(v) {
-                    stale += 1;
-                } else {
-                    nan += 1;
-                }
-            }
-            constant &= v.to_bits() == first.to_bits();
-            falls += u64::from(v < last);
-            min = if v < min { v } else { min };
-            max = if v > max { v } else { max };
-            last = v;
-        }
-        let figures = stale == 0 && nan == 0 && histograms.is_empty();
+        let counted = Counted::of(values);
+        let Counted { stale, nan, falls, first, last, min, max, is_constant: constant } = counted;
+        let figures = !counted.has_nan() && histograms.is_empty();
 
         let out = &mut self.payload;
         out.clear();
@@ -601,6 +646,7 @@ pub(crate) mod tests {
             let mut out = SampleColumn::default();
             decoder.decode_into(chunk.as_ref(), Need::ALL, TimeRange::ALL, &mut out).unwrap();
             equal_to_the_bit(&column, &out).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(chunk.as_ref().stats().unwrap(), ChunkStats::of_samples(&out));
 
             let (a, b) = (a.index(column.len()), b.index(column.len()));
             let (lo, hi) = (a.min(b), a.max(b));

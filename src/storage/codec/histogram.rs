@@ -17,6 +17,9 @@ use super::float::{self, FloatScratch, get_float, put_float};
 use super::frames;
 use crate::bytes::{Damaged, Reader, put_bytes, put_signed, put_varint};
 
+/// What spans, bounds and buckets of a chunk's histograms may take when they are decoded, bytes, unless it is one
+/// histogram: sixteen times what a writer puts into one.
+const DECODED_BYTES_MAX: usize = 16 * super::CHUNK_HISTOGRAM_BYTES;
 const WHOLE: u8 = 0;
 const FLOAT: u8 = 1;
 
@@ -213,6 +216,7 @@ pub fn decode(
     float::decode(r.bytes()?, k, 0, k, &mut zeros)?;
     let mut done = 0;
     let mut values: Vec<i64> = Vec::new();
+    let mut memory = 0usize;
     while done < k {
         let len = r.count(k - done)?;
         if len == 0 {
@@ -231,6 +235,12 @@ pub fn decode(
         let negative = r.count(room)?;
         let cells = (positive + negative).checked_mul(len).filter(|c| *c <= room);
         let cells = cells.ok_or(Damaged("more buckets than bytes"))?;
+        // The layout stands once and is handed out `len` times: few bytes may not become much.
+        let layout = size_of::<Span>() * (positive_spans.len() + negative_spans.len()) + size_of::<f64>() * bounds;
+        memory = memory.saturating_add(layout.saturating_mul(len)).saturating_add(size_of::<f64>() * cells);
+        if memory > DECODED_BYTES_MAX && k > 1 {
+            return Err(Damaged("more histograms than a chunk may hold"));
+        }
         let kind = r.u8()?;
         values.clear();
         let take = |values: &mut Vec<i64>, f: &mut [i64]| {
@@ -285,4 +295,33 @@ pub fn decode(
         done += len;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(histograms: Vec<Histogram>) -> Vec<u8> {
+        let n = histograms.len();
+        let histograms: Vec<_> = histograms.into_iter().enumerate().map(|(i, h)| (i as u32, Arc::new(h))).collect();
+        let mut out = Vec::new();
+        encode(&histograms, 0, n, &mut HistogramScratch::default(), &mut FloatScratch::default(), &mut out);
+        out
+    }
+
+    fn decoded(bytes: &[u8], n: usize) -> Result<Vec<Arc<Histogram>>, Damaged> {
+        let mut all = Vec::new();
+        decode(bytes, n, 0, n, true, |_| 0.0, |_, h| all.push(h))?;
+        Ok(all)
+    }
+
+    #[test]
+    fn few_bytes_do_not_become_gigabytes_of_bounds() {
+        let h = Histogram { schema: -53, custom_values: vec![1.0; 1000], ..Histogram::default() };
+        let honest = encoded(vec![h.clone(); 1000]);
+        assert_eq!(decoded(&honest, 1000).unwrap(), vec![Arc::new(h.clone()); 1000]);
+        let hostile = encoded(vec![h; super::super::SAMPLES_MAX]);
+        assert!(hostile.len() < 200, "{} bytes", hostile.len());
+        assert!(decoded(&hostile, super::super::SAMPLES_MAX).is_err());
+    }
 }
