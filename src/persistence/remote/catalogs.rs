@@ -7,19 +7,22 @@
 //!
 //! Invariants
 //! 1. Of two writers that publish the same generation one fails ([`CatalogError::Taken`]), whoever they are.
-//! 2. A list that is behind cannot make an old generation the newest: after it the next numbers are tried one by one. The
-//!    first generation is never removed, so that a list without anything cannot begin a second history.
+//! 2. A list that is behind, by however much, cannot make an old generation the newest, nor one without anything begin a
+//!    second history: of the newest generation N those are kept that are N without some of its lowest binary digits
+//!    (of 44: 40, 32), and all powers of two. So the newest is found from any earlier one, by asking for names alone.
 //! 3. An answer that got lost is found out by reading back, not by guessing.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::manifest::{self, Manifest, ManifestError};
 
-use super::{ObjectError, ObjectErrorKind, RemoteIo};
+use super::{ObjectError, ObjectErrorKind, Objects, RemoteIo};
 
 /// Where the catalogs are.
 pub const CATALOG_DIR: &str = "catalog";
-/// Generations kept, beside the first.
+/// Newest generations kept, beside those that lead to the newest.
 const KEPT: u64 = 8;
 
 /// A catalog that was read.
@@ -76,8 +79,32 @@ fn key_of(generation: u64) -> String {
     format!("{CATALOG_DIR}/{generation:020}.json")
 }
 
+/// Where generation `from` was published, the generations of which one at least is there if a later one is; ascending.
+///
+/// A later N has a one where `from` has a zero, at the highest binary digit in which they differ: the digits of N down to
+/// that one, and zeros, are kept for N. Or N has more digits: then the next power of two is there.
+fn later(from: u64) -> Vec<u64> {
+    let digits = u64::BITS - from.leading_zeros();
+    // The lowest zero gives the next generation, one above all digits the next power of two.
+    (0..=digits.min(u64::BITS - 1)).filter(|d| from >> d & 1 == 0).map(|d| (from >> d | 1) << d).collect()
+}
+
+/// Is a generation kept while `newest` is the newest?
+fn is_kept(generation: u64, newest: u64) -> bool {
+    let leads_there = || newest >> generation.trailing_zeros() << generation.trailing_zeros() == generation;
+    generation.saturating_add(KEPT) > newest || generation.is_power_of_two() || leads_there()
+}
+
 fn generation_of(key: &str) -> Option<u64> {
-    key.strip_prefix(CATALOG_DIR)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+    let generation = key.strip_prefix(CATALOG_DIR)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()?;
+    (generation > 0).then_some(generation)
+}
+
+async fn get(objects: &dyn Objects, generation: u64) -> Result<Option<Bytes>, ObjectError> {
+    match objects.get_all(&key_of(generation)).await {
+        Err(e) if e.is_not_found() => Ok(None),
+        got => got.map(Some),
+    }
 }
 
 impl Catalogs {
@@ -90,38 +117,50 @@ impl Catalogs {
     pub fn latest(&self, at_least: u64) -> Result<Option<Published>, CatalogError> {
         let listed = self.io.wait(|o| async move { o.list(CATALOG_DIR).await })?;
         let newest = listed.iter().filter_map(|info| generation_of(&info.key)).max().unwrap_or(0);
-        let from = newest.max(at_least);
-        let mut found = match from {
-            0 => None,
-            n => Some(self.read(n)?.ok_or_else(|| CatalogError::Lost { store: self.io.name(), generation: n })?),
-        };
+        let known = newest.max(at_least);
+        let mut asked = later(known);
+        if known > 0 {
+            asked.insert(0, known);
+        }
+        let mut found = self.newest_of(asked)?;
         // A list may be behind.
-        let mut next = from + 1;
-        while let Some(later) = self.read(next)? {
-            found = Some(later);
-            next += 1;
+        let mut from = known;
+        while let Some(newer) = found.as_ref().map(|f| f.generation).filter(|g| *g > from) {
+            from = newer;
+            found = self.newest_of(later(from))?.or(found);
+        }
+        if found.is_none() && known > 0 {
+            return Err(CatalogError::Lost { store: self.io.name(), generation: known });
         }
         Ok(found)
     }
 
-    fn read(&self, generation: u64) -> Result<Option<Published>, CatalogError> {
-        let bytes = self.io.wait(|o| async move {
-            match o.get_all(&key_of(generation)).await {
-                Err(e) if e.is_not_found() => Ok(None),
-                got => got.map(Some),
-            }
+    /// Of generations, asked for beside each other, the newest that is there.
+    fn newest_of(&self, generations: Vec<u64>) -> Result<Option<Published>, CatalogError> {
+        let answers = self.io.wait(|o| async move {
+            let ask = |g: u64| {
+                let o = Arc::clone(&o);
+                async move { get(&*o, g).await.map(|bytes| bytes.map(|bytes| (g, bytes))) }
+            };
+            futures::future::try_join_all(generations.into_iter().map(ask)).await
         })?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        match manifest::parse(&bytes) {
-            Ok(manifest) => Ok(Some(Published { generation, manifest })),
-            Err(error) => Err(CatalogError::Unreadable { store: self.io.name(), error }),
-        }
+        let newest = answers.into_iter().flatten().max_by_key(|(g, _)| *g);
+        newest.map(|(g, bytes)| self.parse(g, &bytes)).transpose()
+    }
+
+    fn read(&self, generation: u64) -> Result<Option<Published>, CatalogError> {
+        self.newest_of(vec![generation])
+    }
+
+    fn parse(&self, generation: u64, bytes: &[u8]) -> Result<Published, CatalogError> {
+        let unreadable = |error| CatalogError::Unreadable { store: self.io.name(), error };
+        manifest::parse(bytes).map(|manifest| Published { generation, manifest }).map_err(unreadable)
     }
 
     /// Publishes a manifest under its own generation.
     pub fn publish(&self, manifest: &Manifest) -> Result<(), CatalogError> {
         let generation = manifest.generation;
-        let bytes = bytes::Bytes::from(manifest::encode(manifest));
+        let bytes = Bytes::from(manifest::encode(manifest));
         let put = self.io.wait(|o| async move { o.put_new(&key_of(generation), bytes).await });
         match put {
             Ok(()) => Ok(()),
@@ -138,7 +177,7 @@ impl Catalogs {
     /// Makes sure that the store refuses to replace a catalog: one that is there is put again.
     pub fn prove_conditional(&self, manifest: &Manifest) -> Result<(), CatalogError> {
         let key = key_of(manifest.generation);
-        let bytes = bytes::Bytes::from(manifest::encode(manifest));
+        let bytes = Bytes::from(manifest::encode(manifest));
         match self.io.wait(|o| async move { o.put_new(&key, bytes).await }) {
             Err(e) if e.kind == ObjectErrorKind::Exists => Ok(()),
             Ok(()) => Err(CatalogError::NotConditional(self.io.name())),
@@ -146,13 +185,43 @@ impl Catalogs {
         }
     }
 
-    /// Removes old generations; the newest few and the first one stay.
+    /// Removes old generations; the newest few stay, and those that lead to the newest.
     pub fn prune(&self, newest: u64) -> Result<(), CatalogError> {
         let mut listed = self.io.wait(|o| async move { o.list(CATALOG_DIR).await })?;
-        listed.retain(|info| generation_of(&info.key).is_some_and(|g| g > 1 && g + KEPT <= newest));
+        listed.retain(|info| generation_of(&info.key).is_some_and(|g| !is_kept(g, newest)));
         for info in listed {
             self.io.wait(|o| async move { o.delete(&info.key).await })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn from_every_earlier_generation_the_newest_is_found_by_names_alone() {
+        let mut there = BTreeSet::new();
+        for newest in 1..600u64 {
+            there.insert(newest);
+            there.retain(|g| is_kept(*g, newest));
+            assert!(there.len() <= 28, "{newest}: {there:?}");
+            for from in 0..=newest {
+                let mut at = from;
+                let mut rounds = 0;
+                while let Some(next) = later(at).into_iter().rev().find(|g| there.contains(g)) {
+                    at = next;
+                    rounds += 1;
+                }
+                assert_eq!(at, newest, "from {from}, there {there:?}");
+                assert!(rounds <= 20, "{rounds} from {from} to {newest}");
+            }
+        }
+        for from in [u64::MAX, u64::MAX - 1, 1 << 63] {
+            assert!(later(from).iter().all(|g| *g > from));
+        }
     }
 }

@@ -62,6 +62,14 @@ pub(super) struct Section {
     pub crc: u32,
 }
 
+impl Section {
+    /// May `len` bytes of a file be `raw_len` when they are decompressed? What is over 1 MiB then is written as it is where
+    /// it would shrink to less than a 1,024th, so that no few bytes ask for gigabytes.
+    pub fn may_become(len: u64, raw_len: u64) -> bool {
+        raw_len <= 1 << 20 || raw_len / 1024 <= len
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum SectionKind {

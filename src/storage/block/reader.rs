@@ -330,9 +330,8 @@ impl Block {
             return Ok(bytes);
         }
         let bad = || StorageError::corrupt(&self.name, s.offset, format!("{kind:?} section does not decompress"));
-        // zstd's best ratio bounds what a length may claim.
         let raw_len =
-            usize::try_from(s.raw_len).ok().filter(|n| *n <= bytes.len().saturating_mul(1 << 16)).ok_or_else(bad)?;
+            usize::try_from(s.raw_len).ok().filter(|_| Section::may_become(s.len, s.raw_len)).ok_or_else(bad)?;
         let raw = zstd::bulk::decompress(&bytes, raw_len).map_err(|_| bad())?;
         if raw.len() != raw_len {
             return Err(bad());

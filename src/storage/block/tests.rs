@@ -7,6 +7,7 @@ use quiver_model::{Exemplar, Labels, Matcher, Metadata, MetricKind, Need, STALE_
 use quiver_persistence::testing::{Row, is_nightly};
 use quiver_persistence::{Disk, MemoryDisk, RealDisk};
 
+use super::format::{Footer, Section, SectionKind, TRAILER_LEN, placed_crc, trailer};
 use super::*;
 use crate::codec::chunk::tests::{any_column, equal_to_the_bit};
 use crate::codec::{Chunk, Decoder, Encoder};
@@ -312,6 +313,43 @@ fn order_is_checked_and_an_unfinished_block_leaves_nothing() {
     let (disk, meta) = write(&[]);
     assert_eq!((meta.series, meta.samples), (0, 0));
     assert_eq!(Block::open(&*disk, "b").unwrap().select(&[], TimeRange::ALL).unwrap(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_section_of_few_bytes_does_not_become_much() {
+    // What shrinks that much is written as it is.
+    let help = "a".repeat(4 << 20);
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut w = BlockWriter::create(disk.clone(), "b").unwrap();
+    let said = Metadata { help: help.clone(), ..Metadata::default() };
+    w.push_metadata("up", std::slice::from_ref(&said));
+    w.finish().unwrap();
+    let bytes = disk.read("b").unwrap();
+    assert!(bytes.len() > help.len());
+    assert_eq!(
+        Block::from_bytes("b", bytes.clone().into()).unwrap().metadata().unwrap(),
+        [("up".to_owned(), vec![said])]
+    );
+    // A footer that claims more is not believed.
+    let end = bytes.len() - TRAILER_LEN;
+    let len = u32::from_le_bytes(bytes[end..end + 4].try_into().unwrap()) as usize;
+    let mut footer = Footer::parse(&bytes[end - len..end]).unwrap();
+    let mut hostile = bytes[..end - len].to_vec();
+    let packed = zstd::bulk::compress(help.as_bytes(), 3).unwrap();
+    assert!(packed.len() < 1024);
+    let section = &mut footer.sections[SectionKind::Metadata as usize];
+    *section = Section {
+        offset: hostile.len() as u64,
+        len: packed.len() as u64,
+        raw_len: help.len() as u64,
+        crc: placed_crc(&packed, hostile.len() as u64),
+    };
+    hostile.extend_from_slice(&packed);
+    let footer = footer.encode();
+    hostile.extend_from_slice(&footer);
+    hostile.extend_from_slice(&trailer(&footer));
+    let refused = Block::from_bytes("b", hostile.into()).unwrap().metadata().unwrap_err();
+    assert!(refused.to_string().contains("does not decompress"), "{refused}");
 }
 
 #[test]

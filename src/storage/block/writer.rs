@@ -286,7 +286,8 @@ impl BlockWriter {
         let offset = self.position();
         let mut section = Section { offset, len: bytes.len() as u64, raw_len: 0, crc: 0 };
         let packed = if compress && bytes.len() >= COMPRESS_MIN {
-            zstd::bulk::compress(bytes, 3).ok().filter(|z| z.len() < bytes.len())
+            let is_fit = |z: &Vec<u8>| z.len() < bytes.len() && Section::may_become(z.len() as u64, bytes.len() as u64);
+            zstd::bulk::compress(bytes, 3).ok().filter(is_fit)
         } else {
             None
         };
