@@ -122,8 +122,13 @@ impl Block {
         decoder: &mut Decoder,
         column: &mut SampleColumn,
     ) -> Result<(), StorageError> {
-        column.clear();
-        self.read_chunk(e, TimeRange::ALL, Need::ALL, decoder, column)?;
+        let stats = self.steady(|| {
+            column.clear();
+            let chunk = self.chunk(e)?;
+            let chunk = chunk.as_ref();
+            let stats = decoder.decode_into(chunk, Need::ALL, TimeRange::ALL, column).and_then(|()| chunk.stats());
+            stats.map_err(StorageError::damaged(self.name(), e.offset))
+        })?;
         let fits = column.len() == e.count as usize
             && column.ts.first() == Some(&e.min_time)
             && column.ts.last() == Some(&e.max_time)
@@ -132,7 +137,7 @@ impl Block {
         if !fits {
             return wrong(format!("a chunk of series {id} holds other times than its entry says"));
         }
-        if self.chunk_stats(e)? != ChunkStats::of_samples(column) {
+        if stats != ChunkStats::of_samples(column) {
             return wrong(format!("a chunk of series {id} holds other values than its header says"));
         }
         Ok(())

@@ -340,7 +340,7 @@ impl Block {
     }
 
     /// Does something with bytes that may turn into others while it does; then does it again, with bytes that do not.
-    fn steady<T>(&self, mut work: impl FnMut() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    pub(super) fn steady<T>(&self, mut work: impl FnMut() -> Result<T, StorageError>) -> Result<T, StorageError> {
         let was_lost = self.bytes.is_lost();
         let done = work();
         if self.bytes.is_lost() == was_lost { done } else { work() }
