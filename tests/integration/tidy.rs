@@ -187,7 +187,7 @@ fn every_limit_stands_in_the_readme() {
 
 #[test]
 fn links_in_documents_lead_somewhere() {
-    for (name, text) in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src/ARCHITECTURE.md"]
+    for (name, text) in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src/ARCHITECTURE.md", "src/BENCHMARKS.md"]
         .iter()
         .map(|n| (*n, std::fs::read_to_string(root().join(n)).unwrap_or_else(|e| panic!("{n}: {e}"))))
     {
