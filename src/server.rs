@@ -144,7 +144,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         // It says itself how it went. A file that does not answer must not hold up the signal to stop.
         tokio::task::spawn_blocking(move || reload.run());
     }
-    tracing::info!("stopping: requests under way are finished first");
+    tracing::info!("stopping; waiting for running requests");
     let second = tokio::spawn(async move {
         while let Signal::Reload = signals.next().await {}
         // Asked twice: what was acknowledged is on disk already.
@@ -249,7 +249,7 @@ async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: Cancella
         };
         match written {
             Ok(_) => told.extend(metrics.iter().map(|m| m.name)),
-            Err(e) => tracing::debug!(error = %e, "own metrics were not recorded"),
+            Err(e) => tracing::debug!(error = %e, "cannot record the server's own metrics"),
         }
     }
 }

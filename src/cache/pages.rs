@@ -165,7 +165,7 @@ impl PageStore {
         if let Some((disk, dir)) = store.options.place.clone()
             && let Err(e) = store.load(&disk, &dir)
         {
-            tracing::warn!(error = %e, folder = dir, "the local copies of remote data are kept in memory only");
+            tracing::warn!(error = %e, folder = dir, "cannot open the local page cache; pages of remote blocks are cached in memory only");
             store.options.place = None;
             store.options.capacity = store.options.capacity.min(64 << 20);
         }
@@ -327,7 +327,7 @@ impl PageStore {
                 }
                 Err(e) => {
                     self.write_errors.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(error = %e, "local copies of remote data cannot be written");
+                    tracing::debug!(error = %e, "cannot write the local page cache");
                     // A disk that is full needs the room more than we do.
                     let _ = disk.remove(&path);
                     self.drop_pages(&closed);
@@ -382,7 +382,7 @@ impl PageStore {
             if let Some(file) = &segment.file
                 && let Err(e) = disk.remove(file)
             {
-                tracing::debug!(error = %e, "a segment of local copies stays behind");
+                tracing::debug!(error = %e, "cannot remove a segment of the local page cache");
             }
         }
     }
@@ -443,7 +443,7 @@ impl PageStore {
         if let (Some(file), Some((disk, _))) = (&segment.file, &self.options.place)
             && let Err(e) = disk.remove(file)
         {
-            tracing::debug!(error = %e, "a segment of local copies stays behind");
+            tracing::debug!(error = %e, "cannot remove a segment of the local page cache");
         }
     }
 

@@ -273,7 +273,7 @@ impl Background {
             let result = catch_unwind(AssertUnwindSafe(|| run(kind)))
                 .unwrap_or_else(|_| Err(ReadError::Io { file: kind.name().into(), what: "the task panicked".into() }));
             if let Err(e) = &result {
-                tracing::warn!(task = kind.name(), error = %e, "a background task failed");
+                tracing::warn!(task = kind.name(), error = %e, "background task failed");
             }
             let mut state = self.state.lock();
             state.running.retain(|k| *k != kind);
@@ -320,7 +320,7 @@ impl Background {
             }
             drop(state);
             if catch_unwind(AssertUnwindSafe(&tick)).is_err() {
-                tracing::error!("looking for what is due panicked; it is tried again");
+                tracing::error!("task scheduler panicked; retrying");
             }
             next = Instant::now() + TICK;
             state = self.state.lock();

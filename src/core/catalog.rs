@@ -108,7 +108,7 @@ impl StoredBlock {
                 Ok(block) => Ok((Arc::new(block), None)),
                 // There is another one of it.
                 Err(e) => {
-                    tracing::warn!(block = entry.file, error = %e, "read from the remote store instead");
+                    tracing::warn!(block = entry.file, error = %e, "the local file of a block cannot be read; reading it from the remote store");
                     tier.open_block(disk, &entry, None).map(|(b, r)| (b, Some(r))).map_err(|_| e)
                 }
             },
@@ -120,7 +120,7 @@ impl StoredBlock {
             }),
         };
         if let Err(e) = &opened {
-            tracing::error!(block = entry.file, error = %e, "a block cannot be read: queries that need it fail");
+            tracing::error!(block = entry.file, error = %e, "cannot read a block; queries that need it fail");
         }
         let (block, remote) = match opened {
             Ok((block, remote)) => (Ok(block), remote),
@@ -187,7 +187,7 @@ impl StoredBlock {
     #[cold]
     pub(crate) fn note(&self, e: &ReadError) {
         if matches!(e, ReadError::Corrupt { .. }) && self.learnt.damage.set(e.to_string()).is_ok() {
-            tracing::error!(block = self.entry.file, error = %e, "a block is damaged: queries that need that part fail");
+            tracing::error!(block = self.entry.file, error = %e, "a block is damaged; queries that need the damaged part fail");
         }
     }
 
@@ -296,7 +296,7 @@ impl StoredBlock {
             Err(e) => {
                 // Not kept: it may be the medium's or a store's of this moment.
                 self.note(&e);
-                tracing::warn!(block = self.entry.file, error = %e, "metadata of a block cannot be read now");
+                tracing::warn!(block = self.entry.file, error = %e, "cannot read the metadata of a block");
                 &[]
             }
         }
@@ -354,14 +354,18 @@ pub(crate) fn sweep(disk: &dyn Disk, manifest: &ManifestStore) -> Result<u64, Op
         }
         disk.sync_dir(QUARANTINE_DIR)?;
         disk.sync_dir(BLOCK_DIR)?;
-        tracing::warn!(files = orphans.len(), folder = QUARANTINE_DIR, "blocks that no manifest names are set aside");
+        tracing::warn!(
+            files = orphans.len(),
+            folder = QUARANTINE_DIR,
+            "moved block files that are not in the manifest to quarantine"
+        );
     } else if manifest.is_certain() && !orphans.is_empty() {
         for path in &orphans {
             if let Err(e) = disk.remove(path) {
-                tracing::warn!(file = path, error = %e, "a leftover of a crash cannot be removed");
+                tracing::warn!(file = path, error = %e, "cannot remove a leftover file of an earlier run");
             }
         }
-        tracing::info!(files = orphans.len(), "leftovers of a crash are removed");
+        tracing::info!(files = orphans.len(), "removed leftover files of an earlier run");
     }
     Ok(manifest.current().id_next.max(highest + 1))
 }

@@ -300,7 +300,7 @@ impl Inner {
                 cache.forget_block(block.uid());
             }
             if let Err(e) = self.disk.remove(&b.entry.local_file()).map_err(io) {
-                tracing::warn!(error = %e, "the file of an old block stays for now");
+                tracing::warn!(error = %e, "cannot remove the file of a merged block; retrying later");
             }
         }
     }

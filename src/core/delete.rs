@@ -166,7 +166,7 @@ impl Inner {
                     match Deletion::new(&manifest.tombstones[k]) {
                         Ok(d) => read[k] = Some(Arc::new(d)),
                         // It was made from matchers that compiled.
-                        Err(e) => tracing::error!(error = e, "a tombstone cannot be read"),
+                        Err(e) => tracing::error!(error = e, "cannot read a pending deletion"),
                     }
                 }
                 list.extend(read[k].clone());

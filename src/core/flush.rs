@@ -174,7 +174,7 @@ impl Inner {
     /// Removes a block that was not published.
     pub(crate) fn discard(&self, path: &str) {
         if let Err(e) = self.disk.remove(path) {
-            tracing::warn!(file = path, error = %e, "a block that was not published stays until the next start");
+            tracing::warn!(file = path, error = %e, "cannot remove an unpublished block file; the next start retries");
         }
     }
 
@@ -192,7 +192,7 @@ impl Inner {
 
     fn truncate_log(&self, floor: &LogFloor) {
         if let Err(e) = self.log.truncate(floor) {
-            tracing::warn!(error = %e, "old log segments stay for now");
+            tracing::warn!(error = %e, "cannot remove old log segments; retrying later");
         }
     }
 }

@@ -170,7 +170,7 @@ pub enum ReadError {
         what: String,
     },
     /// What was read cannot be written as a block: rows or chunks out of order, or more than one holds.
-    #[error("no block can be made of it: {what}")]
+    #[error("invalid block input: {what}")]
     Unfit {
         /// Why.
         what: String,

@@ -73,7 +73,7 @@ impl Inner {
         let _publishing = self.publishing.lock();
         let clock = self.clock_mark();
         if let Err(e) = self.manifest.edit(|m| m.note_clock(clock)) {
-            tracing::warn!(error = %e, "that the clock jumped is not noted yet");
+            tracing::warn!(error = %e, "cannot record the clock jump in the manifest; retrying");
         }
     }
 
@@ -212,7 +212,7 @@ impl Inner {
         blocks.iter().filter_map(|b| b.time_bounds()).for_each(|range| self.changes.note(range));
         let bounds = blocks.iter().filter_map(|b| b.time_bounds());
         let bounds = bounds.reduce(|a, b| TimeRange { min: a.min.min(b.min), max: a.max.max(b.max) });
-        tracing::info!(blocks = ids.len(), ?bounds, "blocks past the retention are dropped");
+        tracing::info!(blocks = ids.len(), ?bounds, "retention deleted blocks");
         self.counters.blocks_dropped.fetch_add(ids.len() as u64, Ordering::Relaxed);
         drop(view);
         self.remove_files(&blocks);

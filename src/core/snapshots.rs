@@ -83,7 +83,7 @@ impl Inner {
         if made.is_err()
             && let Err(e) = remove_folder(disk, &folder)
         {
-            tracing::warn!(folder, error = %e, "what there is of a snapshot stays until the next start");
+            tracing::warn!(folder, error = %e, "cannot remove an unfinished snapshot; the next start retries");
         }
         made
     }
@@ -125,7 +125,7 @@ impl Inner {
             .map_err(manifest_error)?;
         disk.remove(&partial).map_err(io)?;
         disk.sync_dir(folder).map_err(io)?;
-        tracing::info!(folder, blocks = total, "a snapshot is there");
+        tracing::info!(folder, blocks = total, "snapshot created");
         Ok(())
     }
 
@@ -213,7 +213,7 @@ pub(crate) fn sweep(disk: &dyn Disk) -> Result<(), DiskError> {
     for name in disk.list_dirs(SNAPSHOT_DIR)? {
         let folder = format!("{SNAPSHOT_DIR}/{name}");
         if disk.exists(&format!("{folder}/{PARTIAL_FILE}"))? {
-            tracing::info!(folder, "what a crash left of a snapshot is removed");
+            tracing::info!(folder, "removed an unfinished snapshot of an earlier run");
             remove_folder(disk, &folder)?;
         } else if disk.list(&folder)?.is_empty() && disk.list_dirs(&folder)?.is_empty() {
             // Before the mark was made, or after it went.

@@ -106,7 +106,7 @@ fn say(now_ms: i64, believed_ms: i64, left_ms: u64) {
     tracing::error!(
         ahead_ms = now_ms.saturating_sub(believed_ms),
         left_ms,
-        "the clock jumped ahead: the retention drops nothing for a day"
+        "the clock jumped ahead; retention deletes nothing for 24 hours"
     );
 }
 

@@ -162,10 +162,10 @@ impl Store {
         let blocks = open_blocks(&*disk, &manifest, &interner, tier.as_deref())?;
         let next_block = AtomicU64::new(sweep(&*disk, &manifest)?);
         if let Err(e) = snapshots::sweep(&*disk) {
-            tracing::warn!(error = %e, "what a crash left of a snapshot stays for now");
+            tracing::warn!(error = %e, "cannot remove an unfinished snapshot of an earlier run; retrying later");
         }
         if let Err(e) = manifest.repair() {
-            tracing::warn!(error = %e, "the manifest has no second copy for now");
+            tracing::warn!(error = %e, "cannot write the copy of the manifest; retrying later");
         }
         let cache_bytes = options.cache_bytes_max as u64;
         let cache = (cache_bytes > 0).then(|| Arc::new(WorkingSet::new(cache_bytes)));
@@ -173,7 +173,7 @@ impl Store {
         let view = View { heads: vec![Arc::clone(&head)], blocks };
         let log = Log::open(Arc::clone(&disk), LOG_DIR, options.log.clone(), &floor)?;
         if let Err(e) = log.sync_found(&floor) {
-            tracing::warn!(error = %e, "what the log holds from before may not be durable until the next flush");
+            tracing::warn!(error = %e, "cannot sync the existing log; its samples may not survive a power loss until the next flush");
         }
         let changes = Arc::<Changes>::default();
         let writing = Arc::new(Shared {
@@ -311,7 +311,7 @@ impl Store {
         self.inner.log.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-                tracing::error!("a thread of the store ended by a panic");
+                tracing::error!("a background thread of the store panicked");
             }
         }
         if let Some(tier) = &self.inner.tier {
@@ -432,7 +432,7 @@ impl Inner {
         let now = cache.figures().capacity;
         let next = Budget { capacity_max, process_max }.next(now, process);
         if next != now {
-            tracing::info!(from = now, to = next, process, "the working set changes its size");
+            tracing::info!(from = now, to = next, process, "the cache of decoded columns is resized");
             cache.set_capacity(next);
         }
     }

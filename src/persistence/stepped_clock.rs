@@ -20,7 +20,7 @@ pub const CLOCK_VARIABLE: &str = "QUIVER_CLOCK";
 pub fn open_clock() -> Result<Arc<dyn Clock>, String> {
     let Ok(text) = std::env::var(CLOCK_VARIABLE) else { return Ok(Arc::new(SystemClock)) };
     let ahead = Ahead::parse(&text)?;
-    tracing::warn!(ahead = text, "the clock is set, as {CLOCK_VARIABLE} asks for");
+    tracing::warn!(ahead = text, "the clock is set by {CLOCK_VARIABLE}");
     Ok(Arc::new(SteppedClock { ahead }))
 }
 

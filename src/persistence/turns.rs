@@ -97,7 +97,7 @@ fn ask_for_turns(nice: i32) {
     // it has.
     let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
     if done != 0 {
-        tracing::debug!(nice, "a thread keeps its priority and its turns as they are");
+        tracing::debug!(nice, "cannot lower the priority of a thread");
     }
 }
 

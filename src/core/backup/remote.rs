@@ -165,7 +165,7 @@ impl Vault for RemoteVault {
         if manifest.generation == 1 {
             self.catalogs.prove_conditional(&manifest).or_else(|e| match e {
                 CatalogError::NotConditional(store) => {
-                    tracing::warn!(store, "the store replaces objects it was told not to: make one backup at a time");
+                    tracing::warn!(store, "the object store ignores If-None-Match; run one backup at a time");
                     Ok(())
                 }
                 other => Err(other),

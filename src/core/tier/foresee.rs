@@ -159,7 +159,7 @@ impl Inner {
             // Nobody waits for this: what fails will fail for whoever asks.
             match snapshot.foresee(&matchers, e.range, e.need, SERIES_MAX, set) {
                 Ok(bytes) => drop(foresight.bytes.fetch_add(bytes, Ordering::Relaxed)),
-                Err(e) => tracing::debug!(error = %e, "reading ahead"),
+                Err(e) => tracing::debug!(error = %e, "prefetch failed"),
             }
             let fetched = quiver_cache::fetch_counts().bytes - fetched;
             foresight.fetched.fetch_add(fetched, Ordering::Relaxed);

@@ -210,7 +210,7 @@ impl Tier {
             // Who wants what is in the store must not begin with nothing.
             Err(e) if self.options.takeover => return Err(refused(e)),
             Err(e) => {
-                tracing::warn!(error = %e, "the remote tier does not answer: nothing is moved for now");
+                tracing::warn!(error = %e, "the remote store does not answer; no blocks are moved until it does");
                 return Ok(());
             }
         };
@@ -273,7 +273,7 @@ impl Tier {
                 let far = Block::from_source(&entry.file, Arc::clone(&remote))?;
                 let file = tail_file(&far)?;
                 if let Err(e) = write_tail(disk, &path, &file) {
-                    tracing::warn!(error = %e, "the index of a remote block is kept in memory only");
+                    tracing::warn!(error = %e, "cannot store the index of a remote block; it is kept in memory only");
                 }
                 open_like(&entry.file, Tailed::new(&path, &file, Arc::clone(&remote))?, like)?
             }
@@ -346,14 +346,14 @@ impl Tier {
             }
         };
         if let Standing::Fenced(why) = &now {
-            tracing::error!(why, "the remote tier is fenced off");
+            tracing::error!(why, "another server writes to this remote store; this one moves no blocks");
         }
         *self.standing.lock() = now;
         Ok(())
     }
 
     fn fence(&self, why: String) {
-        tracing::error!(why, "the remote tier is fenced off");
+        tracing::error!(why, "another server writes to this remote store; this one moves no blocks");
         *self.standing.lock() = Standing::Fenced(why);
     }
 

@@ -13,7 +13,7 @@ use crate::catalog::StoredBlock;
 use crate::flush::{crc_of, io, manifest_error};
 use crate::store::{BLOCK_DIR, Inner};
 
-/// After so many uploads the catalog is published.
+/// After so many uploads published the catalog.
 const PUBLISH_EVERY: usize = 32;
 
 /// Bytes read at a time of an object that is compared or copied as a whole.
@@ -105,7 +105,11 @@ impl Tier {
     /// Goes on from a catalog of our own whose answer got lost.
     pub(super) fn adopt(&self, found: Published) {
         let Published { generation, manifest } = found;
-        tracing::info!(store = self.name(), catalog = generation, "a catalog of ours is there, its answer was lost");
+        tracing::info!(
+            store = self.name(),
+            catalog = generation,
+            "the catalog was published, although the store did not confirm it"
+        );
         *self.standing.lock() = Standing::Ours { generation, published: Some(bare(manifest)) };
     }
 
@@ -148,9 +152,9 @@ impl Tier {
             })?;
         }
         *self.standing.lock() = Standing::Ours { generation: next, published: Some(bare(wanted)) };
-        tracing::info!(store = self.name(), catalog = next, blocks = catalog.entries.len(), "the catalog is published");
+        tracing::info!(store = self.name(), catalog = next, blocks = catalog.entries.len(), "published the catalog");
         if let Err(e) = self.catalogs.prune(next) {
-            tracing::warn!(error = %e, "old catalogs stay for now");
+            tracing::warn!(error = %e, "cannot remove old catalogs; retrying later");
         }
         Ok(Some(next))
     }
@@ -304,7 +308,12 @@ impl Inner {
         let mut progress = tier.progress.lock();
         progress.uploads += 1;
         progress.upload_bytes += stored.entry.bytes;
-        tracing::info!(block = stored.entry.file, object, bytes = stored.entry.bytes, "a block is in the remote store");
+        tracing::info!(
+            block = stored.entry.file,
+            object,
+            bytes = stored.entry.bytes,
+            "uploaded a block to the remote store"
+        );
         Ok(())
     }
 
@@ -377,9 +386,13 @@ impl Inner {
         }
         let _nobody_links_it = self.linking.write();
         if let Err(e) = self.disk.remove(&entry.file) {
-            tracing::warn!(error = %e, "the local file of a block that was moved stays until the next start");
+            tracing::warn!(error = %e, "cannot remove the local file of an uploaded block; the next start retries");
         }
-        tracing::info!(block = entry.file, bytes = entry.bytes, "a block is in the remote store alone");
+        tracing::info!(
+            block = entry.file,
+            bytes = entry.bytes,
+            "removed the local file of a block; it is now in the remote store only"
+        );
         Ok(())
     }
 
@@ -403,7 +416,7 @@ impl Inner {
             let entry = entry.clone();
             self.change_block(id, |b| b.with_entry(entry));
         }
-        tracing::warn!(block = file, object, store, "an object is gone from the remote store: it is uploaded again");
+        tracing::warn!(block = file, object, store, "an object is missing in the remote store; uploading it again");
         Ok(())
     }
 

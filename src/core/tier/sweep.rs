@@ -74,7 +74,7 @@ impl Tier {
             gone.map_err(|e| failed(&e))?;
             self.cache.forget(&key);
             self.progress.lock().strays.remove(&key);
-            tracing::info!(object = key, store = self.name(), "an object that nothing names is removed");
+            tracing::info!(object = key, store = self.name(), "removed an unused object from the remote store");
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub const FAULTS_VARIABLE: &str = "QUIVER_FAULTS";
 /// The disk itself, or, where [`FAULTS_VARIABLE`] asks for it, one over it with faults.
 pub fn open_with_faults(disk: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, String> {
     let Ok(text) = std::env::var(FAULTS_VARIABLE) else { return Ok(disk) };
-    tracing::warn!(rules = text, "faults are injected into the disk, as {FAULTS_VARIABLE} asks for");
+    tracing::warn!(rules = text, "disk faults are injected by {FAULTS_VARIABLE}");
     match text.strip_prefix('@') {
         Some(path) => Ok(Arc::new(FaultyDisk::controlled(disk, Control::new(path.into())))),
         None => {
@@ -58,7 +58,7 @@ impl Control {
         match rules {
             Ok(rules) => Some(rules),
             Err(e) => {
-                tracing::error!(error = e, "rules of faults that cannot be read");
+                tracing::error!(error = e, "cannot parse the rules for disk faults");
                 None
             }
         }

@@ -102,16 +102,16 @@ impl LogFloor {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// The queue is full: send it again later.
-    #[error("the log's queue is full")]
+    #[error("the write queue of the log is full")]
     Busy,
     /// The disk is full: send it again later; it heals by itself.
     #[error("the disk is full: {0}")]
     Full(Arc<str>),
     /// A sync failed once: nothing is logged until a restart.
-    #[error("the log stopped after a disk error and takes nothing until a restart: {0}")]
+    #[error("a sync of the log failed; all writes are refused until a restart: {0}")]
     Poisoned(Arc<str>),
     /// An entry of more bytes than a frame may have.
-    #[error("an entry of {bytes} bytes is larger than a log frame may be ({bytes_max})")]
+    #[error("the write takes {bytes} bytes in the log; the maximum is {bytes_max}")]
     TooLarge {
         /// Its bytes.
         bytes: usize,
@@ -242,7 +242,7 @@ impl Shared {
 
     fn poison_with(&self, text: Arc<str>) -> LogError {
         if self.poison.set(Arc::clone(&text)).is_ok() {
-            tracing::error!(reason = %text, "the log is poisoned: no write is acknowledged until a restart");
+            tracing::error!(reason = %text, "a sync of the log failed; all writes are refused until a restart");
         }
         self.poisoned().unwrap_or(LogError::Poisoned(text))
     }
@@ -250,13 +250,13 @@ impl Shared {
     fn set_full(&self, text: Arc<str>) {
         *self.full_text.lock() = Arc::clone(&text);
         if !self.is_full.swap(true, Ordering::Relaxed) {
-            tracing::warn!(reason = %text, "the disk is full: writes are refused until there is space");
+            tracing::warn!(reason = %text, "the disk is full; writes are refused until there is space");
         }
     }
 
     fn clear_full(&self) {
         if self.is_full.load(Ordering::Relaxed) && self.is_full.swap(false, Ordering::Relaxed) {
-            tracing::info!("the disk has space again: writes go on");
+            tracing::info!("the disk has space again; writes are accepted");
         }
     }
 }
@@ -435,7 +435,7 @@ impl<E: LogEntry> Log<E> {
         shared.disk.rename(path, &join(&aside, &id.file_name()))?;
         shared.disk.sync_dir(&aside)?;
         shared.quarantined.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(segment = %id.file_name(), folder = %aside, "a damaged log segment is set aside");
+        tracing::warn!(segment = %id.file_name(), folder = %aside, "moved a damaged log segment to quarantine");
         Ok(())
     }
 
@@ -489,7 +489,7 @@ impl<E: LogEntry> Log<E> {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A callback may hold the last reference: a thread cannot wait for itself.
             if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-                tracing::error!("a log writer ended by a panic");
+                tracing::error!("a log writer thread panicked");
             }
         }
     }

@@ -153,7 +153,7 @@ impl ReplayReport {
     }
 
     fn add(&mut self, damage: Damage) {
-        tracing::warn!(%damage, "damage in the log");
+        tracing::warn!(%damage, "the log is damaged");
         if self.damage.len() < DAMAGE_LISTED_MAX {
             self.damage.push(damage);
         } else {

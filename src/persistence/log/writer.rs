@@ -230,7 +230,7 @@ impl<E: LogEntry> Writer<E> {
             && let Err(e) = open.file.truncate(open.end)
         {
             // Replay steps over a half frame, and nothing is written behind it.
-            tracing::warn!(error = %e, "a log segment keeps the tail of a write that did not fit");
+            tracing::warn!(error = %e, "cannot cut an unfinished write off the end of a log segment");
         }
         self.end_segment();
         let text: Arc<str> = why.to_string().into();

@@ -290,7 +290,7 @@ impl ManifestStore {
             // edit, or the main file is gone or rotten: a generation may be missing.
             (main, FileState::Good(mut copy)) => {
                 let what = main.to_string();
-                tracing::warn!(file = %main_path, %what, generation = copy.generation, "using the manifest's copy");
+                tracing::warn!(file = %main_path, %what, generation = copy.generation, "the manifest is damaged; using its copy");
                 copy.extra.insert(UNCERTAIN.to_owned(), serde_json::Value::Bool(true));
                 copy
             }
@@ -345,7 +345,7 @@ impl ManifestStore {
         let copied = self.write(MANIFEST_COPY_FILE, &bytes);
         self.is_copy_behind.store(copied.is_err(), Ordering::Release);
         if let Err(e) = copied {
-            tracing::warn!(error = %e, "the manifest has no second copy for now");
+            tracing::warn!(error = %e, "cannot write the copy of the manifest; retrying later");
         }
         Ok(manifest)
     }

@@ -46,10 +46,12 @@ pub enum CatalogError {
         found: Box<Published>,
     },
     /// The store puts an object in the place of another one although it was told not to.
-    #[error("the store {0} does not honour conditional writes (If-None-Match): two servers could corrupt each other")]
+    #[error(
+        "the store {0} does not support conditional writes (If-None-Match), which protect two servers from overwriting each other"
+    )]
     NotConditional(String),
     /// What the store lists is not there, or what was there is not.
-    #[error("the store {store} does not have generation {generation} of its catalog, which must be there")]
+    #[error("generation {generation} of the catalog is missing in the store {store}")]
     Lost {
         /// In which store.
         store: String,

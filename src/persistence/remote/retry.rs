@@ -95,7 +95,7 @@ impl Retrying {
             if began.elapsed() + wait >= deadline {
                 return Err(e);
             }
-            tracing::debug!(error = %e, ?wait, "trying again");
+            tracing::debug!(error = %e, ?wait, "retrying a request to the object store");
             self.retries.fetch_add(1, Ordering::Relaxed);
             said = Some(e);
             tokio::time::sleep(wait).await;

@@ -408,7 +408,7 @@ impl Drop for BlockWriter {
         if !self.finished {
             self.file = None;
             if let Err(e) = self.disk.remove(&self.temporary) {
-                tracing::warn!(file = self.temporary, error = %e, "an unfinished block stays behind");
+                tracing::warn!(file = self.temporary, error = %e, "cannot remove an unfinished block file");
             }
         }
     }

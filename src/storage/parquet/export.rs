@@ -276,7 +276,7 @@ impl Drop for DayWriter {
         if !self.finished {
             self.writer = None;
             if let Err(e) = self.disk.remove(&self.temporary) {
-                tracing::warn!(file = self.temporary, error = %e, "an unfinished export stays behind");
+                tracing::warn!(file = self.temporary, error = %e, "cannot remove an unfinished export file");
             }
         }
     }

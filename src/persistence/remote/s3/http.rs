@@ -147,7 +147,7 @@ impl Http {
         let (sender, connection) = http1::handshake(io).await.map_err(|e| unavailable("no connection", e))?;
         tokio::spawn(async move {
             if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "a connection to the object store ended");
+                tracing::debug!(error = %e, "a connection to the object store was closed");
             }
         });
         Ok(sender)

@@ -245,7 +245,7 @@ impl Bucket {
     async fn abort(&self, key: &str, id: &str) {
         let ask = Ask { query: &[("uploadId", id)], ..Ask::new(ObjectOp::Upload, Method::DELETE, key) };
         if let Err(e) = self.ask(ask).await {
-            tracing::warn!(error = %e, "parts of an upload stay behind");
+            tracing::warn!(error = %e, "cannot abort an upload; its parts stay in the object store");
         }
     }
 
