@@ -93,7 +93,7 @@ impl CheckReport {
     }
 
     fn newer(&mut self, file: &str, what: impl ToString) {
-        self.note(file, format!("not checked, and no damage: {}", what.to_string()));
+        self.note(file, format!("not checked (this is no damage): {}", what.to_string()));
         self.newer.push(file.to_owned());
     }
 
@@ -112,7 +112,7 @@ impl CheckReport {
     fn unread_segment(&mut self, file: &str, e: ReplayError) -> Result<(), BackupError> {
         match e {
             e @ ReplayError::OtherVersion { .. } => {
-                self.newer(file, format!("{e}; what follows in its shard of the log is not checked either"));
+                self.newer(file, format!("{e}; the rest of its log shard was not checked"));
                 Ok(())
             }
             ReplayError::Disk(e) => self.unread(file, e.into()),
@@ -151,7 +151,7 @@ fn storage_error(e: StorageError) -> BackupError {
     match e {
         StorageError::Disk(e) => e.into(),
         e @ StorageError::Version { .. } => {
-            BackupError::Refused(format!("{e}, which is no damage: repair with that version"))
+            BackupError::Refused(format!("{e}. This is no damage; repair the folder with that version"))
         }
         e => BackupError::Io(e.to_string()),
     }
@@ -203,7 +203,7 @@ pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<Check
         Found::Segment(disk, id) => check_shard(&*disk, "", u64::MAX, &[id], progress, &mut report)?,
     }
     if repair {
-        return Err(BackupError::Refused("only a data folder can be repaired: a file alone has no other place".into()));
+        return Err(BackupError::Refused("only a data folder can be repaired, not a single file".into()));
     }
     Ok(report)
 }

@@ -137,7 +137,7 @@ impl Inner {
         }
         let bytes: u64 = blocks.iter().map(|b| b.entry.bytes).sum();
         if self.disk.free_bytes().is_ok_and(|free| free < bytes.saturating_add(SPARE_BYTES)) {
-            let what = format!("a merge of {bytes} bytes has no room");
+            let what = format!("not enough free disk space for a merge of {bytes} bytes");
             return Err(ReadError::Io { file: self.disk.name(), what });
         }
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
@@ -257,7 +257,7 @@ impl Inner {
             self.discard(path);
             return Err(ReadError::Io {
                 file: b.name().to_owned(),
-                what: "a mapped page got lost during a merge".into(),
+                what: "a page of a mapped file could not be read during a merge".into(),
             });
         }
         self.counters.conflicts.fetch_add(report.conflicts, Ordering::Relaxed);

@@ -133,15 +133,14 @@ impl Inner {
         let bytes: usize = manifest.tombstones.iter().chain(&tombstones).map(written_bytes).sum();
         if bytes > TOMBSTONE_BYTES_MAX {
             let what = format!(
-                "deletions that wait to be carried out would take {bytes} bytes of the manifest, {TOMBSTONE_BYTES_MAX} may: \
-                 clean the tombstones first"
+                "pending deletions would take {bytes} bytes in the manifest (limit {TOMBSTONE_BYTES_MAX}); run \
+                 clean_tombstones"
             );
             return Err(ReadError::Limit(what));
         }
         let present = manifest.tombstones.len();
         if present + tombstones.len() > TOMBSTONES_MAX {
-            let what =
-                format!("{present} deletions wait to be carried out, {TOMBSTONES_MAX} may: clean the tombstones first");
+            let what = format!("too many pending deletions ({present}, limit {TOMBSTONES_MAX}); run clean_tombstones");
             return Err(ReadError::Limit(what));
         }
         self.manifest.edit(|m| tombstones.into_iter().for_each(|t| m.bury(t))).map_err(manifest_error)?;

@@ -410,7 +410,9 @@ pub struct Tasks {
 }
 
 fn unsupported<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, ReadError>> {
-    Box::pin(async { Err(ReadError::NotFound { file: "store".into(), what: "this store cannot do that".into() }) })
+    Box::pin(async {
+        Err(ReadError::NotFound { file: "store".into(), what: "this store does not support the operation".into() })
+    })
 }
 
 /// Maintenance by hand and figures.

@@ -64,7 +64,7 @@ impl Progress {
         let why = match self.phase() {
             Phase::Ready => return Ok(()),
             Phase::Checking | Phase::Replaying => "the log is still being replayed".to_owned(),
-            Phase::Failed(why) => format!("the log was not read to its end, and stays as it is: {why}"),
+            Phase::Failed(why) => format!("the log could not be read to its end and was left unchanged: {why}"),
         };
         Err(ReadError::Io { file: LOG_DIR.into(), what: why })
     }

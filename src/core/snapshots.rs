@@ -42,7 +42,7 @@ pub(crate) struct SnapshotRequest {
 pub(crate) fn folder_of(name: &str) -> Result<String, ReadError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(plain) {
-        let what = "not a name of a snapshot: letters, digits, '-', '_' and '.' make one".to_owned();
+        let what = "invalid snapshot name; use letters, digits, '-', '_' and '.'".to_owned();
         return Err(ReadError::NotFound { file: format!("{name:?}"), what });
     }
     Ok(format!("{SNAPSHOT_DIR}/{name}"))
@@ -71,12 +71,13 @@ impl Inner {
         let manifest = self.manifest.current();
         let disk = &*self.disk;
         if disk.exists(&folder).map_err(io)? {
-            return Err(ReadError::Io { file: folder, what: "there is a snapshot of that name".into() });
+            return Err(ReadError::Io { file: folder, what: "a snapshot of this name already exists".into() });
         }
         let remote = manifest.entries.iter().filter(|e| e.place() == Place::Remote);
         let bytes = remote.map(|e| e.bytes).sum::<u64>();
         if bytes > 0 && disk.free_bytes().is_ok_and(|free| free < bytes.saturating_add(SPARE_BYTES)) {
-            let what = format!("{bytes} bytes of blocks are in the remote store alone, and have no room here");
+            let what =
+                format!("not enough free disk space for {bytes} bytes of blocks that are in the remote store only");
             return Err(ReadError::Io { file: folder, what });
         }
         let made = self.fill_snapshot(&folder, &manifest, linking);
@@ -166,7 +167,7 @@ impl Inner {
         let mut names = self.disk.list(&folder).map_err(io)?;
         names.extend(self.disk.list_dirs(&folder).map_err(io)?);
         if let Some(other) = names.iter().find(|n| !ours.contains(&n.as_str())) {
-            let what = format!("it holds {other:?}, so a server has opened it: remove it by hand");
+            let what = format!("it contains {other:?}, so a server has opened it; remove it by hand");
             return Err(ReadError::Io { file: folder, what });
         }
         // From here on it is none, whatever happens.

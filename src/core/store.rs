@@ -366,7 +366,7 @@ impl Inner {
             head.enter()
         };
         if head.bytes() / 2 >= head.bytes_max(self.options.head_bytes_max) {
-            return Err(WriteError::Busy("the head is full: a flush cannot keep up".to_owned()));
+            return Err(WriteError::Busy("the head is full; flushes cannot keep up".to_owned()));
         }
         let caps = SeriesCaps::of(&limits);
         let (entry, answer) = Entry::new(head, batch, range, caps, now_ms, &self.writing)?;

@@ -212,3 +212,71 @@ fn every_format_on_disk_has_its_document() {
         assert!(root().join(path).exists(), "{path}");
     }
 }
+
+/// Phrases that a reader takes in at the second attempt, and what to write instead.
+const HARD_PHRASES: [(&str, &str); 12] = [
+    ("anew", "again"),
+    ("nobody", "no client, no query, …"),
+    ("whoever", "a client that, a caller that"),
+    ("where there is none", "if it is missing"),
+    ("that there is none", "that it is missing"),
+    ("what there is", "name the thing"),
+    ("what is to come", "name the thing"),
+    ("set aside", "moved to quarantine"),
+    ("stays behind", "cannot be removed"),
+    ("is there already", "already exists"),
+    ("has no room", "not enough space"),
+    ("none of them goes", "none is deleted"),
+];
+
+/// Texts of a Rust source that users read: literals outside of tests; in the command line and the settings also the
+/// documentation of flags, which is their help.
+fn texts_for_users(name: &str, source: &str) -> Vec<String> {
+    let is_help = name.starts_with("src/cli/") || name.starts_with("src/config/");
+    let mut out = Vec::new();
+    for line in without_tests(source).lines() {
+        let line = line.trim_start();
+        if let Some(doc) = line.strip_prefix("///") {
+            if is_help {
+                out.push(doc.to_owned());
+            }
+        } else if !line.starts_with("//") && !line.contains("assert") {
+            out.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    out
+}
+
+#[test]
+fn users_read_plain_words() {
+    let documents = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "src/ARCHITECTURE.md"]
+        .map(|n| (n.to_owned(), std::fs::read_to_string(root().join(n)).unwrap()));
+    let mut texts: Vec<(String, String)> = documents
+        .into_iter()
+        .flat_map(|(n, t)| t.lines().map(|l| (n.clone(), l.to_owned())).collect::<Vec<_>>())
+        .collect();
+    for (name, source) in sources() {
+        if name.starts_with("src/") && !is_test(&name) {
+            texts.extend(texts_for_users(&name, &source).into_iter().map(|t| (name.clone(), t)));
+        }
+    }
+    assert!(texts.len() > 2000, "{} texts found", texts.len());
+    let hits: Vec<String> = texts
+        .iter()
+        .flat_map(|(name, text)| {
+            let low = text.to_lowercase();
+            let words = move |phrase: &str| {
+                low.match_indices(phrase).any(|(at, _)| {
+                    let before = low[..at].chars().next_back();
+                    let after = low[at + phrase.len()..].chars().next();
+                    !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+                })
+            };
+            HARD_PHRASES
+                .iter()
+                .filter(move |(phrase, _)| words(phrase))
+                .map(move |(phrase, better)| format!("{name}: {phrase:?} (better: {better}) in {text:?}"))
+        })
+        .collect();
+    assert!(hits.is_empty(), "{}", hits.join("\n"));
+}

@@ -197,7 +197,7 @@ fn backups_go_to_the_service_and_come_back() {
     // What cannot be is said, and leaves nothing.
     let empty = folder.path().join("empty");
     let (_, err) = restore(&format!("{to}-not-there"), &empty);
-    assert!(err.contains("holds no backup"), "{err}");
+    assert!(err.contains("contains no backup"), "{err}");
     let (_, err) = restore("s3://", &empty);
     assert!(err.contains("has no bucket"), "{err}");
     let Some(own) = service.own.clone() else { return };

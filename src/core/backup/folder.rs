@@ -31,11 +31,11 @@ impl FolderVault {
         let manifest = store.current();
         let is_backup = manifest.extra.contains_key(BACKUP_KEY) || manifest.generation == 0;
         if let Some(strange) = names.iter().find(|n| !ours.contains(&n.as_str())) {
-            let why = format!("{} is not a folder of backups: it holds {strange:?}", disk.name());
+            let why = format!("{} is not a backup folder: it contains {strange:?}", disk.name());
             return Err(BackupError::Refused(why));
         }
         if !is_backup {
-            return Err(BackupError::Refused(format!("{} holds a data folder that is no backup", disk.name())));
+            return Err(BackupError::Refused(format!("{} is a data folder, not a backup", disk.name())));
         }
         let lock = disk.lock("").map_err(OpenError::from)?;
         disk.create_dir(BLOCK_DIR)?;

@@ -306,7 +306,7 @@ impl Receiving<'_> {
     /// The end: what came must be what was announced.
     pub fn finish(mut self) -> Result<(), BackupError> {
         if (self.bytes, self.digest.value()) != (self.file.bytes, self.file.crc32c) {
-            return Err(BackupError::Io(format!("{} did not come as the server described it", self.file.from)));
+            return Err(BackupError::Io(format!("{} differs from what the server announced", self.file.from)));
         }
         self.out.sync_data()?;
         self.vault.keep(&self.temporary, &self.file.to)?;
@@ -343,7 +343,7 @@ pub(crate) fn is_still(source: &Arc<dyn Disk>, manifest: &Manifest, advice: &str
     if now.generation == manifest.generation {
         return Ok(());
     }
-    Err(BackupError::Refused(format!("a server changed {} meanwhile: {advice}", source.name())))
+    Err(BackupError::Refused(format!("a server changed {} during the copy: {advice}", source.name())))
 }
 
 /// What a restore did.
@@ -400,7 +400,7 @@ fn restore_from(
 ) -> Result<RestoreReport, BackupError> {
     let manifest = source.manifest();
     if manifest.generation == 0 {
-        return Err(BackupError::Refused(format!("{} holds no backup: it has no manifest", source.name())));
+        return Err(BackupError::Refused(format!("{} contains no backup: the manifest is missing", source.name())));
     }
     refuse_remote(&manifest, &source.name())?;
     let segments = source.segments()?;

@@ -37,7 +37,7 @@ impl From<CatalogError> for BackupError {
     fn from(e: CatalogError) -> Self {
         match e {
             CatalogError::Taken { store, .. } => BackupError::Refused(format!(
-                "another backup was made to {store} meanwhile: that one stands, this one was not published"
+                "another backup was written to {store} at the same time; that one is kept, this one was not published"
             )),
             other => BackupError::Io(other.to_string()),
         }
@@ -87,12 +87,12 @@ impl RemoteVault {
         let catalogs = Catalogs::new(Arc::clone(&io));
         let manifest = catalogs.latest(0)?.map_or_else(Manifest::default, |p| p.manifest);
         if manifest.generation > 0 && !manifest.extra.contains_key(BACKUP_KEY) {
-            let why = format!("{} is where a server keeps its blocks: a backup needs a prefix of its own", io.name());
+            let why = format!("a server stores its blocks in {}; choose another prefix for the backup", io.name());
             return Err(BackupError::Refused(why));
         }
         let blocks = io.wait(|o| async move { o.list(BLOCK_DIR).await })?;
         if manifest.generation == 0 && blocks.iter().any(|b| !is_block(&b.key)) {
-            return Err(BackupError::Refused(format!("{} holds something that is not a backup", io.name())));
+            return Err(BackupError::Refused(format!("{} contains objects that are not a backup", io.name())));
         }
         scratch.create_dir(BLOCK_DIR)?;
         let listed = blocks.into_iter().map(|b| (b.key.clone(), b)).collect();
@@ -151,7 +151,7 @@ impl Vault for RemoteVault {
         // Read twice: the store takes the bytes with checksums of its own, this one says that they are the right ones.
         let found = file_crc(source, &file.from)?;
         if found != (file.bytes, file.crc32c) {
-            let why = format!("{} in {} is not what it was when it was written", file.from, source.name());
+            let why = format!("{} in {} has changed since it was written", file.from, source.name());
             return Err(BackupError::Io(why));
         }
         self.upload(source.open_read(&file.from)?, &file.to)?;
@@ -238,7 +238,7 @@ impl Origin for RemoteOrigin {
         });
         let done = found.and_then(|found| {
             if found != (bytes, crc32c) {
-                let why = format!("{path} in {} is not what it was when it was written", self.io.name());
+                let why = format!("{path} in {} has changed since it was written", self.io.name());
                 return Err(BackupError::Io(why));
             }
             file.sync_data()?;

@@ -219,7 +219,7 @@ fn a_replay_that_failed_leaves_the_log_as_it_is() {
         failed += 1;
         let refused = |done: Result<(), ReadError>| {
             assert!(
-                matches!(&done, Err(ReadError::Io { what, .. }) if what.contains("not read to its end")),
+                matches!(&done, Err(ReadError::Io { what, .. }) if what.contains("could not be read to its end")),
                 "{done:?}"
             );
         };

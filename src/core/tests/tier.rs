@@ -598,7 +598,7 @@ fn a_snapshot_that_has_no_room_for_what_is_far_is_refused() {
     block_on(store.tier()).unwrap();
     disk.set_capacity(disk.used_bytes() + (8 << 20));
     let refused = block_on(store.create_snapshot("s".into(), false)).unwrap_err();
-    assert!(refused.to_string().contains("no room here"), "{refused}");
+    assert!(refused.to_string().contains("not enough free disk space"), "{refused}");
     write(&store, &one(50)).unwrap();
     disk.set_capacity(u64::MAX);
     block_on(store.create_snapshot("s".into(), false)).unwrap();

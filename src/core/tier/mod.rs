@@ -280,7 +280,7 @@ impl Tier {
             Err(e) => return Err(e),
         };
         if block.meta().bytes != entry.bytes {
-            return Err(StorageError::corrupt(&entry.file, 0, "another length than the manifest says"));
+            return Err(StorageError::corrupt(&entry.file, 0, "its length differs from the manifest"));
         }
         Ok((Arc::new(block), remote))
     }

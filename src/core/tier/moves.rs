@@ -80,7 +80,7 @@ impl Tier {
             return Ok(());
         }
         // What was sent is not what the manifest says: the file has rotted, or the store has other bytes.
-        let what = format!("{object} in {} is not what {} was when it was written", self.name(), entry.file);
+        let what = format!("{object} in {} differs from {}", self.name(), entry.file);
         Err(ReadError::Corrupt { file: entry.file.clone(), offset: 0, what })
     }
 
@@ -401,7 +401,7 @@ impl Inner {
         let (id, file, store) = (stored.entry.id, &stored.entry.file, tier.name());
         // Where there is no local file to upload, the name of the object is all that is left of the block.
         if stored.remote().is_some() || self.disk.len(file).map_err(io)? != stored.entry.bytes {
-            let what = format!("{object} is gone from {store}, and the local file is damaged");
+            let what = format!("{object} is missing in {store}, and the local file is damaged");
             return Err(ReadError::Corrupt { file: file.clone(), offset: 0, what });
         }
         let _publishing = self.publishing.lock();
@@ -440,14 +440,14 @@ impl Inner {
             return quiver_persistence::disk::link_or_copy(&*self.disk, &entry.file, to).map_err(io);
         }
         let Some(tier) = &self.tier else {
-            let what = "it is in a remote store, and none is configured".to_owned();
+            let what = "it is in a remote store, and no remote store is configured".to_owned();
             return Err(ReadError::Io { file: entry.file.clone(), what });
         };
         let object = entry.object().unwrap_or_default();
         let mut file = self.disk.create(to).map_err(io)?;
         let crc = tier.read_all(&object, entry.bytes, &mut |piece| file.write_all(piece).map_err(io))?;
         if crc_of(entry).is_some_and(|want| want != crc) {
-            let what = format!("{object} in {} has another checksum than the manifest says", tier.name());
+            let what = format!("the checksum of {object} in {} differs from the manifest", tier.name());
             return Err(ReadError::Corrupt { file: entry.file.clone(), offset: 0, what });
         }
         file.sync_data().map_err(io)

@@ -86,9 +86,9 @@ impl fmt::Display for DamageReason {
             DamageReason::FrameHeader => f.write_str("no valid frame"),
             DamageReason::Payload => f.write_str("a frame fails its checksum"),
             DamageReason::Truncated => f.write_str("a frame is cut"),
-            DamageReason::Duplicate => f.write_str("a frame is there twice"),
+            DamageReason::Duplicate => f.write_str("the frame occurs twice"),
             DamageReason::Missing(frames) => write!(f, "{frames} acknowledged frames are missing from the end"),
-            DamageReason::Gone(frames) => write!(f, "the segment is gone, and {frames} acknowledged frames with it"),
+            DamageReason::Gone(frames) => write!(f, "the segment is missing, with {frames} acknowledged frames"),
             DamageReason::Unreadable => f.write_str("the medium does not give the bytes"),
             DamageReason::Rejected(what) => write!(f, "a frame is whole but cannot be understood: {what}"),
         }

@@ -97,7 +97,7 @@ impl Folder {
         written.map_err(|e: DiskError| {
             let _ = disk.remove(&part);
             if only_new && e.op == crate::disk::DiskOp::Link && disk.exists(key).unwrap_or(false) {
-                return ObjectError::new(op, &self.name, key, ObjectErrorKind::Exists, "it is there already");
+                return ObjectError::new(op, &self.name, key, ObjectErrorKind::Exists, "it already exists");
             }
             self.error(op, key, &e)
         })

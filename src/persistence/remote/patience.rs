@@ -57,7 +57,13 @@ pub fn is_wanted() -> bool {
 
 /// The error of a wait that was given up.
 pub fn given_up(store: &str, key: &str) -> ObjectError {
-    ObjectError::new(ObjectOp::Get, store, key, ObjectErrorKind::Unavailable, "given up: nobody waits for it any more")
+    ObjectError::new(
+        ObjectOp::Get,
+        store,
+        key,
+        ObjectErrorKind::Unavailable,
+        "canceled: the query that needed it has ended",
+    )
 }
 
 #[cfg(test)]

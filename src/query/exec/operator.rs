@@ -562,7 +562,7 @@ impl TileSink for Sender {
 
     fn push(&mut self, tile: Tile) -> Result<(), QueryError> {
         let b = batch::to_batch(tile, Columns::Values)?;
-        self.tx.blocking_send(Ok(b)).map_err(|_| QueryError::Canceled("nobody reads the result any more".into()))
+        self.tx.blocking_send(Ok(b)).map_err(|_| QueryError::Canceled("the reader of the result has gone".into()))
     }
 }
 

@@ -163,11 +163,9 @@ impl Lowering<'_> {
             Expr::Binary(b) => self.binary(b, grid),
             Expr::Aggregate(a) => self.aggregate(a, grid),
             Expr::Call(c) => self.call(c, grid),
-            Expr::Matrix(_) | Expr::Subquery(_) => {
-                Err(QueryError::Internal("a range vector stands where none can".into()))
-            }
+            Expr::Matrix(_) | Expr::Subquery(_) => Err(QueryError::Internal("unexpected range vector".into())),
             Expr::String(_) | Expr::Duration(_) => {
-                Err(QueryError::Internal("a literal stands where a vector is wanted".into()))
+                Err(QueryError::Internal("unexpected literal instead of a vector".into()))
             }
         }
     }
