@@ -159,8 +159,8 @@ impl Backup {
         // What is in the log may be in the backup as a block, whose number the folder itself has yet to give.
         if source.id_next.max(1).saturating_add(1) < before.id_next {
             return Err(BackupError::Refused(format!(
-                "{} holds the backup of a folder that has come further, to block {} against {}: this folder was begun anew, \
-                 was set back, or is another one, and the blocks of that backup would go: use another --out",
+                "{} contains a newer backup, up to block {}; this folder has reached block {}. It was created again, restored to an \
+                 older state, or is a different folder. A backup to this place would delete newer blocks: choose another --out",
                 self.name(),
                 before.id_next.saturating_sub(1),
                 source.id_next.saturating_sub(1)
