@@ -174,8 +174,8 @@ impl Backup {
             let is_other = crc_of(e).zip(crc_of(there)).is_some_and(|(new, old)| new != old);
             if is_other && !is_log {
                 return Err(BackupError::Refused(format!(
-                    "{} holds the backup of another folder, whose block {} is not the one of this folder: the blocks of that \
-                     backup would go: use another --out",
+                    "{} contains the backup of another folder: its block {} differs from this folder's. A backup to this place would \
+                     delete it: choose another --out",
                     self.name(),
                     e.id
                 )));

@@ -240,7 +240,7 @@ fn a_server_that_began_anew_does_not_wipe_the_backup_of_what_was_lost() {
     };
     let anew = MemoryDisk::new();
     step(&anew, &MemoryStore::new(), 90, true);
-    refused(&anew, &["come further", "block 4 against 1"]);
+    refused(&anew, &["newer backup", "up to block 4; this folder has reached block 1"]);
     // It comes as far as the old one was.
     (91..97).for_each(|k| step(&anew, &MemoryStore::new(), k, true));
     refused(&anew, &["another folder", "block 1"]);
