@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::nearest::did_you_mean;
+
 /// Bounds on what one request, one query and the whole process may cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -115,7 +117,11 @@ macro_rules! by_name {
                     $(stringify!($name) => {
                         self.$name = <$kind>::try_from(value).map_err(|_| format!("{value} is too large for {name}"))?;
                     })*
-                    _ => return Err(format!("there is no limit {name:?}")),
+                    _ => {
+                        let near = did_you_mean(name, self.list().into_iter().map(|(n, _)| n));
+                        let end = if near.is_empty() { "." } else { "" };
+                        return Err(format!("unknown limit {name:?}{near}{end} All limits: quiver serve --list-limits"));
+                    }
                 }
                 Ok(())
             }
@@ -163,6 +169,26 @@ impl Limits {
         "query_memory_total_bytes_max",
         "result_cache_bytes_max",
     ];
+
+    /// Those for which 0 says something: no answer is kept, no query waits, no sample may be ahead of the clock. Any other limit of 0
+    /// would refuse everything.
+    pub const MAY_BE_ZERO: [&'static str; 3] = ["result_cache_bytes_max", "query_queue_max", "future_ms_max"];
+
+    /// What each limit bounds, by its name: the comments of the fields above.
+    pub fn descriptions() -> Vec<(&'static str, String)> {
+        let fields = include_str!("limits.rs").split_once("pub struct Limits {").map_or("", |(_, rest)| rest);
+        let mut all = Vec::new();
+        let mut text = String::new();
+        for line in fields.lines().map(str::trim).take_while(|line| *line != "}") {
+            if let Some(words) = line.strip_prefix("/// ") {
+                text.push_str(if text.is_empty() { "" } else { " " });
+                text.push_str(words);
+            } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
+                all.push((name, std::mem::take(&mut text)));
+            }
+        }
+        all
+    }
 }
 
 /// Limits in force, shared: what one holder sets, all see. Cheap to clone.
@@ -203,6 +229,15 @@ mod tests {
     }
 
     #[test]
+    fn every_limit_is_described() {
+        let described = Limits::descriptions();
+        let names: Vec<_> = Limits::default().list().into_iter().map(|(n, _)| n).collect();
+        assert!(names.iter().all(|n| described.iter().any(|(d, text)| d == n && text.len() > 10)), "{described:?}");
+        assert_eq!(described.len(), names.len());
+        assert!(Limits::MAY_BE_ZERO.iter().all(|n| names.contains(n)));
+    }
+
+    #[test]
     fn every_limit_is_set_by_its_name() {
         let defaults = Limits::default();
         let mut limits = defaults.clone();
@@ -213,7 +248,10 @@ mod tests {
             limits.set(name, value + 1).unwrap();
         }
         assert!(limits.list().iter().zip(defaults.list()).all(|(new, old)| new.1 == old.1 + 1));
-        assert_eq!(limits.set("query_patience", 1), Err("there is no limit \"query_patience\"".into()));
+        let unknown = "unknown limit \"patience\". All limits: quiver serve --list-limits";
+        assert_eq!(limits.set("patience", 1), Err(unknown.into()));
+        let near = "unknown limit \"query_timeout\"; did you mean \"query_timeout_ms\"? All limits: quiver serve --list-limits";
+        assert_eq!(limits.set("query_timeout", 1), Err(near.into()));
         assert!(limits.set("future_ms_max", u64::MAX).is_err());
     }
 }
