@@ -12,15 +12,14 @@ use arrow::datatypes::{DataType, Field, Int32Type};
 use hashbrown::HashMap;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::basic::Encoding;
 use parquet::schema::types::ColumnPath;
 use quiver_model::calendar::{DAY_MS, date_of};
 use quiver_model::{Histogram, LabelsRef, METRIC_NAME, SampleColumn, Span, TimeRange, is_stale};
 use quiver_persistence::disk::join;
 use quiver_persistence::{Disk, DiskError, DiskFile};
 
-use super::schema;
+use super::{parquet_properties, schema};
 use crate::error::StorageError;
 
 const BATCH_ROWS: usize = 32 * 1024;
@@ -138,12 +137,10 @@ impl DayWriter {
         let temporary = format!("{path}.tmp");
         let file = disk.create(&temporary)?;
         let column = |name: &str| ColumnPath::from(name);
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
+        let properties = parquet_properties(&schema::schema())
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_column_dictionary_enabled(column(schema::TS), false)
             .set_column_encoding(column(schema::TS), Encoding::DELTA_BINARY_PACKED)
-            .set_created_by(concat!("quiver ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
         // Arrow's own schema is left out: other programs then read plain text columns and not dictionaries in maps.
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);

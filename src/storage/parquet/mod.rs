@@ -15,10 +15,12 @@
 
 mod export;
 mod gather;
+mod properties;
 mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub use export::{DayWriter, ParquetExporter, day_of, days};
+pub use properties::parquet_properties;
 pub use source::{parquet_time_bounds, read_parquet_dir};

@@ -149,3 +149,40 @@ fn files_of_other_programs_may_have_any_order_another_unit_and_no_statistics() {
     let shown: Vec<_> = got.iter().map(|(l, c)| (l.get("host"), c.ts.clone(), c.values.clone())).collect();
     assert_eq!(shown, [("a", vec![5], vec![2.0]), ("b", vec![2, 9], vec![1.0, 3.0])]);
 }
+
+#[test]
+fn statistics_of_floats_are_neither_written_nor_believed() {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let l = Labels::from_pairs([("__name__", "up"), ("host", "a")]).unwrap();
+    let mut c = SampleColumn::default();
+    for (i, v) in [1.0, f64::NAN, f64::INFINITY, -0.0, 2.0].into_iter().enumerate() {
+        c.push_float(i as i64 * 1000, v, 0);
+    }
+    let disk = export(&BTreeMap::from([(l, c.clone())]));
+    let file = bytes::Bytes::from(disk.read("out/day=1970-01-01/part-0.parquet").unwrap());
+    let metadata = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let columns = metadata.metadata().row_group(0).columns();
+    let has = |name: &str| columns.iter().find(|c| c.column_path().string() == name).unwrap().statistics().is_some();
+    assert!(has("ts") && has("metric") && !has("value") && !has("histogram.sum"));
+    assert!(!has("histogram.positive_buckets.list.element"));
+
+    // A file of another program, with a minimum and a maximum that leave NaN out.
+    use arrow::array::{Float64Array, MapBuilder, RecordBatch, StringArray, StringBuilder, TimestampMillisecondArray};
+    let mut labels = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    (0..3).for_each(|_| labels.append(true).unwrap());
+    let batch = RecordBatch::try_from_iter([
+        ("metric", Arc::new(StringArray::from(vec!["up"; 3])) as arrow::array::ArrayRef),
+        ("ts", Arc::new(TimestampMillisecondArray::from(vec![1, 2, 3]))),
+        ("value", Arc::new(Float64Array::from(vec![1.0, f64::NAN, 2.0]))),
+        ("labels", Arc::new(labels.finish())),
+    ])
+    .unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    let foreign = MemoryDisk::new();
+    foreign.create_dir("out").unwrap();
+    foreign.create("out/some.parquet").unwrap().write_all(&writer.into_inner().unwrap()).unwrap();
+    let got = read(&foreign, &[], TimeRange::ALL).unwrap();
+    assert!(got[0].1.values[1].is_nan() && got[0].1.values.len() == 3, "{:?}", got[0].1.values);
+}
