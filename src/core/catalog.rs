@@ -115,8 +115,9 @@ impl StoredBlock {
             (TierPlace::Remote, Some(tier)) => tier.open_block(disk, &entry, None).map(|(b, r)| (b, Some(r))),
             (TierPlace::Remote, None) => Err(StorageError::Remote {
                 file: entry.file.clone(),
-                store: "none".into(),
-                what: "the block was moved to a remote store, and none is configured (--tier-url)".into(),
+                store: "(none is configured)".into(),
+                what: "the block is in a remote store only: start the server with the --tier-url that it was moved to"
+                    .into(),
             }),
         };
         if let Err(e) = &opened {
@@ -303,16 +304,17 @@ impl StoredBlock {
     }
 }
 
-/// Opens all blocks that the manifest names, oldest first. A block of a newer format is refused.
+/// Opens the blocks that the manifest names and `wanted` takes, oldest first. A block of a newer format is refused.
 pub(crate) fn open_blocks(
     disk: &dyn Disk,
     manifest: &ManifestStore,
     interner: &Arc<Interner>,
     tier: Option<&Tier>,
+    wanted: &dyn Fn(&ManifestEntry) -> bool,
 ) -> Result<Vec<Arc<StoredBlock>>, OpenError> {
     let mut blocks = Vec::new();
     let deletions = deletions(manifest)?;
-    for entry in manifest.current().entries.iter().filter(|e| e.kind == EntryKind::Metrics) {
+    for entry in manifest.current().entries.iter().filter(|e| e.kind == EntryKind::Metrics && wanted(e)) {
         let block = StoredBlock::open_in(disk, tier, entry.clone(), interner);
         if let Err(e @ StorageError::Version { .. }) = &block.block {
             return Err(OpenError::Newer(e.to_string()));

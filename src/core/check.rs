@@ -30,7 +30,7 @@ use quiver_persistence::{
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
 
-use crate::backup::{BackupError, is_still, lock_if_possible};
+use crate::backup::{BackupError, is_still, lock_if_possible, need_data};
 use crate::catalog::{QUARANTINE_DIR, block_id, block_path};
 use crate::flush::{crc_of, entry, note_crc};
 use crate::record::Record;
@@ -72,12 +72,40 @@ pub struct CheckReport {
     pub set_aside: Vec<String>,
     /// By damaged block, what was saved of it and what is lost.
     pub salvaged: Vec<(String, Salvaged)>,
+    /// Damaged blocks that are read from the remote store from now on, with their samples: nothing of them is lost.
+    pub refetched: Vec<(String, u64)>,
+    /// Damage that a repair left, since it cannot be repaired here.
+    pub left: Vec<Finding>,
+    /// Blocks that no manifest named, and that may have been part of the data: the newest manifest could not be read.
+    pub doubtful_blocks: u64,
+}
+
+/// What became of the damaged blocks in a repair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Samples of damaged blocks that were kept.
+    pub samples_kept: u64,
+    /// Samples of damaged blocks that are lost.
+    pub samples_lost: u64,
+    /// Something else of them is lost: exemplars, metadata.
+    pub is_more_lost: bool,
 }
 
 impl CheckReport {
     /// Is anything damaged?
     pub fn is_damaged(&self) -> bool {
         self.findings.iter().any(|f| f.is_damage)
+    }
+
+    /// What became of the damaged blocks in a repair.
+    pub fn repaired(&self) -> Repaired {
+        let mut sum = Repaired { samples_kept: self.refetched.iter().map(|(_, n)| n).sum(), ..Repaired::default() };
+        for (_, s) in &self.salvaged {
+            sum.samples_kept += s.meta.map_or(0, |meta| meta.samples);
+            sum.samples_lost += s.samples_lost();
+            sum.is_more_lost |= s.exemplars_lost || s.metadata_lost;
+        }
+        sum
     }
 
     fn damage(&mut self, file: &str, offset: Option<u64>, what: impl ToString) {
@@ -210,6 +238,7 @@ pub fn check(path: &Path, repair: bool, progress: &dyn Fn(&str)) -> Result<Check
 
 /// Checks a data folder that no server has open.
 pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) -> Result<CheckReport, BackupError> {
+    need_data(&disk, "is not a data folder")?;
     let lock = lock_if_possible(&*disk)?;
     let mut report = CheckReport::default();
     for (file, what, is_damage) in manifest::check(&*disk, "").map_err(manifest_error)? {
@@ -217,9 +246,6 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     }
     let store = ManifestStore::open(Arc::clone(&disk), "").map_err(manifest_error)?;
     let current = store.current();
-    if current.generation == 0 && !disk.exists(LOG_DIR)? {
-        return Err(BackupError::Refused(format!("{} is not a data folder: no manifest, no log", disk.name())));
-    }
     if !store.is_certain() {
         report.damage(MANIFEST_FILE, None, "only its copy could be read: the newest state may be missing");
     }
@@ -234,16 +260,37 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
             report.note(path, "a file that the manifest does not name: a leftover");
         }
     }
+    let before = report.findings.len();
     check_log(&*disk, &current.log_floor, progress, &mut report)?;
+    let in_log: Vec<Finding> = report.findings[before..].iter().filter(|f| f.is_damage).cloned().collect();
     if lock.is_none() {
         // A server may be running: what it flushed meanwhile is missing from what was read, and that is no damage.
         is_still(&disk, &current, "check it while none runs")?;
     }
     if repair {
         report.refuse_newer()?;
+        if !store.is_certain() {
+            report.doubtful_blocks = strays.iter().filter(|path| path.ends_with(".block")).count() as u64;
+        }
         set_aside(&disk, &store, &bad, &strays, &mut report)?;
+        report.left = in_log;
+        report.left.extend(left_in_manifest(&disk)?);
     }
     Ok(report)
+}
+
+/// Damage of the manifest and its deletions that a repair did not mend.
+fn left_in_manifest(disk: &Arc<dyn Disk>) -> Result<Vec<Finding>, BackupError> {
+    let mut left = CheckReport::default();
+    for (file, what, is_damage) in manifest::check(&**disk, "").map_err(manifest_error)? {
+        left.findings.push(Finding { file, offset: None, what, is_damage });
+    }
+    let current = ManifestStore::open(Arc::clone(disk), "").map_err(manifest_error)?.current();
+    for t in &current.tombstones {
+        check_tombstone(t, &current.entries, &mut left);
+    }
+    left.findings.retain(|f| f.is_damage);
+    Ok(left.findings)
 }
 
 /// Checks the blocks of metrics that lie here; gives the damaged ones.
@@ -343,6 +390,7 @@ fn set_aside(
                 m.entries.iter_mut().filter(|e| e.id == old.id).for_each(|e| e.set_place(Place::Remote, &object));
             })?;
             report.note(&old.file, "it is read from the remote store from now on");
+            report.refetched.push((old.file.clone(), old.samples));
             if let Some(aside) = aside {
                 disk.remove(&old.file)?;
                 disk.sync_dir(BLOCK_DIR)?;
@@ -592,6 +640,7 @@ pub struct FolderSummary {
 
 /// Looks into a data folder; one that a server has open, too.
 pub fn summarize_folder(disk: &Arc<dyn Disk>) -> Result<FolderSummary, BackupError> {
+    need_data(disk, "is not a data folder")?;
     let manifest = ManifestStore::open(Arc::clone(disk), "")?.current();
     let mut segments = Vec::new();
     if disk.exists(LOG_DIR)? {
@@ -602,8 +651,6 @@ pub fn summarize_folder(disk: &Arc<dyn Disk>) -> Result<FolderSummary, BackupErr
                 segments.push((id.file_name(), report.bytes, frames.len() as u64, samples));
             }
         }
-    } else if manifest.generation == 0 {
-        return Err(BackupError::Refused(format!("{} is not a data folder: no manifest, no log", disk.name())));
     }
     Ok(FolderSummary { manifest, segments })
 }

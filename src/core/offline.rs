@@ -1,10 +1,10 @@
 //! Reading without a server: a data folder (blocks as they are, the log replayed in memory) or exported Parquet. Nothing
-//! is written, nothing is locked.
+//! is written, nothing is locked. Blocks that are in a remote store only are left out, and counted.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use quiver_persistence::{Disk, ManifestStore, RealDisk, ReplayReport, replay};
+use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore, Place, RealDisk, ReplayReport, replay};
 
 use crate::catalog::open_blocks;
 use crate::head::{Counters, Head};
@@ -14,7 +14,7 @@ use crate::parquet::ParquetSnapshot;
 use crate::replay::ShardReplay;
 use crate::snapshot::{StoreSnapshot, View};
 use crate::store::LOG_DIR;
-use crate::{Snapshot, Source};
+use crate::{Snapshot, Source, TimeRange};
 
 /// How often a folder is read before it is said to be in use.
 const ATTEMPTS: usize = 3;
@@ -24,6 +24,29 @@ pub struct OfflineStore {
     snapshot: Arc<dyn Snapshot>,
     head: Option<Arc<Head>>,
     report: ReplayReport,
+    missing: Option<MissingBlocks>,
+}
+
+/// Blocks of a data folder whose only copy is in a remote store: answers lack them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingBlocks {
+    /// How many.
+    pub blocks: usize,
+    /// Samples in them.
+    pub samples: u64,
+    /// From their earliest to their latest sample, ms.
+    pub range: TimeRange,
+}
+
+impl MissingBlocks {
+    fn of<'a>(remote: impl Iterator<Item = &'a ManifestEntry>) -> Option<Self> {
+        remote.fold(None, |sum: Option<Self>, e| {
+            let range = TimeRange { min: e.min_ts, max: e.max_ts };
+            let sum = sum.unwrap_or(Self { blocks: 0, samples: 0, range });
+            let range = TimeRange { min: sum.range.min.min(e.min_ts), max: sum.range.max.max(e.max_ts) };
+            Some(Self { blocks: sum.blocks + 1, samples: sum.samples + e.samples, range })
+        })
+    }
 }
 
 impl OfflineStore {
@@ -56,17 +79,19 @@ impl OfflineStore {
                 return read;
             }
         }
-        Err(OpenError::InUse { folder: disk.name() })
+        Err(OpenError::InUse { folder: disk.name(), holder: None })
     }
 
     fn as_of(disk: &Arc<dyn Disk>, manifest: &ManifestStore) -> Result<Self, OpenError> {
         let interner = Arc::new(Interner::default());
-        let blocks = open_blocks(&**disk, manifest, &interner, None)?;
+        let entries = &manifest.current().entries;
+        let missing = MissingBlocks::of(entries.iter().filter(|e| is_remote(e)));
+        let blocks = open_blocks(&**disk, manifest, &interner, None, &|e| !is_remote(e))?;
         let head = Arc::new(Head::new(1, Arc::new(Counters::default())));
         let make = |_| ShardReplay::new(Arc::clone(&head), Arc::clone(&interner), None);
         let report = replay(&**disk, LOG_DIR, &manifest.current().log_floor, 0, make)?;
         let view = View { heads: vec![Arc::clone(&head)], blocks };
-        Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), head: Some(head), report })
+        Ok(Self { snapshot: Arc::new(StoreSnapshot::new(1, &view, None)), head: Some(head), report, missing })
     }
 
     /// [`OfflineStore::open_parquet`] on any disk.
@@ -77,10 +102,11 @@ impl OfflineStore {
             some = some || disk.list(&dir)?.iter().any(is_parquet);
         }
         if !some {
-            let what = format!("{} holds neither a data folder nor Parquet files", disk.name());
+            let what = format!("{} is not a data folder and has no Parquet files in it", disk.name());
             return Err(OpenError::Damaged(what));
         }
-        Ok(Self { snapshot: Arc::new(ParquetSnapshot::new(disk)), head: None, report: ReplayReport::default() })
+        let snapshot = Arc::new(ParquetSnapshot::new(disk));
+        Ok(Self { snapshot, head: None, report: ReplayReport::default(), missing: None })
     }
 
     /// What the log of a data folder holds.
@@ -88,10 +114,19 @@ impl OfflineStore {
         self.head.as_ref()
     }
 
+    /// What the folder does not hold itself: blocks that were moved to a remote store. Answers lack them.
+    pub fn missing(&self) -> Option<&MissingBlocks> {
+        self.missing.as_ref()
+    }
+
     /// What the replay of a data folder's log found.
     pub fn replay_report(&self) -> &ReplayReport {
         &self.report
     }
+}
+
+fn is_remote(entry: &ManifestEntry) -> bool {
+    entry.kind == EntryKind::Metrics && entry.place() == Place::Remote
 }
 
 impl Source for OfflineStore {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use quiver_model::{Clock, Limits, Matcher, SystemClock};
-use quiver_persistence::{DiskError, DiskErrorKind, LogOptions, ManifestError, ReplayError};
+use quiver_persistence::{Disk, DiskError, DiskErrorKind, DiskLock, LogOptions, ManifestError, ReplayError};
 
+use crate::foreign::listed;
 use crate::tier::TierOptions;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -112,10 +113,20 @@ impl Default for StoreOptions {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("the data folder {folder} is in use by another process")]
+    #[error("the data folder {folder} is in use by {}", holder_text(*.holder))]
     InUse {
         /// Which folder.
         folder: String,
+        /// The id of the process, where it is known.
+        holder: Option<u32>,
+    },
+    /// It holds what is not Quiver's.
+    #[error("{folder} holds {}, which Quiver did not write: choose an empty folder", listed(.found))]
+    Foreign {
+        /// Which folder.
+        folder: String,
+        /// Names of what is in it.
+        found: Vec<String>,
     },
     /// A newer version wrote it.
     #[error("{0}")]
@@ -131,9 +142,28 @@ pub enum OpenError {
     Disk(DiskError),
 }
 
+/// Who has a folder, and what to do about it.
+fn holder_text(holder: Option<u32>) -> String {
+    match holder {
+        Some(id) => format!("the server with process id {id}: ask it with --url, or stop it first"),
+        None => "another process".to_owned(),
+    }
+}
+
+/// Locks the root of a disk.
+pub(crate) fn lock(disk: &dyn Disk) -> Result<DiskLock, OpenError> {
+    disk.lock("").map_err(|e| match e.kind {
+        DiskErrorKind::Locked(holder) => OpenError::InUse { folder: disk.name(), holder },
+        _ => OpenError::Disk(e),
+    })
+}
+
 impl From<DiskError> for OpenError {
     fn from(e: DiskError) -> Self {
-        if e.kind == DiskErrorKind::Locked { OpenError::InUse { folder: e.path } } else { OpenError::Disk(e) }
+        match e.kind {
+            DiskErrorKind::Locked(holder) => OpenError::InUse { folder: e.path, holder },
+            _ => OpenError::Disk(e),
+        }
     }
 }
 

@@ -35,10 +35,11 @@ use crate::catalog::{StoredBlock, open_blocks, sort_by_arrival, sweep};
 use crate::changes::Changes;
 use crate::delete::DeleteRequest;
 use crate::flush::Frozen;
+use crate::foreign::refuse_foreign;
 use crate::head::{Counters, Head};
 use crate::ingest::{Answer, Entry, Pool, Shared, check};
 use crate::interner::Interner;
-use crate::options::{OpenError, Retention, StoreOptions};
+use crate::options::{OpenError, Retention, StoreOptions, lock};
 use crate::refusal::SeriesCaps;
 use crate::replay::{Phase, Progress, ShardReplay};
 use crate::report::ReadStats;
@@ -134,19 +135,14 @@ impl Store {
         let real = RealDisk::create(path)?;
         real.set_mapping(options.map_blocks);
         let disk = open_with_faults(Arc::new(real)).map_err(OpenError::Damaged)?;
-        Self::open(disk, options).map_err(|e| match e {
-            OpenError::InUse { .. } => OpenError::InUse { folder: path.display().to_string() },
-            e => e,
-        })
+        Self::open(disk, options)
     }
 
     /// Opens the store of a disk. It reads as soon as this returns; it takes writes (they wait) once the log is replayed,
     /// see [`Store::wait_until_ready`].
     pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Arc<Store>, OpenError> {
-        let lock = disk.lock("").map_err(|e| match e.into() {
-            OpenError::InUse { .. } => OpenError::InUse { folder: disk.name() },
-            e => e,
-        })?;
+        refuse_foreign(&disk)?;
+        let lock = lock(&*disk)?;
         let manifest = ManifestStore::open(Arc::clone(&disk), "")?;
         // A process that was killed between renaming its manifest and syncing the folder left one that a power loss takes back:
         // nothing is removed on its word before that.
@@ -159,7 +155,7 @@ impl Store {
             Some(tier) => Some(Tier::open(tier, &disk, &manifest)?),
             None => None,
         };
-        let blocks = open_blocks(&*disk, &manifest, &interner, tier.as_deref())?;
+        let blocks = open_blocks(&*disk, &manifest, &interner, tier.as_deref(), &|_| true)?;
         let next_block = AtomicU64::new(sweep(&*disk, &manifest)?);
         if let Err(e) = snapshots::sweep(&*disk) {
             tracing::warn!(error = %e, "cannot remove an unfinished snapshot of an earlier run; retrying later");

@@ -34,6 +34,11 @@ pub fn raise_descriptors() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
+/// The name of the machine, or of the container; empty where the system does not tell.
+pub fn host_name() -> String {
+    read_text(Path::new("/proc/sys/kernel/hostname")).map_or_else(|_| String::new(), |name| name.trim().to_owned())
+}
+
 /// Processor time that this thread has had, ns. Costs a call of the system: for work of microseconds.
 pub fn thread_cpu_ns() -> u64 {
     cpu_ns(ClockId::ThreadCPUTime)

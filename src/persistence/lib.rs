@@ -28,7 +28,7 @@ mod workers;
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
-pub use host::{memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes, thread_cpu_ns};
+pub use host::{host_name, memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes, thread_cpu_ns};
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,
@@ -72,10 +72,13 @@ impl Crc32c {
     }
 }
 
-/// The text of a small file that is not part of a data folder, such as a configuration; at most 1 MiB of it.
+/// The text of a small file that is not part of a data folder, such as a configuration; one of more than 1 MiB is an error.
 pub fn read_text(path: &std::path::Path) -> std::io::Result<String> {
     use std::io::Read;
+    const BYTES_MAX: u64 = 1 << 20;
     let mut text = String::new();
-    std::fs::File::open(path)?.take(1 << 20).read_to_string(&mut text)?;
+    if std::fs::File::open(path)?.take(BYTES_MAX + 1).read_to_string(&mut text)? as u64 > BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
     Ok(text)
 }

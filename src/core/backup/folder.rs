@@ -10,8 +10,9 @@ use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_T
 use quiver_persistence::{Disk, DiskLock, Manifest, ManifestStore};
 
 use super::vault::{Origin, Vault};
-use super::{BACKUP_KEY, BackupError, BackupFile, COPY_THROUGH_IT, is_still, lock_if_possible};
-use crate::options::OpenError;
+use super::{BACKUP_KEY, BackupError, BackupFile, COPY_THROUGH_IT, is_still, lock_if_possible, need_data};
+use crate::foreign::is_harmless;
+use crate::options::lock;
 use crate::store::{BLOCK_DIR, LOG_DIR};
 
 /// A folder that holds a backup or will, locked.
@@ -30,14 +31,14 @@ impl FolderVault {
         let store = ManifestStore::open(Arc::clone(&disk), "")?;
         let manifest = store.current();
         let is_backup = manifest.extra.contains_key(BACKUP_KEY) || manifest.generation == 0;
-        if let Some(strange) = names.iter().find(|n| !ours.contains(&n.as_str())) {
+        if let Some(strange) = names.iter().find(|n| !ours.contains(&n.as_str()) && !is_harmless(n)) {
             let why = format!("{} is not a backup folder: it contains {strange:?}", disk.name());
             return Err(BackupError::Refused(why));
         }
         if !is_backup {
             return Err(BackupError::Refused(format!("{} is a data folder, not a backup", disk.name())));
         }
-        let lock = disk.lock("").map_err(OpenError::from)?;
+        let lock = lock(&*disk)?;
         disk.create_dir(BLOCK_DIR)?;
         Ok(Self { disk, store, _lock: lock })
     }
@@ -106,6 +107,7 @@ pub(super) struct FolderOrigin {
 
 impl FolderOrigin {
     pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, BackupError> {
+        need_data(&disk, "holds no backup")?;
         let lock = lock_if_possible(&*disk)?;
         let manifest = ManifestStore::open(Arc::clone(&disk), "")?.current();
         Ok(Self { disk, manifest, _lock: lock })

@@ -22,15 +22,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use quiver_persistence::disk::file_crc;
+use quiver_persistence::disk::{LOCK_FILE, file_crc};
 use quiver_persistence::manifest::MANIFEST_FILE;
 use quiver_persistence::remote::Objects;
 use quiver_persistence::{Disk, DiskErrorKind, DiskFile, DiskLock, LogFloor, Manifest, ManifestStore, RealDisk};
 
 use crate::catalog::QUARANTINE_DIR;
 use crate::flush::{crc_of, entry, note_crc, write_head};
+use crate::foreign::{Folder, is_harmless, judge, listed, refuse_foreign};
 use crate::offline::OfflineStore;
-use crate::options::OpenError;
+use crate::options::{OpenError, lock};
 use crate::store::{BLOCK_DIR, LOG_DIR};
 
 use folder::{FolderOrigin, FolderVault};
@@ -242,11 +243,9 @@ impl Backup {
         progress: &AtomicU64,
         total: &dyn Fn(u64),
     ) -> Result<BackupReport, BackupError> {
+        need_data(&source, "is not a data folder")?;
         let _lock = lock_if_possible(&*source)?;
         let store = ManifestStore::open(Arc::clone(&source), "")?;
-        if store.current().generation == 0 && !source.exists(LOG_DIR)? {
-            return Err(BackupError::Refused(format!("{} is not a data folder", source.name())));
-        }
         refuse_remote(&store.current(), &source.name())?;
         let offline = OfflineStore::data_folder(Arc::clone(&source))?;
         is_still(&source, &store.current(), COPY_THROUGH_IT)?;
@@ -324,12 +323,23 @@ impl Drop for Receiving<'_> {
     }
 }
 
+/// Refuses a folder in which there is no data of ours, before a lock file is written into it; `what` says what it then is not.
+pub(crate) fn need_data(disk: &Arc<dyn Disk>, what: &str) -> Result<(), BackupError> {
+    let why = match judge(disk)? {
+        Folder::Ours => return Ok(()),
+        Folder::Empty if disk.exists(MANIFEST_FILE)? || disk.exists(LOG_DIR)? => return Ok(()),
+        Folder::Empty => "it has no manifest and no log".to_owned(),
+        Folder::Foreign(found) => format!("it holds {}, which Quiver did not write", listed(&found)),
+    };
+    Err(BackupError::Refused(format!("{} {what}: {why}", disk.name())))
+}
+
 /// Takes the lock of a folder that is read; a folder that cannot be written to has none.
 pub(crate) fn lock_if_possible(disk: &dyn Disk) -> Result<Option<DiskLock>, BackupError> {
-    match disk.lock("") {
+    match lock(disk) {
         Ok(lock) => Ok(Some(lock)),
-        Err(e) if e.kind == DiskErrorKind::Denied => Ok(None),
-        Err(e) => Err(OpenError::from(e).into()),
+        Err(OpenError::Disk(e)) if e.kind == DiskErrorKind::Denied => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -366,7 +376,8 @@ pub fn restore(
     progress: &AtomicU64,
     total: &dyn Fn(u64),
 ) -> Result<RestoreReport, BackupError> {
-    restore_on(Arc::new(RealDisk::open(from)?), Arc::new(RealDisk::create(target)?), aside, progress, total)
+    let source = FolderOrigin::open(Arc::new(RealDisk::open(from)?))?;
+    restore_from(&source, Arc::new(RealDisk::create(target)?), aside, progress, total)
 }
 
 /// [`restore`] on any disks.
@@ -404,8 +415,12 @@ fn restore_from(
     }
     refuse_remote(&manifest, &source.name())?;
     let segments = source.segments()?;
-    let _writing = target.lock("").map_err(OpenError::from)?;
-    let set_aside = make_room(&*target, aside)?;
+    refuse_foreign(&target)?;
+    if !aside {
+        refuse_full(&*target)?;
+    }
+    let _writing = lock(&*target)?;
+    let set_aside = make_room(&*target)?;
     let blocks = manifest.entries.iter().map(|e| e.bytes);
     total(blocks.chain(segments.iter().map(|s| s.1)).sum());
     target.create_dir(BLOCK_DIR)?;
@@ -444,20 +459,31 @@ fn refuse_remote(manifest: &Manifest, name: &str) -> Result<(), BackupError> {
     }
 }
 
-/// Refuses a folder with anything in it, or moves that aside.
-fn make_room(disk: &dyn Disk, aside: bool) -> Result<Option<String>, BackupError> {
-    let ours = ["LOCK", QUARANTINE_DIR];
+/// What a folder holds that a restore has to make room for.
+fn in_the_way(disk: &dyn Disk) -> Result<Vec<String>, BackupError> {
     let mut names = disk.list("")?;
     names.extend(disk.list_dirs("")?);
-    names.retain(|n| !ours.contains(&n.as_str()));
-    let Some(first) = names.first() else { return Ok(None) };
-    if !aside {
-        let why = format!(
+    names.retain(|n| n != LOCK_FILE && n != QUARANTINE_DIR && !is_harmless(n));
+    Ok(names)
+}
+
+/// Refuses a folder with anything in it.
+fn refuse_full(disk: &dyn Disk) -> Result<(), BackupError> {
+    match in_the_way(disk)?.first() {
+        None => Ok(()),
+        Some(first) => Err(BackupError::Refused(format!(
             "{} is not empty (it holds {first:?}): restore to another folder, or with --force-aside, which moves what is \
              there to {QUARANTINE_DIR}",
             disk.name()
-        );
-        return Err(BackupError::Refused(why));
+        ))),
+    }
+}
+
+/// Moves aside what is in a folder.
+fn make_room(disk: &dyn Disk) -> Result<Option<String>, BackupError> {
+    let mut names = in_the_way(disk)?;
+    if names.is_empty() {
+        return Ok(None);
     }
     let mut number = 1;
     while disk.exists(&format!("{QUARANTINE_DIR}/before-restore-{number}"))? {

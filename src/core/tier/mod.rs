@@ -43,7 +43,7 @@ pub use foresee::ForesightFigures;
 pub(crate) use foresee::{Foresight, Watched};
 
 /// Folder of local copies of remote ranges.
-const PAGES_DIR: &str = "remote-pages";
+pub(crate) const PAGES_DIR: &str = "remote-pages";
 
 /// How blocks move to a remote store.
 #[derive(Clone, Debug)]

@@ -87,8 +87,8 @@ pub enum DiskErrorKind {
     NotFound,
     /// Not permitted, or a read-only file system.
     Denied,
-    /// Another process holds the folder.
-    Locked,
+    /// Another process holds the folder: its id, where the lock file tells it.
+    Locked(Option<u32>),
     /// A path that is refused.
     Invalid,
     /// The medium failed (`EIO`): these bytes are lost until the disk is looked at.

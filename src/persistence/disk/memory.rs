@@ -506,7 +506,7 @@ impl Disk for MemoryDisk {
         state.need_dir(DiskOp::Lock, dir)?;
         if !state.locks.insert(dir.to_owned()) {
             let text = format!("the data folder {dir:?} is in use by another holder");
-            return Err(DiskError::new(DiskOp::Lock, &join(dir, LOCK_FILE), DiskErrorKind::Locked, text));
+            return Err(DiskError::new(DiskOp::Lock, &join(dir, LOCK_FILE), DiskErrorKind::Locked(None), text));
         }
         Ok(DiskLock::new(MemoryLock { disk: self.clone(), dir: dir.to_owned() }))
     }

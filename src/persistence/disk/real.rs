@@ -28,6 +28,9 @@ impl RealDisk {
     pub fn create(root: impl AsRef<Path>) -> Result<Self, DiskError> {
         let root = root.as_ref();
         let name = root.display().to_string();
+        if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
+            return Err(DiskError::new(DiskOp::Open, &name, DiskErrorKind::NotFound, "it is a file, not a folder"));
+        }
         // The root's own name in any case: an earlier process may have ended before it synced it.
         let made = root.ancestors().skip(1).take_while(|p| !p.as_os_str().is_empty() && !p.is_dir());
         let named: Vec<&Path> = std::iter::once(root).chain(made).collect();
@@ -49,7 +52,7 @@ impl RealDisk {
         let name = root.display().to_string();
         let meta = fs::metadata(root).map_err(|e| DiskError::from_io(DiskOp::Open, &name, &e))?;
         if !meta.is_dir() {
-            return Err(DiskError::new(DiskOp::Open, &name, DiskErrorKind::NotFound, "not a folder"));
+            return Err(DiskError::new(DiskOp::Open, &name, DiskErrorKind::NotFound, "it is a file, not a folder"));
         }
         Ok(Self { root: root.to_path_buf(), map_files: AtomicBool::new(true) })
     }
@@ -209,13 +212,11 @@ impl Disk for RealDisk {
                 let mut holder = String::new();
                 // For the message only: an unreadable holder is an unnamed one.
                 let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
-                let holder = match holder.trim().parse::<u32>() {
-                    Ok(pid) => format!("process {pid}"),
-                    Err(_) => "another process".to_owned(),
-                };
+                let id = holder.trim().parse::<u32>().ok();
+                let holder = id.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));
                 let folder = if dir.is_empty() { self.root.clone() } else { self.root.join(dir) };
                 let text = format!("the data folder {} is in use by {holder}", folder.display());
-                return Err(DiskError::new(DiskOp::Lock, &path, DiskErrorKind::Locked, text));
+                return Err(DiskError::new(DiskOp::Lock, &path, DiskErrorKind::Locked(id), text));
             }
         }
         // The number is a courtesy to whoever is refused: a full disk must not keep us from starting.

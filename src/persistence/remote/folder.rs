@@ -61,7 +61,7 @@ impl Folder {
         let kind = match e.kind {
             DiskErrorKind::NotFound => ObjectErrorKind::NotFound,
             DiskErrorKind::Denied => ObjectErrorKind::Denied,
-            DiskErrorKind::Full | DiskErrorKind::Locked => ObjectErrorKind::Unavailable,
+            DiskErrorKind::Full | DiskErrorKind::Locked(_) => ObjectErrorKind::Unavailable,
             DiskErrorKind::Invalid | DiskErrorKind::Media | DiskErrorKind::Io => ObjectErrorKind::Other,
         };
         ObjectError::new(op, &self.name, key, kind, e)
