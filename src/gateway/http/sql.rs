@@ -347,9 +347,7 @@ fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> 
 
 fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
     use parquet::arrow::ArrowWriter;
-    use parquet::basic::Compression;
-    use parquet::file::properties::WriterProperties;
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(Default::default())).build();
+    let properties = quiver_core::parquet_properties(schema).build();
     let mut out = Vec::new();
     let mut w = ArrowWriter::try_new(&mut out, Arc::clone(schema), Some(properties)).map_err(|e| e.to_string())?;
     for b in batches {
