@@ -9,6 +9,13 @@ pub mod database;
 pub mod reload;
 pub mod server;
 
+/// Version, commit and its date, as `quiver --version` prints them.
+pub const VERSION: &str = env!("QUIVER_VERSION");
+/// The commit this was built from, or `unknown`.
+pub const COMMIT: &str = env!("QUIVER_BUILD_COMMIT");
+/// The date of that commit, or `unknown`.
+pub const COMMIT_DATE: &str = env!("QUIVER_BUILD_DATE");
+
 pub use database::{Database, DatabaseError, OpenOptions};
 pub use quiver_core::{Health, StoreStats, WriteError, WriteReceipt};
 pub use quiver_model as model;

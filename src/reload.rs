@@ -15,7 +15,7 @@ use quiver_core::Retention;
 use quiver_gateway::Gateway;
 use quiver_model::{Clock, Limits};
 
-use crate::config::{Config, ConfigError, ServeArgs};
+use crate::config::{Config, ConfigError, ServeArgs, keep_text};
 use crate::database::Database;
 
 /// Sets the filter of the log.
@@ -46,7 +46,7 @@ pub fn retention_of(config: &Config) -> Result<Retention, ConfigError> {
 
 /// Retention as people read it.
 pub fn retention_text(config: &Config) -> String {
-    config.retention_ms.map_or_else(|| "off".to_owned(), |ms| format!("{}s", ms / 1000))
+    keep_text(config.retention_ms)
 }
 
 impl Reload {
@@ -66,9 +66,9 @@ impl Reload {
         let done = self.apply(&mut in_force).map_err(|e| e.to_string());
         let gateway = self.gateway.get().and_then(Weak::upgrade);
         match &done {
-            Ok(later) if later.is_empty() => tracing::info!("the configuration is read again"),
-            Ok(later) => tracing::warn!(settings = ?later, "the configuration is read again; these need a new start"),
-            Err(e) => tracing::error!(error = e, "the configuration is wrong: the old one stays in force"),
+            Ok(done) if done.later.is_empty() => tracing::info!("{done}"),
+            Ok(done) => tracing::warn!("{done}"),
+            Err(e) => tracing::error!("the configuration was not reloaded, the old one stays in force: {e}"),
         }
         if let Some(g) = gateway {
             let mut settings = g.settings.lock();
@@ -89,28 +89,70 @@ impl Reload {
         done.map(|_| ())
     }
 
-    /// Settings that differ and have to wait for a new start.
-    fn apply(&self, in_force: &mut Config) -> Result<Vec<String>, ConfigError> {
+    fn apply(&self, in_force: &mut Config) -> Result<Changes, ConfigError> {
         let mut new = Config::load(&self.origin.args)?;
         let retention = retention_of(&new)?;
-        (self.origin.set_log)(&new.log).map_err(|why| ConfigError::Value { key: "log", why })?;
+        (self.origin.set_log)(&new.log).map_err(|why| ConfigError::Value { place: "log".to_owned(), why })?;
         let asked = new.clone();
+        let before = in_force.clone();
         keep_fixed(&mut new.limits, &in_force.limits);
         self.database.limits().set(new.limits.clone());
         self.database.set_retention(retention);
         let Config { limits, retention_ms, retention_rules, retention_bytes, log, .. } = new;
         *in_force = Config { limits, retention_ms, retention_rules, retention_bytes, log, ..in_force.clone() };
-        let have = in_force.flags();
-        let differs = |(name, value): &(String, String)| have.iter().all(|(n, v)| n != name || v != value);
-        let mut later: Vec<String> = asked.flags().into_iter().filter(differs).map(|(name, _)| name).collect();
+        let memory = quiver_persistence::memory_bytes();
+        let known = before.warnings(memory);
+        in_force.warnings(memory).iter().filter(|w| !known.contains(w)).for_each(|w| tracing::warn!("{w}"));
+        Ok(Changes::between(&before, in_force, &asked))
+    }
+}
+
+/// What a reload changed, and what it could not change.
+#[derive(Debug, PartialEq)]
+struct Changes {
+    /// Setting, old value, new value.
+    applied: Vec<(String, String, String)>,
+    /// Settings that differ and wait for a restart.
+    later: Vec<String>,
+}
+
+impl Changes {
+    fn between(before: &Config, now: &Config, asked: &Config) -> Self {
+        let different = |old: &Config, new: &Config| -> Vec<(String, String, String)> {
+            let old = old.flags();
+            let value = |name: &str| old.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str()).to_owned();
+            let pairs = new.flags().into_iter().map(|(name, new)| (value(&name), name, new));
+            pairs.filter(|(old, _, new)| old != new).map(|(old, name, new)| (name, old, new)).collect()
+        };
+        let mut later: Vec<String> = different(now, asked).into_iter().map(|(name, ..)| name).collect();
         // What is not shown anywhere may have changed, too.
-        if asked.features != in_force.features && !later.iter().any(|n| n == "enable-feature") {
+        if asked.features != now.features {
             later.push("enable-feature".into());
         }
-        if asked.caches != in_force.caches && !later.iter().any(|n| n.starts_with("tier") || n.starts_with("cache")) {
+        if asked.caches != now.caches && !later.iter().any(|n| is_of_caches(n)) {
+            // A tier that was switched off has no flags left; else it is a secret.
             later.push("tier-access-key, tier-secret-key or another secret of the remote store".into());
         }
-        Ok(later)
+        Self { applied: different(before, now), later }
+    }
+}
+
+fn is_of_caches(name: &str) -> bool {
+    ["tier", "cache", "memory-budget", "prefetch"].iter().any(|start| name.starts_with(start))
+}
+
+impl std::fmt::Display for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("configuration reloaded")?;
+        let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+        let changes = self.applied.iter().map(|(name, old, new)| format!("{name} {} → {}", shown(old), shown(new)));
+        let changes = changes.collect::<Vec<_>>().join(", ");
+        match (changes.as_str(), self.later.is_empty()) {
+            ("", true) => f.write_str("; nothing changed"),
+            ("", false) => write!(f, "; restart to apply: {}", self.later.join(", ")),
+            (changes, true) => write!(f, " ({changes})"),
+            (changes, false) => write!(f, " ({changes}); restart to apply: {}", self.later.join(", ")),
+        }
     }
 }
 
@@ -121,5 +163,29 @@ fn keep_fixed(limits: &mut Limits, old: &Limits) {
             // It was set by this name before.
             let _ = limits.set(name, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_says_what_changed_and_what_waits() {
+        let before =
+            Config::load(&ServeArgs { retention: Some("30d".into()), ..ServeArgs::default() }).expect("defaults");
+        let text = |now: &Config, asked: &Config| Changes::between(&before, now, asked).to_string();
+        assert_eq!(text(&before, &before), "configuration reloaded; nothing changed");
+        let mut now = before.clone();
+        now.retention_ms = Some(3 * 86_400_000);
+        now.limits.labels_max = 7;
+        assert_eq!(text(&now, &now), "configuration reloaded (retention 30d → 3d, limit.labels_max 64 → 7)");
+        let mut asked = now.clone();
+        asked.http = "127.0.0.1:1".parse().expect("an address");
+        asked.features.fill_modifiers = true;
+        let want = "configuration reloaded (retention 30d → 3d, limit.labels_max 64 → 7); restart to apply: http-listen, enable-feature";
+        assert_eq!(text(&now, &asked), want);
+        let asked = Config { head_bytes: 7 << 20, ..before.clone() };
+        assert_eq!(text(&before, &asked), "configuration reloaded; restart to apply: head-bytes");
     }
 }

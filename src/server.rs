@@ -14,12 +14,18 @@ use quiver_model::{METRIC_NAME, Metadata, MetricKind, WriteBatch};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, about_bytes};
 use crate::database::{Database, DatabaseError, OpenOptions};
 use crate::reload::{Origin, Reload, retention_of, retention_text};
 
 /// How often own metrics are recorded.
 const SELF_METRICS_INTERVAL: Duration = Duration::from_secs(15);
+/// How often at first, so that whoever tries the server sees a rate after seconds.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long that is at first.
+const FIRST_TIME: Duration = Duration::from_secs(60);
+/// Fewer files and connections than a server needs.
+const DESCRIPTORS_FEW: u64 = 1024;
 
 /// Why the server did not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +76,8 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         return Err(ServeError::NoPort);
     }
     let retention = retention_of(&config)?;
-    tracing::info!(descriptors = quiver_persistence::raise_descriptors(), "files and connections");
-    tracing::info!(
-        memory = quiver_persistence::memory_bytes(),
-        queries = config.limits.query_memory_total_bytes_max,
-        query = config.limits.query_memory_bytes_max,
-        head = config.head_bytes,
-        cache = config.caches.cache_bytes,
-        "bytes of memory"
-    );
+    tell_limits(&config);
+    config.warnings(quiver_persistence::memory_bytes()).iter().for_each(|w| tracing::warn!("{w}"));
     let database = Database::start(
         &config.data_dir,
         OpenOptions {
@@ -112,6 +111,8 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         admin_api: config.admin_api,
         about: About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: crate::COMMIT.to_owned(),
+            build_date: crate::COMMIT_DATE.to_owned(),
             started_ms,
             durability: config.durability().to_owned(),
             retention: retention_text(&config),
@@ -122,6 +123,8 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     reload.tell(&gateway);
     announce(&config, http.as_ref(), grpc.as_ref());
 
+    // The one that was bound: the port may have been left to the system.
+    let address = http.as_ref().and_then(|l| l.local_addr().ok());
     let shutdown = CancellationToken::new();
     let mut tasks = Vec::new();
     if let Some(listener) = http {
@@ -133,11 +136,8 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         tasks.push(tokio::spawn(quiver_gateway::otlp::grpc::serve(listener, Arc::clone(&gateway), shutdown.clone())));
     }
     if config.self_metrics {
-        let address = match config.http {
-            Listen::On(a) => a.to_string(),
-            Listen::Off => "local".into(),
-        };
-        tasks.push(tokio::spawn(record_self(Arc::clone(&gateway), address, shutdown.clone())));
+        let instance = address.map_or_else(|| "local".to_owned(), |a| a.to_string());
+        tasks.push(tokio::spawn(record_self(Arc::clone(&gateway), instance, shutdown.clone())));
     }
     while let Signal::Reload = signals.next().await {
         let reload = Arc::clone(&reload);
@@ -160,13 +160,33 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// What the process may use, for whoever looks for it in the log.
+fn tell_limits(config: &Config) {
+    match quiver_persistence::raise_descriptors() {
+        Some(n) if n < DESCRIPTORS_FEW => {
+            tracing::warn!("open files and connections: at most {n}; a server needs more (ulimit -n, LimitNOFILE)");
+        }
+        Some(n) => tracing::debug!("open files and connections: at most {n}"),
+        None => tracing::debug!("open files and connections: no limit"),
+    }
+    let found = quiver_persistence::memory_bytes().map_or_else(|| "unknown".to_owned(), about_bytes);
+    let size = |n: usize| about_bytes(n as u64);
+    tracing::debug!(
+        "memory found: {found}; limits: all queries {}, one query {}, head {}, cache {}",
+        size(config.limits.query_memory_total_bytes_max),
+        size(config.limits.query_memory_bytes_max),
+        size(config.head_bytes),
+        size(config.caches.cache_bytes)
+    );
+}
+
 fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListener>) {
     let address = |l: Option<&TcpListener>| l.and_then(|l| l.local_addr().ok());
-    let mut text = format!("Quiver {} keeps its data in {}\n", env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    let mut text = format!("Quiver {} keeps its data in {}\n", crate::VERSION, config.data_dir.display());
     if let Some(a) = address(http) {
         text.push_str(&format!(
-            "\n  PromQL and SQL   http://{a}/api/v1/query\n  remote write     http://{a}/api/v1/write\n  \
-             OTLP metrics     http://{a}/v1/metrics\n"
+            "\n  PromQL           http://{a}/api/v1/query\n  SQL              http://{a}/api/v1/sql\n  \
+             remote write     http://{a}/api/v1/write\n  OTLP metrics     http://{a}/v1/metrics\n"
         ));
     }
     if let Some(a) = address(grpc) {
@@ -176,7 +196,7 @@ fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListen
         let url = if a.port() == 9095 && a.ip().is_loopback() { String::new() } else { format!(" --url http://{a}") };
         text.push_str(&format!(
             "\nTry it from another terminal:\n\n  quiver query{url} 'quiver_uptime_seconds'\n  \
-             curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops it; everything acknowledged is on disk.\n"
+             curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops the server. Every acknowledged write is on disk.\n"
         ));
     }
     let mut out = std::io::stdout();
@@ -217,13 +237,19 @@ impl Signals {
     }
 }
 
-/// Writes the server's own metrics into itself, so that the first query answers something.
+/// Writes the server's own metrics into itself, so that the first query answers something: every second in the first minute, since
+/// a rate needs two samples, every 15 s then.
 async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: CancellationToken) {
     // Their metadata is known. Not all are there from the start: a ratio has to be of something.
     let mut told: HashSet<&'static str> = HashSet::new();
-    let mut ticks = tokio::time::interval(SELF_METRICS_INTERVAL);
+    let mut ticks = tokio::time::interval(FIRST_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let begun = tokio::time::Instant::now();
     loop {
+        if ticks.period() == FIRST_INTERVAL && begun.elapsed() >= FIRST_TIME {
+            ticks = tokio::time::interval_at(begun + FIRST_TIME + SELF_METRICS_INTERVAL, SELF_METRICS_INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        }
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}

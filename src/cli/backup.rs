@@ -22,15 +22,14 @@ use serde::Deserialize;
 use super::client::Server;
 use super::data::{Data, DataArgs};
 use super::place::{Place, Scratch, StoreArgs};
-use super::shown_bytes;
+use super::{counted, grouped, shown_bytes};
 
 /// Flags of `quiver snapshot`.
 #[derive(Args, Debug)]
 pub struct SnapshotArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Where the backup goes: a folder or s3://BUCKET/PREFIX, with nothing in it or with an earlier backup, which is brought
-    /// up to date
+    /// Destination: a folder or s3://BUCKET/PREFIX, empty or with an earlier backup, which is brought up to date
     #[arg(long, value_name = "DIR|URL")]
     out: String,
     /// Read the blocks of the earlier backup again, and copy those that are damaged
@@ -52,10 +51,10 @@ pub struct RestoreArgs {
     /// Backup to restore: where `quiver snapshot` put it, or a server's snapshots/NAME
     #[arg(long, value_name = "DIR|URL")]
     from: String,
-    /// Data folder to make; it has to be empty
+    /// Data folder to create; it must be empty or missing
     #[arg(long, value_name = "DIR", env = "QUIVER_DATA_DIR")]
     data_dir: PathBuf,
-    /// Where it is not empty, move what is there to its folder quarantine/ first; nothing is deleted
+    /// If the data folder is not empty, move its contents to its folder quarantine/ first. Nothing is deleted
     #[arg(long)]
     force_aside: bool,
     #[command(flatten)]
@@ -136,20 +135,20 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
             // It served its purpose, whatever came of it.
             let path = format!("/api/v1/admin/tsdb/snapshots/{name}");
             if let Err(e) = server.send(Method::DELETE, &path).await {
-                eprintln!("quiver: the server keeps its snapshot {name}: {e}");
+                super::exit::warning(&format!("the server keeps its snapshot {name}: {e}"));
             }
             fetched?
         }
     };
     drop(progress);
     super::print(&format!(
-        "{} blocks of {} in {}: {} copied now ({}), {} no longer needed\n",
-        report.blocks,
+        "{} ({}) in {}: {} copied now ({}), {} no longer needed and deleted\n",
+        counted(report.blocks, "block"),
         shown_bytes(report.bytes),
         args.out,
-        report.copied,
+        grouped(report.copied),
         shown_bytes(report.copied_bytes),
-        report.pruned
+        grouped(report.pruned)
     ));
     Ok(())
 }
@@ -257,9 +256,9 @@ pub async fn restore(args: RestoreArgs) -> Result<(), String> {
     let report = blocking(work).await?;
     drop(progress);
     if let Some(folder) = &report.set_aside {
-        super::print(&format!("what was in {} is in {folder} there\n", args.data_dir.display()));
+        super::print(&format!("moved what was in {0} to {0}/{folder}\n", args.data_dir.display()));
     }
-    let (blocks, bytes) = (report.blocks, shown_bytes(report.bytes));
-    super::print(&format!("{blocks} blocks of {bytes} restored to {}\n", args.data_dir.display()));
+    let (blocks, bytes) = (counted(report.blocks, "block"), shown_bytes(report.bytes));
+    super::print(&format!("{blocks} ({bytes}) restored to {}\n", args.data_dir.display()));
     Ok(())
 }

@@ -4,7 +4,9 @@ mod backup;
 mod chart;
 mod check;
 mod client;
+mod config;
 mod data;
+mod exit;
 mod explain;
 mod export;
 mod inspect;
@@ -20,12 +22,13 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::exit::Failure;
 use crate::config::{Config, ServeArgs};
 use crate::reload::{Origin, SetLog};
 
 /// A time series database: metrics in by remote write and OTLP, PromQL and SQL out, Parquet away.
 #[derive(Parser, Debug)]
-#[command(name = "quiver", version, about, max_term_width = 100)]
+#[command(name = "quiver", version = crate::VERSION, about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,8 +52,10 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Show what is in a data folder, a block or a log segment
     Inspect(inspect::InspectArgs),
-    /// Verify every byte of a data folder, a block or a log segment; exits with 1 where it finds damage
+    /// Verify every byte of a data folder, a block or a log segment; exits with 1 if something is damaged
     Check(check::CheckArgs),
+    /// Check a configuration file
+    Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -106,6 +111,24 @@ fn shown_bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit as usize]) }
 }
 
+/// 1234567 as `1,234,567`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// `1 block`, `2 blocks`, `1,000 samples`.
+fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
 /// Prints to standard output. A reader that has seen enough (`| head`) ends the program without a word.
 fn print(text: &str) {
     use std::io::{ErrorKind, Write};
@@ -130,10 +153,12 @@ pub fn run() -> ExitCode {
             print(&String::from_utf8_lossy(&script));
             ExitCode::SUCCESS
         }
+        Command::Serve(args) if args.list_limits => config::list_limits(&args),
         Command::Serve(args) => run_async(async move {
-            let config = Config::load(&args).map_err(|e| e.to_string())?;
+            let config = Config::load(&args).map_err(|e| Failure::Usage(e.to_string()))?;
             let set_log = log_to_stderr(&config.log);
-            crate::server::serve(config, Origin { args: *args, set_log }).await.map_err(|e| e.to_string())
+            let served = crate::server::serve(config, Origin { args: *args, set_log }).await;
+            served.map_err(|e| Failure::Failed(e.to_string()))
         }),
         Command::Query(args) => run_async(query::run(args)),
         Command::Explain(args) => run_async(explain::run(args)),
@@ -143,6 +168,7 @@ pub fn run() -> ExitCode {
         Command::Restore(args) => run_async(backup::restore(args)),
         Command::Inspect(args) => run_async(inspect::run(args)),
         Command::Check(args) => run_async(check::run(args)),
+        Command::Config(args) => config::run(&args),
     }
 }
 
@@ -155,21 +181,18 @@ fn seconds(ms: i64) -> String {
     format!("{sign}{}.{:03}", ms / 1000, ms % 1000)
 }
 
-fn run_async(task: impl Future<Output = Result<(), String>>) -> ExitCode {
+fn run_async<E: Into<Failure>>(task: impl Future<Output = Result<(), E>>) -> ExitCode {
     let done = match runtime() {
         Ok(r) => {
-            let done = r.block_on(task);
+            let done = r.block_on(task).map_err(Into::into);
             // What hangs in a read of a file that does not answer is left.
             r.shutdown_timeout(EXIT_TIMEOUT);
             done
         }
-        Err(e) => Err(format!("cannot start threads: {e}")),
+        Err(e) => Err(Failure::Failed(format!("cannot start threads: {e}"))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("quiver: {e}");
-            ExitCode::FAILURE
-        }
+        Err(failure) => failure.report(),
     }
 }

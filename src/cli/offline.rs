@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::exit;
 use super::sql::AnyBody;
 use super::when::When;
+use super::{counted, shown_time};
 use http_body_util::BodyExt;
 use quiver_core::{OfflineStore, Source};
 use quiver_gateway::http::{query, sql as sql_http};
@@ -18,6 +20,14 @@ pub fn open(folder: &Path) -> Result<Arc<dyn Source>, String> {
     let opened = OfflineStore::open(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     if let Some(first) = opened.replay_report().first_damage() {
         eprintln!("quiver: the log of {} is damaged ({first}): answers lack that", folder.display());
+    }
+    if let Some(missing) = opened.missing() {
+        let (blocks, samples) = (counted(missing.blocks as u64, "block"), counted(missing.samples, "sample"));
+        let (from, to) = (shown_time(missing.range.min), shown_time(missing.range.max));
+        exit::warning(&format!(
+            "answers lack {blocks} of {} ({samples}, {from} to {to}), kept only in its remote store; a server with --tier-url reads them",
+            folder.display()
+        ));
     }
     Ok(Arc::new(opened))
 }

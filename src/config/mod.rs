@@ -1,7 +1,14 @@
 //! Configuration: defaults, then a JSON file, then environment, then flags; one schema for all.
 //!
+//! ```text
+//! file.rs      the JSON file, with the place of every value      values.rs    what texts mean
+//! tier.rs      the remote tier and the caches                    warnings.rs  settings that work and are probably a slip
+//! sizes.rs     defaults that follow the memory of the machine
+//! ```
+//!
 //! Invariants
-//! 1. A key of the file is the name of a flag; unknown keys and wrong types are errors that name the key.
+//! 1. A key of the file is the name of a flag and means the same. Errors name the flag, the environment variable, or the file with line,
+//!    column and key; all errors are told at once.
 //! 2. What is not said has a default that works: data in `./quiver-data`, loopback only.
 
 use std::net::SocketAddr;
@@ -9,19 +16,21 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use quiver_model::Limits;
-use quiver_persistence::remote::Secret;
+use quiver_model::{Limits, did_you_mean, duration};
 use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
-use serde::Deserialize;
 
+mod file;
 mod sizes;
 mod tier;
+mod values;
+mod warnings;
 
+use file::{Said, Settings};
 use sizes::Sizes;
-use tier::TierFile;
 pub(crate) use tier::s3_variables;
 pub use tier::{CacheConfig, TierArgs, TierConfig};
+pub use values::{about_bytes, parse_bytes, show_bytes};
 
 /// An address to listen on, or not to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +48,19 @@ impl FromStr for Listen {
             return Ok(Listen::Off);
         }
         // `:9095` and `localhost:9095` are what people type.
-        let full = match s.strip_prefix(':') {
-            Some(port) => format!("0.0.0.0:{port}"),
-            None => s.replacen("localhost:", "127.0.0.1:", 1),
+        let full = match (s.strip_prefix(':'), s.strip_prefix("localhost:")) {
+            (Some(port), _) => format!("0.0.0.0:{port}"),
+            (None, Some(port)) => format!("127.0.0.1:{port}"),
+            (None, None) => s.to_owned(),
         };
-        full.parse().map(Listen::On).map_err(|_| format!("{s:?} is not an address like 127.0.0.1:9095, nor \"off\""))
+        full.parse().map(Listen::On).map_err(|_| {
+            let whole = if s.parse::<u16>().is_ok() {
+                format!(": write 127.0.0.1:{s}, or :{s} for all interfaces")
+            } else {
+                String::new()
+            };
+            format!("{s:?} is not an address like 127.0.0.1:9095, nor \"off\"{whole}")
+        })
     }
 }
 
@@ -65,7 +82,7 @@ impl FromStr for Switch {
 /// Flags of `quiver serve`. Each is also a key of the JSON file and an environment variable `QUIVER_…`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServeArgs {
-    /// Folder that holds the data; made where it does not exist [default: ./quiver-data]
+    /// Folder that holds the data; created if missing [default: ./quiver-data]
     #[arg(long, env = "QUIVER_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the HTTP port, or "off" [default: 127.0.0.1:9095]
@@ -83,16 +100,16 @@ pub struct ServeArgs {
     /// Switch on features, by Prometheus's names, separated by commas
     #[arg(long, env = "QUIVER_ENABLE_FEATURE", value_name = "NAME,…", value_delimiter = ',')]
     pub enable_feature: Vec<String>,
-    /// Record the server's own metrics as series every 15 s [default: on]
+    /// Record the server's own metrics as series, every second in the first minute and every 15 s then [default: on]
     #[arg(long, env = "QUIVER_SELF_METRICS", value_name = "on|off")]
     pub self_metrics: Option<Switch>,
     /// Serve POST /api/v1/admin/… [default: off]
     #[arg(long, env = "QUIVER_ADMIN_API", value_name = "on|off")]
     pub admin_api: Option<Switch>,
-    /// Drop data older than this, such as 30d; off: keep everything [default: off]
+    /// Delete data older than this, such as 30d or 1y; off: keep everything [default: off]
     #[arg(long, env = "QUIVER_RETENTION", value_name = "DURATION|off")]
     pub retention: Option<String>,
-    /// Drop the oldest blocks while blocks and log take more bytes than this, such as 10GB [default: off]
+    /// Delete the oldest blocks while blocks and log take more than this, such as 10GB or 1TB [default: off]
     #[arg(long, env = "QUIVER_RETENTION_SIZE", value_name = "BYTES|off")]
     pub retention_size: Option<String>,
     /// When a write is acknowledged: "commit" (after its sync) or "interval" (a sync every 100 ms) [default: commit]
@@ -104,7 +121,7 @@ pub struct ServeArgs {
     /// Map the files of blocks; off: read them when they are opened, and keep them in memory [default: on]
     #[arg(long, env = "QUIVER_MAP_BLOCKS", value_name = "on|off")]
     pub map_blocks: Option<Switch>,
-    /// What is logged: error, warn, info, debug, trace, or a list like info,quiver_core=debug [default: info]
+    /// What is logged: error, warn, info, debug, trace or off, or a list like info,quiver_core=debug [default: info]
     #[arg(long, env = "QUIVER_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// The remote tier and the caches.
@@ -113,70 +130,21 @@ pub struct ServeArgs {
     /// Set a limit of the README's table, such as query_timeout_ms=30000 or query_memory_bytes_max=256MiB; repeatable
     #[arg(long, env = "QUIVER_LIMIT", value_name = "NAME=VALUE,…", value_delimiter = ',')]
     pub limit: Vec<String>,
+    /// Print all limits with their values and exit
+    #[arg(long)]
+    pub list_limits: bool,
 }
 
-/// The file's keys.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
-    data_dir: Option<PathBuf>,
-    http_listen: Option<String>,
-    grpc_listen: Option<String>,
-    pg_listen: Option<String>,
-    enable_feature: Option<Vec<String>>,
-    self_metrics: Option<String>,
-    admin_api: Option<String>,
-    retention: Option<String>,
-    retention_size: Option<String>,
-    /// Only here: series that are kept for another time than `retention`.
-    retention_rules: Option<Vec<FileRule>>,
-    durability: Option<String>,
-    head_bytes: Option<String>,
-    map_blocks: Option<String>,
-    log: Option<String>,
-    tier_url: Option<String>,
-    tier_after: Option<String>,
-    tier_drop_after: Option<String>,
-    tier_cache_size: Option<String>,
-    tier_takeover: Option<String>,
-    tier_endpoint: Option<String>,
-    tier_region: Option<String>,
-    tier_ca_file: Option<PathBuf>,
-    tier_access_key: Option<String>,
-    tier_secret_key: Option<Secret>,
-    cache_size: Option<String>,
-    memory_budget: Option<String>,
-    prefetch: Option<String>,
-    limit: Option<std::collections::BTreeMap<String, serde_json::Value>>,
-}
+/// Keys of the file that are no flags: lists of rules, and secrets, which no other process should read.
+const FILE_ONLY: [&str; 3] = ["retention-rules", "tier-access-key", "tier-secret-key"];
+/// Flags that are no settings.
+const FLAG_ONLY: [&str; 2] = ["config", "list-limits"];
 
-impl File {
-    /// The keys of tier and caches.
-    fn tier(&mut self) -> TierFile {
-        TierFile {
-            tier_url: self.tier_url.take(),
-            tier_after: self.tier_after.take(),
-            tier_drop_after: self.tier_drop_after.take(),
-            tier_cache_size: self.tier_cache_size.take(),
-            tier_takeover: self.tier_takeover.take(),
-            tier_endpoint: self.tier_endpoint.take(),
-            tier_region: self.tier_region.take(),
-            tier_ca_file: self.tier_ca_file.take(),
-            tier_access_key: self.tier_access_key.take(),
-            tier_secret_key: self.tier_secret_key.take(),
-            cache_size: self.cache_size.take(),
-            memory_budget: self.memory_budget.take(),
-            prefetch: self.prefetch.take(),
-        }
-    }
-}
-
-/// A rule of the file's `retention-rules`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct FileRule {
-    selector: String,
-    duration: String,
+/// The keys of the file.
+fn keys() -> Vec<String> {
+    let flags = ServeArgs::augment_args(clap::Command::new("serve"));
+    let names = flags.get_arguments().filter_map(|a| a.get_long()).filter(|name| !FLAG_ONLY.contains(name));
+    names.chain(FILE_ONLY).map(str::to_owned).collect()
 }
 
 /// Series of a selector and how long they are kept.
@@ -195,7 +163,7 @@ impl Rule {
             ParseOptions::new(&Limits::default(), Features { unquoted_utf8_names: true, ..Features::default() });
         let parsed = parse_metric_selector(&self.selector, &options);
         let matchers = parsed.map_err(|e| ConfigError::Value {
-            key: "retention-rules",
+            place: "retention-rules".to_owned(),
             why: format!("{:?} is not a selector: {e}", self.selector),
         })?;
         Ok(quiver_core::RetentionRule { matchers, keep_ms: self.keep_ms })
@@ -214,7 +182,7 @@ pub enum ConfigError {
         why: String,
     },
     /// The file does not parse.
-    #[error("{path}:{line}:{column}: {why}")]
+    #[error("{path}, line {line}, column {column}: {why}")]
     Syntax {
         /// Which.
         path: String,
@@ -226,13 +194,23 @@ pub enum ConfigError {
         why: String,
     },
     /// A value that cannot be.
-    #[error("{key}: {why}")]
+    #[error("{place}: {why}")]
     Value {
-        /// Flag or key.
-        key: &'static str,
+        /// Flag, environment variable, or key with its place in the file.
+        place: String,
         /// What is wrong with it.
         why: String,
     },
+    /// More than one of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<ConfigError>),
+}
+
+impl ConfigError {
+    /// One error of all; `None` without any.
+    fn of(mut all: Vec<ConfigError>) -> Option<Self> {
+        if all.len() > 1 { Some(ConfigError::Several(all)) } else { all.pop() }
+    }
 }
 
 /// Settings in force.
@@ -270,152 +248,184 @@ pub struct Config {
     pub caches: CacheConfig,
 }
 
-fn read_file(path: &Path) -> Result<File, ConfigError> {
-    let shown = path.display().to_string();
-    let text = quiver_persistence::read_text(path)
-        .map_err(|why| ConfigError::Unreadable { path: shown.clone(), why: why.to_string() })?;
-    serde_json::from_str(&text).map_err(|e| ConfigError::Syntax {
-        path: shown,
-        line: e.line(),
-        column: e.column(),
-        why: e.to_string(),
-    })
+/// Names of features, for whoever mistypes one.
+const FEATURES: [&str; 6] = [
+    "promql-experimental-functions",
+    "promql-binop-fill-modifiers",
+    "promql-unquoted-utf8-names",
+    "promql-delayed-name-removal",
+    "use-start-timestamps",
+    "type-and-unit-labels",
+];
+
+/// Flags and environment over a file, and what is wrong with any of them.
+struct Loading<'a> {
+    file: Settings,
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    errors: Vec<ConfigError>,
 }
 
-/// A size such as `512MiB`, `1G` or a plain number of bytes.
-pub fn parse_bytes(text: &str) -> Result<usize, String> {
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let factor: usize = match text[digits..].trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => return Err(format!("{text:?} is not a size like 512MiB")),
-    };
-    text[..digits]
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(|| format!("{text:?} is not a size like 512MiB"))
-}
+impl Loading<'_> {
+    /// A text that was given as a flag or by the environment, which clap does not tell apart.
+    fn given(&self, key: &str, text: &str) -> Said {
+        let name = format!("QUIVER_{}", key.replace('-', "_").to_uppercase());
+        let place = if (self.variable)(&name).is_some_and(|v| v == text) { name } else { format!("--{key}") };
+        Said { text: text.to_owned(), place }
+    }
 
-/// A limit is a number, or a size such as `256MiB`.
-fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<(), ConfigError> {
-    let failed = |why| ConfigError::Value { key: "limit", why };
-    let n = parse_bytes(value).map_err(|_| failed(format!("{value:?} is not a number or a size like 256MiB")))?;
-    limits.set(name.trim(), n as u64).map_err(failed)
+    fn note<T: Default>(&mut self, read: Result<T, ConfigError>) -> T {
+        read.unwrap_or_else(|e| {
+            self.errors.push(e);
+            T::default()
+        })
+    }
+
+    /// What is said of a key: by flag or environment, else by the file. An empty text says nothing.
+    fn said(&mut self, key: &str, flag: Option<&str>) -> Option<Said> {
+        match flag.filter(|text| !text.is_empty()) {
+            Some(text) => Some(self.given(key, text)),
+            None => {
+                let read = self.file.scalar(key);
+                self.note(read).filter(|said| !said.text.is_empty())
+            }
+        }
+    }
+
+    /// The value of a key; a wrong one is noted, and the default stands in for it.
+    fn value<T>(&mut self, key: &str, flag: Option<&str>, default: T, read: impl Fn(&str) -> Result<T, String>) -> T {
+        let Some(said) = self.said(key, flag) else { return default };
+        read(&said.text).unwrap_or_else(|why| {
+            self.errors.push(said.wrong(why));
+            default
+        })
+    }
+
+    /// [`Loading::value`] of a flag that is read already.
+    fn typed<T: FromStr<Err = String>>(&mut self, key: &str, flag: Option<T>, default: T) -> T {
+        match flag {
+            Some(value) => value,
+            None => self.value(key, None, default, str::parse),
+        }
+    }
+
+    fn features(&mut self, flags: &[String]) -> Features {
+        let names = match flags {
+            [] => {
+                let read = self.file.list("enable-feature");
+                self.note(read)
+            }
+            flags => flags.iter().map(|text| self.given("enable-feature", text)).collect(),
+        };
+        for said in &names {
+            for name in Features::parse(&said.text).1 {
+                let near = did_you_mean(&name, FEATURES);
+                self.errors.push(said.wrong(format!("unknown feature {name:?}{near}")));
+            }
+        }
+        let all: Vec<&str> = names.iter().map(|said| said.text.as_str()).collect();
+        Features::parse(&all.join(",")).0
+    }
+
+    fn retention_rules(&mut self) -> Vec<Rule> {
+        let read = self.file.objects("retention-rules", &["selector", "duration"]);
+        let mut rules = Vec::new();
+        for mut object in self.note(read) {
+            let (Some(selector), Some(keep)) = (object.remove("selector"), object.remove("duration")) else { continue };
+            let keep_ms = values::retention(&keep.text).map_err(|why| keep.wrong(why));
+            let rule = Rule { selector: selector.text.clone(), keep_ms: self.note(keep_ms) };
+            match rule.parse() {
+                Ok(_) => rules.push(rule),
+                Err(ConfigError::Value { why, .. }) => self.errors.push(selector.wrong(why)),
+                Err(e) => self.errors.push(e),
+            }
+        }
+        rules
+    }
+
+    fn limits(&mut self, flags: &[String], mut limits: Limits) -> Limits {
+        let read = self.file.pairs("limit");
+        let mut pairs = self.note(read);
+        for text in flags {
+            let read = file::pair(self.given("limit", text));
+            pairs.extend(read.map_err(|e| self.errors.push(e)));
+        }
+        for (name, said) in pairs {
+            if let Err(why) = values::set_limit(&mut limits, &name, &said.text) {
+                self.errors.push(said.wrong(why));
+            }
+        }
+        limits
+    }
 }
 
 impl Config {
     /// Merges defaults, file, environment and flags (clap has merged the last two).
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
-        let mut file = match &args.config {
-            Some(path) => read_file(path)?,
-            None => File::default(),
-        };
-        let tier_file = file.tier();
-        fn pick<T: FromStr<Err = String>>(
-            key: &'static str,
-            flag: Option<T>,
-            file: Option<&str>,
-            default: T,
-        ) -> Result<T, ConfigError> {
-            match (flag, file) {
-                (Some(v), _) => Ok(v),
-                (None, Some(text)) => text.parse().map_err(|why| ConfigError::Value { key, why }),
-                (None, None) => Ok(default),
-            }
+        Self::load_with(args, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a file as `quiver serve --config FILE` would, without other flags, and tries what can be tried without a start.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn check(file: &Path) -> Result<Self, ConfigError> {
+        let config = Self::load(&ServeArgs { config: Some(file.to_owned()), ..ServeArgs::default() })?;
+        if let Some(tier) = &config.caches.tier {
+            tier.options()?;
         }
+        Ok(config)
+    }
+
+    fn load_with(args: &ServeArgs, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => Settings::read(path)?,
+            None => Settings::default(),
+        };
+        let errors = file.wrong_keys(&keys());
+        let mut of = Loading { file, variable, errors };
         let address = |port| Listen::On(SocketAddr::from(([127, 0, 0, 1], port)));
-        let http = pick("http-listen", args.http_listen, file.http_listen.as_deref(), address(9095))?;
-        let grpc = pick("grpc-listen", args.grpc_listen, file.grpc_listen.as_deref(), address(4317))?;
-        if pick("pg-listen", args.pg_listen, file.pg_listen.as_deref(), Listen::Off)? != Listen::Off {
+        if of.typed("pg-listen", args.pg_listen, Listen::Off) != Listen::Off {
             let why = "the Postgres protocol is not part of this version: use --pg-listen off".into();
-            return Err(ConfigError::Value { key: "pg-listen", why });
+            of.errors.push(ConfigError::Value { place: "pg-listen".into(), why });
         }
-        let names = if args.enable_feature.is_empty() {
-            file.enable_feature.unwrap_or_default()
-        } else {
-            args.enable_feature.clone()
-        };
-        let (features, unknown) = quiver_query::Features::parse(&names.join(","));
-        if let Some(name) = unknown.first() {
-            let why = format!("there is no feature {name:?}");
-            return Err(ConfigError::Value { key: "enable-feature", why });
-        }
-        let duration = |key: &'static str, text: &str| match text {
-            "off" | "0" => Ok(None),
-            // With a unit, unlike in requests: whoever means 30 days must not lose all but 30 seconds.
-            text => match quiver_model::duration::parse_ms(text) {
-                Some(ms) if ms > 0 => Ok(Some(ms)),
-                _ => Err(ConfigError::Value { key, why: format!("{text:?} is not a duration with a unit, like 30d") }),
-            },
-        };
-        let retention = args.retention.clone().or(file.retention).unwrap_or_else(|| "off".into());
-        let retention_ms = duration("retention", &retention)?;
-        let mut retention_rules = Vec::new();
-        for r in file.retention_rules.unwrap_or_default() {
-            let keep_ms = duration("retention-rules", &r.duration)?;
-            let rule = Rule { selector: r.selector, keep_ms };
-            rule.parse()?;
-            retention_rules.push(rule);
-        }
-        let size = args.retention_size.clone().or(file.retention_size).unwrap_or_else(|| "off".into());
-        let retention_bytes = match size.as_str() {
-            "off" | "0" => None,
-            text => {
-                let bytes = parse_bytes(text).map_err(|why| ConfigError::Value { key: "retention-size", why })?;
-                Some(bytes as u64)
-            }
-        };
-        let durability = args.durability.clone().or(file.durability).unwrap_or_else(|| "commit".into());
-        let sync_interval_ms = match durability.as_str() {
-            "commit" => None,
-            "interval" => Some(100),
-            other => {
-                let why = format!("{other:?} is neither \"commit\" nor \"interval\"");
-                return Err(ConfigError::Value { key: "durability", why });
-            }
-        };
         let sizes = Sizes::of(quiver_persistence::memory_bytes());
-        let mut limits = sizes.limits();
-        for (name, value) in file.limit.unwrap_or_default() {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            set_limit(&mut limits, &name, &text)?;
-        }
-        for pair in &args.limit {
-            let Some((name, value)) = pair.split_once('=') else {
-                let why = format!("{pair:?} is not NAME=VALUE");
-                return Err(ConfigError::Value { key: "limit", why });
-            };
-            set_limit(&mut limits, name, value)?;
-        }
-        let log = args.log.clone().or(file.log).filter(|f| !f.is_empty()).unwrap_or_else(|| "info".into());
-        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&log) {
-            return Err(ConfigError::Value { key: "log", why: format!("{log:?}: {e}") });
-        }
-        let head_bytes = match args.head_bytes.clone().or(file.head_bytes) {
-            Some(text) => parse_bytes(&text).map_err(|why| ConfigError::Value { key: "head-bytes", why })?,
-            None => sizes.head,
+        let folder = args.data_dir.as_ref().map(|d| d.display().to_string());
+        let default_folder = || PathBuf::from("quiver-data");
+        let config = Self {
+            // A path that is no text stays as it was given.
+            data_dir: match &args.data_dir {
+                Some(path) if !path.as_os_str().is_empty() => path.clone(),
+                _ => of.said("data-dir", folder.as_deref()).map_or_else(default_folder, |said| said.text.into()),
+            },
+            http: of.typed("http-listen", args.http_listen, address(9095)),
+            grpc: of.typed("grpc-listen", args.grpc_listen, address(4317)),
+            features: of.features(&args.enable_feature),
+            self_metrics: of.typed("self-metrics", args.self_metrics, Switch(true)).0,
+            admin_api: of.typed("admin-api", args.admin_api, Switch(false)).0,
+            retention_ms: of.value("retention", args.retention.as_deref(), None, values::retention),
+            retention_rules: of.retention_rules(),
+            retention_bytes: match of.value("retention-size", args.retention_size.as_deref(), 0, values::size_or_off) {
+                0 => None,
+                bytes => Some(bytes),
+            },
+            sync_interval_ms: of.value("durability", args.durability.as_deref(), None, |text| match text {
+                "commit" => Ok(None),
+                "interval" => Ok(Some(100)),
+                other => Err(format!("{other:?} is neither \"commit\" nor \"interval\"")),
+            }),
+            head_bytes: of.value("head-bytes", args.head_bytes.as_deref(), sizes.head, values::head_bytes),
+            map_blocks: of.typed("map-blocks", args.map_blocks, Switch(true)).0,
+            log: of.value("log", args.log.as_deref(), "info".to_owned(), values::log_filter),
+            limits: of.limits(&args.limit, sizes.limits()),
+            caches: CacheConfig::load(&args.tier, &mut of, sizes.cache),
         };
-        Ok(Self {
-            data_dir: args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| "quiver-data".into()),
-            http,
-            grpc,
-            features,
-            self_metrics: pick("self-metrics", args.self_metrics, file.self_metrics.as_deref(), Switch(true))?.0,
-            admin_api: pick("admin-api", args.admin_api, file.admin_api.as_deref(), Switch(false))?.0,
-            retention_ms,
-            retention_rules,
-            retention_bytes,
-            sync_interval_ms,
-            head_bytes,
-            map_blocks: pick("map-blocks", args.map_blocks, file.map_blocks.as_deref(), Switch(true))?.0,
-            log,
-            limits,
-            caches: CacheConfig::load(&args.tier, tier_file, sizes.cache, &|name| std::env::var(name).ok())?,
-        })
+        match ConfigError::of(of.errors) {
+            Some(wrong) => Err(wrong),
+            None => Ok(config),
+        }
     }
 
     /// The settings as flags, for the status page.
@@ -431,10 +441,11 @@ impl Config {
             ("grpc-listen", listen(self.grpc)),
             ("self-metrics", switch(self.self_metrics)),
             ("admin-api", switch(self.admin_api)),
-            ("retention", self.retention_ms.map_or("off".into(), |ms| format!("{}s", ms / 1000))),
-            ("retention-size", self.retention_bytes.map_or("off".into(), |n| n.to_string())),
+            ("retention", keep_text(self.retention_ms)),
+            ("retention-size", self.retention_bytes.map_or("off".into(), show_bytes)),
+            ("retention-rules", self.rules_text()),
             ("durability", self.durability().to_owned()),
-            ("head-bytes", self.head_bytes.to_string()),
+            ("head-bytes", show_bytes(self.head_bytes as u64)),
             ("map-blocks", switch(self.map_blocks)),
             ("log", self.log.clone()),
         ]
@@ -445,85 +456,169 @@ impl Config {
         .collect()
     }
 
+    fn rules_text(&self) -> String {
+        let rules = self.retention_rules.iter().map(|r| format!("{} {}", r.selector, keep_text(r.keep_ms)));
+        rules.collect::<Vec<_>>().join(", ")
+    }
+
     /// `commit` or `interval`.
     pub fn durability(&self) -> &'static str {
         if self.sync_interval_ms.is_some() { "interval" } else { "commit" }
     }
 }
 
+/// How long something is kept: `30d`, `off`.
+pub fn keep_text(keep_ms: Option<i64>) -> String {
+    keep_ms.map_or_else(|| "off".to_owned(), duration::format_ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn load(args: &ServeArgs, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        Config::load_with(args, &variable).map_err(|e| e.to_string())
+    }
+
+    fn load_file(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.json");
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(&ServeArgs { config: Some(path), ..Default::default() }, &[]);
+        loaded.map_err(|e| e.replace(&format!("{}/", dir.path().display()), ""))
+    }
+
     #[test]
     fn defaults_work_and_flags_win() {
-        let c = Config::load(&ServeArgs::default()).unwrap();
+        let c = load(&ServeArgs::default(), &[]).unwrap();
         assert_eq!(c.http, "127.0.0.1:9095".parse().unwrap());
         assert!(c.self_metrics && !c.admin_api);
+        assert_eq!(load_file("{}").unwrap(), c);
         let args = ServeArgs { http_listen: Some(Listen::Off), retention: Some("30d".into()), ..Default::default() };
-        let c = Config::load(&args).unwrap();
+        let c = load(&args, &[]).unwrap();
         assert_eq!((c.http, c.retention_ms), (Listen::Off, Some(30 * 86_400_000)));
-        let args = ServeArgs { retention_size: Some("10GB".into()), ..Default::default() };
-        assert_eq!(Config::load(&args).unwrap().retention_bytes, Some(10 << 30));
+        let args = ServeArgs { retention_size: Some("1TB".into()), ..Default::default() };
+        assert_eq!(load(&args, &[]).unwrap().retention_bytes, Some(1 << 40));
+    }
+
+    /// Every setting, as the text after its flag, as a text in the file, and as JSON's own kind of value.
+    #[test]
+    fn a_value_means_the_same_in_flag_and_file() {
+        let with = |flag: &str, text: &str| {
+            let command = ServeArgs::augment_args(clap::Command::new("serve"));
+            let parsed =
+                command.try_get_matches_from(["serve", &format!("--{flag}={text}")]).map_err(|e| e.to_string())?;
+            let args = <ServeArgs as clap::FromArgMatches>::from_arg_matches(&parsed).map_err(|e| e.to_string())?;
+            load(&args, &[])
+        };
+        let switches = ["self-metrics", "admin-api", "map-blocks", "tier-takeover", "prefetch"];
+        for (text, json) in
+            [("on", "\"on\""), ("off", "\"off\""), ("true", "true"), ("false", "false"), ("1", "1"), ("0", "0")]
+        {
+            for key in switches {
+                let file = load_file(&format!("{{\"{key}\": {json}}}"));
+                assert_eq!(file.unwrap(), with(key, text).unwrap(), "{key} {text}");
+            }
+        }
+        for (key, text, json) in [
+            ("http-listen", ":9095", "\":9095\""),
+            ("grpc-listen", "off", "\"off\""),
+            ("retention", "30d", "\"30d\""),
+            ("retention-size", "1073741824", "1073741824"),
+            ("head-bytes", "2097152", "2097152"),
+            ("cache-size", "0", "0"),
+            ("memory-budget", "1GiB", "\"1GiB\""),
+            ("durability", "interval", "\"interval\""),
+            ("log", "debug", "\"debug\""),
+            ("limit", "labels_max=7", "{\"labels_max\": 7}"),
+            ("limit", "labels_max=7", "\"labels_max=7\""),
+            ("enable-feature", "type-and-unit-labels", "[\"type-and-unit-labels\"]"),
+            ("enable-feature", "type-and-unit-labels", "\"type-and-unit-labels\""),
+            ("data-dir", "here", "\"here\""),
+        ] {
+            let (file, flag) = (load_file(&format!("{{\"{key}\": {json}}}")).unwrap(), with(key, text).unwrap());
+            assert_eq!(file, flag, "{key}");
+            assert_ne!(file, load_file("{}").unwrap(), "{key} says something");
+        }
+        for (key, text) in [
+            ("http-listen", "9095"),
+            ("retention", "30"),
+            ("retention", "0d"),
+            ("retention-size", "10"),
+            ("head-bytes", "1"),
+            ("cache-size", "64"),
+            ("tier-after", "30"),
+            ("tier-drop-after", "30"),
+            ("log", "loud"),
+            ("admin-api", "maybe"),
+            ("durability", "never"),
+            ("enable-feature", "warp"),
+            ("limit", "query_timeout_ms=0"),
+            ("limit", "patience=1"),
+        ] {
+            let (flag, file) =
+                (with(key, text).unwrap_err(), load_file(&format!("{{\"{key}\": \"{text}\"}}")).unwrap_err());
+            assert!(file.starts_with(&format!("c.json, line 1, column {}: {key}: ", key.len() + 6)), "{file}");
+            let why = file.split_once(&format!("{key}: ")).unwrap().1;
+            assert!(flag.contains(why), "{key}: {flag} and {file}");
+        }
+    }
+
+    #[test]
+    fn every_error_is_told_with_its_place() {
+        let text = "{\n  \"retention\": \"soon\",\n  \"retentoin\": 1,\n  \"limit\": {\"query_timeout\": 5},\n  \"log\": \"loud\"\n}";
+        let why = load_file(text).unwrap_err();
+        for line in [
+            "c.json, line 3, column 3: unknown key \"retentoin\"; did you mean \"retention\"?",
+            "c.json, line 2, column 16: retention: \"soon\" is not a duration",
+            "c.json, line 4, column 30: limit: unknown limit \"query_timeout\"; did you mean \"query_timeout_ms\"?",
+            "c.json, line 5, column 10: log: \"loud\" is not a level",
+        ] {
+            assert!(why.lines().any(|l| l.starts_with(line)), "{line}: {why}");
+        }
+        assert_eq!(why.lines().count(), 4, "{why}");
+        let args = ServeArgs { retention: Some("soon".into()), ..Default::default() };
+        assert!(load(&args, &[]).unwrap_err().starts_with("--retention: \"soon\""));
+        assert!(load(&args, &[("QUIVER_RETENTION", "soon")]).unwrap_err().starts_with("QUIVER_RETENTION: "));
+        let missing = ServeArgs { config: Some("/no/such/file.json".into()), ..Default::default() };
+        assert!(load(&missing, &[]).unwrap_err().contains("/no/such/file.json"));
     }
 
     #[test]
     fn rules_of_retention_come_from_the_file() {
-        let load = |text: &str| {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("c.json");
-            std::fs::write(&path, text).unwrap();
-            Config::load(&ServeArgs { config: Some(path), ..Default::default() })
-        };
         let rules = r#"{"retention": "30d", "retention-rules": [
             {"selector": "{job=\"debug\"}", "duration": "1d"}, {"selector": "audit_log", "duration": "off"}]}"#;
-        let c = load(rules).unwrap();
+        let c = load_file(rules).unwrap();
         assert_eq!(c.retention_rules.iter().map(|r| r.keep_ms).collect::<Vec<_>>(), [Some(86_400_000), None]);
         assert_eq!(c.retention_rules[0].parse().unwrap().matchers.len(), 1);
-        let bad = |text: &str| load(text).unwrap_err().to_string();
-        for (text, key) in [
-            (r#"{"retention": "30"}"#, "retention: "),
-            (r#"{"retention": "1.5"}"#, "retention: "),
-            (r#"{"retention-rules": [{"selector": "up", "duration": "30"}]}"#, "retention-rules: "),
+        assert!(c.flags().contains(&("retention-rules".into(), "{job=\"debug\"} 1d, audit_log off".into())));
+        for (rule, want) in [
+            (
+                r#"{"selector": "up", "duration": "30"}"#,
+                "c.json, line 1, column 53: retention-rules: \"30\" has no unit",
+            ),
+            (
+                r#"{"selector": "{", "duration": "1d"}"#,
+                "c.json, line 1, column 35: retention-rules: \"{\" is not a selector",
+            ),
+            (r#"{"selector": "a", "duration": "0d"}"#, "would delete everything"),
+            (r#"{"selector": "a"}"#, "the key \"duration\" is missing"),
+            (r#"{"selector": "a", "duraton": "1d"}"#, "did you mean \"duration\"?"),
+            ("7", "a list of objects with the keys selector and duration is expected"),
         ] {
-            let why = bad(text);
-            assert!(why.starts_with(key) && why.contains("with a unit"), "{why}");
+            let why = load_file(&format!("{{\"retention-rules\": [{rule}]}}")).unwrap_err();
+            assert!(why.contains(want), "{rule}: {why}");
         }
-        let selector = bad(r#"{"retention-rules": [{"selector": "{", "duration": "1d"}]}"#);
-        assert!(selector.starts_with("retention-rules: ") && selector.contains("selector"), "{selector}");
-        assert!(bad(r#"{"retention-rules": [{"selector": "a", "duration": "soon"}]}"#).contains("soon"));
-        assert!(bad(r#"{"retention-rules": [{"selector": "a"}]}"#).contains("duration"));
     }
 
     #[test]
-    fn wrong_values_name_their_key() {
-        let args = ServeArgs { retention: Some("soon".into()), ..Default::default() };
-        assert_eq!(
-            Config::load(&args).unwrap_err().to_string(),
-            "retention: \"soon\" is not a duration with a unit, like 30d"
-        );
-        let args = ServeArgs { enable_feature: vec!["warp".into()], ..Default::default() };
-        assert!(Config::load(&args).unwrap_err().to_string().contains("warp"));
-    }
-
-    #[test]
-    fn limits_by_name() {
-        let limit = |text: &str| {
-            let args = ServeArgs { limit: vec![text.into()], ..Default::default() };
-            Config::load(&args).map(|c| c.limits).map_err(|e| e.to_string())
-        };
-        assert_eq!(limit("query_timeout_ms=1500").unwrap().query_timeout_ms, 1500);
-        assert_eq!(limit("query_memory_bytes_max=2MiB").unwrap().query_memory_bytes_max, 2 << 20);
-        assert_eq!(limit("patience=1").unwrap_err(), "limit: there is no limit \"patience\"");
-        assert_eq!(limit("query_depth_max").unwrap_err(), "limit: \"query_depth_max\" is not NAME=VALUE");
-        assert!(limit("query_depth_max=deep").unwrap_err().contains("not a number"));
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_bytes("512MiB"), Ok(512 << 20));
-        assert_eq!(parse_bytes("2G"), Ok(2 << 30));
-        assert_eq!(parse_bytes("17"), Ok(17));
-        assert!(parse_bytes("many").is_err());
+    fn addresses_as_people_type_them() {
+        let read = |text: &str| text.parse::<Listen>();
+        assert_eq!(read(":9095"), read("0.0.0.0:9095"));
+        assert_eq!(read("localhost:1"), read("127.0.0.1:1"));
+        assert_eq!(read("OFF"), Ok(Listen::Off));
+        assert!(read("9095").unwrap_err().contains("write 127.0.0.1:9095"));
+        assert!(read("mylocalhost:1").is_err() && read("somewhere").is_err());
     }
 }

@@ -6,9 +6,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use quiver_model::duration::format_ms;
 use quiver_persistence::remote::{S3Settings, Secret, TierTarget, TierUrl, open_target};
 
-use super::{ConfigError, Switch, parse_bytes};
+use super::values::{age, show_bytes, size_or_off};
+use super::{ConfigError, Loading, Switch};
+
+const DAY_MS: i64 = 86_400_000;
 
 /// Flags of the remote tier and of the caches.
 #[derive(Args, Clone, Debug, Default)]
@@ -16,17 +20,17 @@ pub struct TierArgs {
     /// Move old blocks to a remote store: s3://BUCKET/PREFIX or file:///FOLDER [default: off]
     #[arg(long, env = "QUIVER_TIER_URL", value_name = "URL|off")]
     pub tier_url: Option<String>,
-    /// Age of a block's newest sample after which the block goes to the remote store [default: 7d]
+    /// Upload a block when its newest sample is older than this [default: 7d]
     #[arg(long, env = "QUIVER_TIER_AFTER", value_name = "DURATION")]
     pub tier_after: Option<String>,
-    /// Age after which the local file of a block in the remote store goes [default: as tier-after]
+    /// Delete the local copy of an uploaded block at this age [default: same as --tier-after]
     #[arg(long, env = "QUIVER_TIER_DROP_AFTER", value_name = "DURATION")]
     pub tier_drop_after: Option<String>,
-    /// Bytes of remote blocks kept on the local disk, or "off" [default: 2GiB]
+    /// Disk space for parts of remote blocks that were read, or "off" [default: 2GiB]
     #[arg(long, env = "QUIVER_TIER_CACHE_SIZE", value_name = "BYTES|off")]
     pub tier_cache_size: Option<String>,
-    /// Begin, in an empty data folder, with what another one left in the remote store; it can publish nothing from then on
-    /// [default: off]
+    /// Start this empty data folder from the blocks in the remote store and become the server that writes there. The previous
+    /// one can no longer upload [default: off]
     #[arg(long, env = "QUIVER_TIER_TAKEOVER", value_name = "on|off")]
     pub tier_takeover: Option<Switch>,
     /// Endpoint of an S3-compatible service, such as http://127.0.0.1:9000 [default: AWS_ENDPOINT_URL, else Amazon's]
@@ -41,31 +45,12 @@ pub struct TierArgs {
     /// Memory for decoded samples of blocks, or "off" [default: a 32nd of the memory, at most 128MiB]
     #[arg(long, env = "QUIVER_CACHE_SIZE", value_name = "BYTES|off")]
     pub cache_size: Option<String>,
-    /// Memory the process should stay under: decoded samples give way first [default: off]
+    /// Memory that the process should stay under; the cache of decoded samples shrinks first [default: off]
     #[arg(long, env = "QUIVER_MEMORY_BUDGET", value_name = "BYTES|off")]
     pub memory_budget: Option<String>,
-    /// Read ahead of what dashboards ask for again and again [default: on]
+    /// Read ahead what dashboards ask for repeatedly [default: on]
     #[arg(long, env = "QUIVER_PREFETCH", value_name = "on|off")]
     pub prefetch: Option<Switch>,
-}
-
-/// The same as keys of the file, and credentials.
-#[derive(Default)]
-#[cfg_attr(test, derive(serde::Deserialize), serde(deny_unknown_fields, rename_all = "kebab-case"))]
-pub(super) struct TierFile {
-    pub tier_url: Option<String>,
-    pub tier_after: Option<String>,
-    pub tier_drop_after: Option<String>,
-    pub tier_cache_size: Option<String>,
-    pub tier_takeover: Option<String>,
-    pub tier_endpoint: Option<String>,
-    pub tier_region: Option<String>,
-    pub tier_ca_file: Option<PathBuf>,
-    pub tier_access_key: Option<String>,
-    pub tier_secret_key: Option<Secret>,
-    pub cache_size: Option<String>,
-    pub memory_budget: Option<String>,
-    pub prefetch: Option<String>,
 }
 
 /// The remote tier.
@@ -99,7 +84,8 @@ pub struct CacheConfig {
 impl TierConfig {
     /// As the store takes it; what is wrong with the target is the error.
     pub fn options(&self) -> Result<quiver_core::TierOptions, ConfigError> {
-        let objects = open_target(&self.target).map_err(|why| ConfigError::Value { key: "tier-url", why })?;
+        let objects =
+            open_target(&self.target).map_err(|why| ConfigError::Value { place: "tier-url".to_owned(), why })?;
         Ok(quiver_core::TierOptions {
             after_ms: self.after_ms,
             drop_after_ms: self.drop_after_ms,
@@ -107,31 +93,6 @@ impl TierConfig {
             takeover: self.takeover,
             ..quiver_core::TierOptions::new(objects)
         })
-    }
-}
-
-fn bytes(key: &'static str, text: &str) -> Result<u64, ConfigError> {
-    match text {
-        "off" | "0" => Ok(0),
-        text => Ok(parse_bytes(text).map_err(|why| ConfigError::Value { key, why })? as u64),
-    }
-}
-
-fn switch(key: &'static str, flag: Option<Switch>, file: Option<&str>, default: bool) -> Result<bool, ConfigError> {
-    match (flag, file) {
-        (Some(Switch(on)), _) => Ok(on),
-        (None, Some(text)) => text.parse::<Switch>().map(|s| s.0).map_err(|why| ConfigError::Value { key, why }),
-        (None, None) => Ok(default),
-    }
-}
-
-fn age(key: &'static str, text: &str) -> Result<i64, ConfigError> {
-    match text {
-        "0" | "0s" => Ok(0),
-        text => match quiver_gateway::http::params::parse_duration(text) {
-            Ok(ms) if ms > 0 => Ok(ms),
-            _ => Err(ConfigError::Value { key, why: format!("{text:?} is not a duration like 7d") }),
-        },
     }
 }
 
@@ -149,61 +110,52 @@ pub(crate) fn s3_variables(variable: &dyn Fn(&str) -> Option<String>) -> S3Setti
 }
 
 impl CacheConfig {
-    /// Merges flags, file, and Amazon's variables, which `variable` reads; `cache_default` bytes for decoded samples where
-    /// nothing is said.
-    pub(super) fn load(
-        args: &TierArgs,
-        file: TierFile,
-        cache_default: usize,
-        variable: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
-        let said = |text: Option<String>| text.filter(|t| !t.is_empty());
-        let url = said(args.tier_url.clone()).or(file.tier_url).filter(|u| u != "off");
-        let after = said(args.tier_after.clone()).or(file.tier_after).unwrap_or_else(|| "7d".into());
-        let after_ms = age("tier-after", &after)?;
-        let drop_after = said(args.tier_drop_after.clone()).or(file.tier_drop_after);
-        let drop_after_ms = drop_after.map_or(Ok(after_ms), |text| age("tier-drop-after", &text))?;
-        if drop_after_ms < after_ms {
-            let why = "local files cannot go before their blocks are in the remote store (tier-after)".into();
-            return Err(ConfigError::Value { key: "tier-drop-after", why });
+    /// Merges flags, file, and Amazon's variables; `cache_default` bytes for decoded samples where nothing is said.
+    pub(super) fn load(args: &TierArgs, of: &mut Loading<'_>, cache_default: usize) -> Self {
+        let text = |of: &mut Loading<'_>, key: &str, flag: Option<&str>| of.said(key, flag).map(|said| said.text);
+        let after_ms = of.value("tier-after", args.tier_after.as_deref(), 7 * DAY_MS, age);
+        let drop_after = args.tier_drop_after.as_deref();
+        let drop_after_ms = of.value("tier-drop-after", drop_after, after_ms, age);
+        if drop_after_ms < after_ms
+            && let Some(said) = of.said("tier-drop-after", drop_after)
+        {
+            of.errors.push(
+                said.wrong("local files cannot be deleted before their blocks are in the remote store (tier-after)"),
+            );
         }
-        let cache = said(args.tier_cache_size.clone()).or(file.tier_cache_size).unwrap_or_else(|| "2GiB".into());
-        let cache_bytes = bytes("tier-cache-size", &cache)?;
-        let takeover = switch("tier-takeover", args.tier_takeover, file.tier_takeover.as_deref(), false)?;
-        let variables = s3_variables(variable);
+        let cache_bytes = of.value("tier-cache-size", args.tier_cache_size.as_deref(), 2 << 30, size_or_off);
+        let takeover = of.typed("tier-takeover", args.tier_takeover, Switch(false)).0;
+        let variables = s3_variables(of.variable);
+        let ca_file = text(of, "tier-ca-file", args.tier_ca_file.as_ref().and_then(|p| p.to_str()));
         let s3 = S3Settings {
-            endpoint: said(args.tier_endpoint.clone()).or(file.tier_endpoint).or(variables.endpoint),
-            region: said(args.tier_region.clone()).or(file.tier_region).or(variables.region),
-            access_key: file.tier_access_key.unwrap_or(variables.access_key),
-            secret_key: file.tier_secret_key.unwrap_or(variables.secret_key),
+            endpoint: text(of, "tier-endpoint", args.tier_endpoint.as_deref()).or(variables.endpoint),
+            region: text(of, "tier-region", args.tier_region.as_deref()).or(variables.region),
+            access_key: text(of, "tier-access-key", None).unwrap_or(variables.access_key),
+            secret_key: text(of, "tier-secret-key", None).map(Secret::new).unwrap_or(variables.secret_key),
             session_token: variables.session_token,
-            ca_file: args.tier_ca_file.clone().or(file.tier_ca_file),
+            ca_file: ca_file.map(PathBuf::from).or_else(|| args.tier_ca_file.clone()),
         };
-        let tier = match url {
-            None => None,
-            Some(url) => {
-                let url: TierUrl = url.parse().map_err(|why| ConfigError::Value { key: "tier-url", why })?;
-                let target = TierTarget { url, s3 };
-                Some(TierConfig { target, after_ms, drop_after_ms, cache_bytes, takeover })
-            }
-        };
-        let cache_bytes_max = match said(args.cache_size.clone()).or(file.cache_size) {
-            Some(text) => usize::try_from(bytes("cache-size", &text)?).unwrap_or(usize::MAX),
-            None => cache_default,
-        };
-        let budget = said(args.memory_budget.clone()).or(file.memory_budget).unwrap_or_else(|| "off".into());
-        Ok(Self {
+        let url = of.value("tier-url", args.tier_url.as_deref(), None, |text| match text {
+            "off" => Ok(None),
+            text => text.parse::<TierUrl>().map(Some),
+        });
+        let tier = url.map(|url| {
+            let target = TierTarget { url, s3 };
+            TierConfig { target, after_ms, drop_after_ms, cache_bytes, takeover }
+        });
+        let cache_size = of.value("cache-size", args.cache_size.as_deref(), cache_default as u64, size_or_off);
+        Self {
             tier,
-            cache_bytes: cache_bytes_max,
-            process_bytes: bytes("memory-budget", &budget)?,
-            prefetch: switch("prefetch", args.prefetch, file.prefetch.as_deref(), true)?,
-        })
+            cache_bytes: usize::try_from(cache_size).unwrap_or(usize::MAX),
+            process_bytes: of.value("memory-budget", args.memory_budget.as_deref(), 0, size_or_off),
+            prefetch: of.typed("prefetch", args.prefetch, Switch(true)).0,
+        }
     }
 
     /// The settings as flags, for the status page; no secrets.
     pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
         let off = || "off".to_owned();
-        let size = |n: u64| if n == 0 { off() } else { n.to_string() };
+        let size = |n: u64| if n == 0 { off() } else { show_bytes(n) };
         let switch = |on: bool| if on { "on".to_owned() } else { off() };
         let mut out = vec![
             ("cache-size", size(self.cache_bytes as u64)),
@@ -214,8 +166,8 @@ impl CacheConfig {
         if let Some(t) = &self.tier {
             let s3 = &t.target.s3;
             out.extend([
-                ("tier-after", format!("{}s", t.after_ms / 1000)),
-                ("tier-drop-after", format!("{}s", t.drop_after_ms / 1000)),
+                ("tier-after", format_ms(t.after_ms)),
+                ("tier-drop-after", format_ms(t.drop_after_ms)),
                 ("tier-cache-size", size(t.cache_bytes)),
                 ("tier-takeover", switch(t.takeover)),
                 ("tier-endpoint", s3.endpoint.clone().unwrap_or_default()),
@@ -231,9 +183,11 @@ mod tests {
     use super::*;
 
     fn load(args: &TierArgs, file: &str, variables: &[(&str, &str)]) -> Result<CacheConfig, ConfigError> {
-        let file: TierFile = serde_json::from_str(file).unwrap();
         let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        CacheConfig::load(args, file, 128 << 20, &variable)
+        let file = super::super::Settings::parse("c.json", file)?;
+        let mut of = Loading { file, variable: &variable, errors: Vec::new() };
+        let config = CacheConfig::load(args, &mut of, 128 << 20);
+        ConfigError::of(of.errors).map_or(Ok(config), Err)
     }
 
     #[test]
@@ -262,12 +216,13 @@ mod tests {
             Ok(c) => c.tier.map_or(String::new(), |t| t.options().err().map_or(String::new(), |e| e.to_string())),
         };
         let file = |f: &str| text(&TierArgs::default(), f);
-        assert!(file(r#"{"tier-url": "gs://b"}"#).starts_with("tier-url: "));
+        assert!(file(r#"{"tier-url": "gs://b"}"#).starts_with("c.json, line 1, column 14: tier-url: "));
         assert!(file(r#"{"tier-url": "s3://b"}"#).contains("AWS_ACCESS_KEY_ID"));
-        assert!(file(r#"{"tier-after": "soon"}"#).starts_with("tier-after: "));
-        assert!(file(r#"{"tier-after": "2d", "tier-drop-after": "1d"}"#).starts_with("tier-drop-after: "));
-        assert!(file(r#"{"cache-size": "much"}"#).starts_with("cache-size: "));
-        assert!(file(r#"{"prefetch": "maybe"}"#).starts_with("prefetch: "));
+        assert!(file(r#"{"tier-after": "soon"}"#).contains("tier-after: \"soon\" is not a duration"));
+        assert!(file(r#"{"tier-after": "30"}"#).contains("tier-after: \"30\" has no unit"));
+        assert!(file(r#"{"tier-after": "2d", "tier-drop-after": "1d"}"#).contains("tier-drop-after: local files"));
+        assert!(file(r#"{"cache-size": "much"}"#).contains("cache-size: \"much\" is not a size"));
+        assert!(file(r#"{"prefetch": "maybe"}"#).contains("prefetch: \"maybe\""));
         let metadata = r#"{"tier-url": "s3://b", "tier-access-key": "a", "tier-secret-key": "b",
                            "tier-endpoint": "http://169.254.169.254"}"#;
         assert!(file(metadata).contains("credentials"));

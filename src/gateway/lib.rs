@@ -55,6 +55,10 @@ pub struct Services {
 pub struct About {
     /// Version of Quiver.
     pub version: String,
+    /// Commit it was built from.
+    pub revision: String,
+    /// Date of that commit.
+    pub build_date: String,
     /// When the process started, ms.
     pub started_ms: i64,
     /// Durability of a write: `commit`, or `interval` with its length.

@@ -546,7 +546,7 @@ fn cannot_start(data: &Path, flags: &[&str]) -> String {
 fn data_folders_that_cannot_be_used() {
     let mut v = Victim::new();
     let text = cannot_start(&v.server.data, &[]);
-    assert!(text.contains("in use by another process"), "{text}");
+    assert!(text.contains(&format!("in use by the server with process id {}", v.server.id())), "{text}");
     v.is_unharmed(0);
 
     // A file where the folder should be, and a folder under a file.
@@ -555,7 +555,7 @@ fn data_folders_that_cannot_be_used() {
     std::fs::write(&file, "x").unwrap();
     for path in [file.clone(), file.join("below")] {
         let text = cannot_start(&path, &[]);
-        assert!(text.contains("quiver:") && text.contains("file"), "{text}");
+        assert!(text.contains("file"), "{text}");
     }
 
     // A folder of a later version, and a manifest that is none.
@@ -609,7 +609,9 @@ fn flags_and_files_that_cannot_be() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let config = folder.path().join("quiver.json");
-    for (text, word) in [("{", "quiver.json:1:"), ("{\"no-such-key\": 1}", "no-such-key"), ("[1]", "quiver.json")] {
+    for (text, word) in
+        [("{", "quiver.json, line 1, column "), ("{\"no-such-key\": 1}", "no-such-key"), ("[1]", "quiver.json")]
+    {
         std::fs::write(&config, text).unwrap();
         let shown = cannot_start(&data, &["--config", &config.display().to_string()]);
         assert!(shown.contains(word), "{word}: {shown}");

@@ -18,6 +18,7 @@
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `maintenance` | deletions, snapshots, backups, checks, background tasks |
 //! | `cli` | help, completions, exit codes, messages |
+//! | `config` | settings: one meaning in flag and file, errors with their place, slips refused or told, foreign folders, the first minute |
 //! | `tier` | blocks in an S3-compatible service outlive the local disk; two servers; failures of the service |
 //! | `tidy` | rules of the tree that the compiler does not check |
 
@@ -32,6 +33,7 @@ mod admission;
 mod api;
 mod cardinality;
 mod cli;
+mod config;
 mod disk_full;
 mod explain;
 mod export;

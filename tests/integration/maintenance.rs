@@ -153,7 +153,7 @@ fn backups_are_incremental_and_come_back() {
     assert!(back_up(&["--url", &url]).contains("1 copied now"));
     fill(&server, 60_000);
     let text = back_up(&["--url", &url]);
-    assert!(text.starts_with("2 blocks") && text.contains("1 copied now"), "{text}");
+    assert!(text.starts_with("2 blocks (") && text.contains("1 copied now"), "{text}");
     let snapshots = server.data.join("snapshots");
     assert_eq!(std::fs::read_dir(snapshots).unwrap().count(), 0, "the server's snapshots are dropped again");
     assert!(back_up(&["--url", &url, "--verify"]).contains("0 copied now"));
@@ -192,10 +192,14 @@ fn damage_is_found_shown_and_set_aside() {
     server.admin("flush");
     fill(&server, 14_400_000);
     let (code, _, err) = quiver(&["check", shown(&server.data)]);
-    assert!(code == Some(1) && err.contains("in use"), "{err}");
+    let holder = format!("is in use by the server with process id {}: ask it with --url", server.id());
+    assert!(code == Some(1) && err.contains(&holder) && err.contains(shown(&server.data)), "{err}");
     assert_eq!(server.terminate().code(), Some(0));
     let whole = succeeds(&["check", shown(&server.data)]);
-    assert!(whole.contains("2 blocks") && whole.contains("(1 frames)"), "{whole}");
+    assert!(
+        whole.contains("read 2 blocks") && whole.contains("(1 frame)") && whole.ends_with("\nno damage\n"),
+        "{whole}"
+    );
     let inspected = succeeds(&["inspect", shown(&server.data)]);
     assert!(inspected.contains("2 blocks") && inspected.contains("bytes/sample") && inspected.contains("1 frames"));
     let mut blocks: Vec<_> =
@@ -217,7 +221,10 @@ fn damage_is_found_shown_and_set_aside() {
     for path in [&server.data, &blocks[0]] {
         let (code, out, err) = quiver(&["check", shown(path)]);
         assert_eq!(code, Some(1));
-        assert!(out.contains("damage: ") && out.contains(" at byte ") && err.contains("damages found"), "{out}{err}");
+        assert!(
+            out.contains("damage: ") && out.contains(" at byte ") && err.contains("is damaged in 1 place"),
+            "{out}{err}"
+        );
     }
     // It serves all the rest, and tells.
     server.restart();
@@ -228,12 +235,15 @@ fn damage_is_found_shown_and_set_aside() {
     assert_eq!(damaged.as_array().unwrap().len(), 1, "{damaged}");
     server.terminate();
     let (code, out, _) = quiver(&["check", "--repair", shown(&server.data)]);
-    assert!(code == Some(1) && out.contains("set aside: quarantine/"), "{out}");
+    assert!(code == Some(3) && out.contains("moved to quarantine/"), "{out}");
+    assert!(out.ends_with("repaired: 140 of 160 samples kept, 20 lost\n"), "{out}");
     assert!(
-        out.contains("saved: 140 samples") && out.contains("lost: 20 samples of ") && out.contains("host-0"),
+        out.contains("kept: 140 samples") && out.contains("lost: 20 samples of ") && out.contains("host-0"),
         "{out}"
     );
-    succeeds(&["check", shown(&server.data)]);
+    assert!(succeeds(&["check", shown(&server.data)]).ends_with("\nno damage\n"));
+    let again = succeeds(&["check", "--repair", shown(&server.data)]);
+    assert!(again.ends_with("\nno damage\n"), "{again}");
     assert_eq!(std::fs::read_dir(server.data.join("quarantine")).unwrap().count(), 1);
     server.restart();
     assert_eq!(server.query("count(keep)", AT)[0]["value"][1], "4");
@@ -293,7 +303,7 @@ fn retention_by_size_and_by_selector() {
     let text = server.get("/metrics", &[]).text();
     assert!(text.contains("quiver_blocks_dropped_total 0\n") && text.contains("quiver_blocks_damaged 0\n"), "{text}");
     // The oldest blocks go when there is no room for them.
-    let small = Start::new().with(&["--retention-size", "1500"]).ready();
+    let small = Start::new().with(&["--retention-size", "1500B"]).ready();
     for k in 0..6 {
         fill(&small, k * 3_600_000);
         small.admin("flush");

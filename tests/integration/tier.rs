@@ -179,7 +179,7 @@ fn backups_go_to_the_service_and_come_back() {
     let scratch_text = scratch.display().to_string();
     let back_up = || run(&["snapshot", "--url", &url, "--out", &to, "--scratch", &scratch_text]);
     let (out, err) = back_up();
-    assert!(out.starts_with("1 blocks") && out.contains("1 copied now"), "{out}{err}");
+    assert!(out.starts_with("1 block (") && out.contains("1 copied now"), "{out}{err}");
     fill(&server, 3_000_000);
     write(&mut server.client(), &[Series::new("near", &[("a", "b")]).float(T, 1.0)]);
     let (out, err) = back_up();
@@ -207,7 +207,7 @@ fn backups_go_to_the_service_and_come_back() {
     assert!(err.contains("AccessDenied"), "{err}");
     own.set_read_only(false);
     let (out, err) = back_up();
-    assert!(out.contains("blocks of"), "{out}{err}");
+    assert!(out.contains(" blocks ("), "{out}{err}");
     let again = folder.path().join("again");
     restore(&to, &again);
     assert_eq!(answer(&Start::new().on(&again).ready()), answer(&server));

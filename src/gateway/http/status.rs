@@ -179,10 +179,10 @@ fn counts(j: &mut Json, list: &[NamedCount]) {
 
 /// No `features` key: Grafana takes a server that has one for a different product.
 pub fn build_info(g: &Gateway, j: &mut Json) {
-    j.raw(r#"{"version":"#)
-        .string(PROMETHEUS_VERSION)
-        .raw(r#","revision":"","branch":"","buildUser":"","buildDate":"","#);
-    j.raw(r#""goVersion":"","application":"Quiver","quiverVersion":"#).string(&g.services.about.version).raw("}");
+    let about = &g.services.about;
+    j.raw(r#"{"version":"#).string(PROMETHEUS_VERSION).raw(r#","revision":"#).string(&about.revision);
+    j.raw(r#","branch":"","buildUser":"","buildDate":"#).string(&about.build_date);
+    j.raw(r#","goVersion":"","application":"Quiver","quiverVersion":"#).string(&about.version).raw("}");
 }
 
 fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
@@ -194,11 +194,9 @@ fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
     j.raw(r#"{"startTime":"#).string(&rfc3339(about.started_ms));
     j.raw(r#","serverTime":"#).string(&rfc3339(g.services.clock.now_ms()));
     let settings = g.settings.lock().clone();
-    j.raw(r#","CWD":"","hostname":"","reloadConfigSuccess":"#).raw(if settings.error.is_none() {
-        "true"
-    } else {
-        "false"
-    });
+    let folder = std::env::current_dir().map_or_else(|_| String::new(), |d| d.display().to_string());
+    j.raw(r#","CWD":"#).string(&folder).raw(r#","hostname":"#).string(&quiver_core::host_name());
+    j.raw(r#","reloadConfigSuccess":"#).raw(if settings.error.is_none() { "true" } else { "false" });
     j.raw(r#","lastConfigTime":"#).string(&rfc3339(settings.read_ms));
     j.raw(r#","corruptionCount":"#).int(g.services.maintain.stats(0).damaged_blocks.len() as i64);
     j.raw(r#","goroutineCount":0,"GOMAXPROCS":"#);
