@@ -3,16 +3,15 @@
 //! From a server: a snapshot is made there, its missing blocks are fetched, the snapshot is dropped again. From a data
 //! folder: read where it stands.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use clap::Args;
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 use quiver_core::backup::{Backup, BackupError, BackupFile, BackupReport, restore as restore_folder, restore_remote};
 use quiver_model::{Clock, SystemClock};
 use quiver_persistence::manifest::{MANIFEST_FILE, parse};
@@ -21,7 +20,10 @@ use serde::Deserialize;
 
 use super::client::Server;
 use super::data::{Data, DataArgs};
+use super::exit;
 use super::place::{Place, Scratch, StoreArgs};
+use super::progress::Bytes as Progress;
+use super::terminal::elapsed;
 use super::{counted, grouped, shown_bytes};
 
 /// Flags of `quiver snapshot`.
@@ -61,45 +63,6 @@ pub struct RestoreArgs {
     store: StoreArgs,
 }
 
-/// Shows how many bytes are done, until it is dropped.
-struct Progress {
-    done: Arc<AtomicU64>,
-    bar: ProgressBar,
-    ticks: tokio::task::JoinHandle<()>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} [{elapsed}, {eta} left]") {
-            bar.set_style(style);
-        }
-        let done = Arc::new(AtomicU64::new(0));
-        let (count, shown) = (Arc::clone(&done), bar.clone());
-        let ticks = tokio::spawn(async move {
-            let mut every = tokio::time::interval(std::time::Duration::from_millis(100));
-            loop {
-                every.tick().await;
-                shown.set_position(count.load(Ordering::Relaxed));
-            }
-        });
-        Self { done, bar, ticks }
-    }
-
-    /// Something that says how many bytes there are, from any thread.
-    fn total(&self) -> impl Fn(u64) + Send + 'static {
-        let bar = self.bar.clone();
-        move |n| bar.set_length(n)
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.ticks.abort();
-        self.bar.finish_and_clear();
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, String> {
@@ -120,10 +83,10 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
         }
     };
     let backup = Arc::new(backup);
-    let progress = Progress::new();
+    let (progress, begun) = (Progress::new(), Instant::now());
     let report = match data {
         Data::Folder(folder) => {
-            let (done, total, verify) = (Arc::clone(&progress.done), progress.total(), args.verify);
+            let (done, total, verify) = (progress.done(), progress.total(), args.verify);
             blocking(move || backup.of_folder(&folder, verify, now, &done, &total)).await?
         }
         Data::Server(url) => {
@@ -135,20 +98,21 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
             // It served its purpose, whatever came of it.
             let path = format!("/api/v1/admin/tsdb/snapshots/{name}");
             if let Err(e) = server.send(Method::DELETE, &path).await {
-                super::exit::warning(&format!("the server keeps its snapshot {name}: {e}"));
+                exit::warning(&format!("the server keeps its snapshot {name}: {e}"));
             }
             fetched?
         }
     };
     drop(progress);
     super::print(&format!(
-        "{} ({}) in {}: {} copied now ({}), {} no longer needed and deleted\n",
+        "{} ({}) in {}: {} copied now ({}), {} no longer needed and deleted, in {}\n",
         counted(report.blocks, "block"),
         shown_bytes(report.bytes),
         args.out,
         grouped(report.copied),
         shown_bytes(report.copied_bytes),
-        grouped(report.pruned)
+        grouped(report.pruned),
+        elapsed(begun.elapsed())
     ));
     Ok(())
 }
@@ -200,7 +164,7 @@ async fn fetch(
     }
     progress.total()(plan.iter().filter(|f| !f.is_there).map(|f| f.bytes).sum());
     for file in plan.iter().filter(|f| !f.is_there) {
-        fetch_block(server, &format!("{base}/{}", file.from), &backup, file, &progress.done).await?;
+        fetch_block(server, &format!("{base}/{}", file.from), &backup, file, &progress.done()).await?;
     }
     blocking(move || backup.publish(&manifest, &plan, SystemClock.now_ms())).await
 }
@@ -246,8 +210,8 @@ async fn fetch_block(
 
 /// Runs `quiver restore`.
 pub async fn restore(args: RestoreArgs) -> Result<(), String> {
-    let progress = Progress::new();
-    let (done, total) = (Arc::clone(&progress.done), progress.total());
+    let (progress, begun) = (Progress::new(), Instant::now());
+    let (done, total) = (progress.done(), progress.total());
     let (place, to, aside) = (args.store.place(&args.from)?, args.data_dir.clone(), args.force_aside);
     let work = move || match place {
         Place::Folder(from) => restore_folder(&from, &to, aside, &done, &total),
@@ -259,6 +223,7 @@ pub async fn restore(args: RestoreArgs) -> Result<(), String> {
         super::print(&format!("moved what was in {0} to {0}/{folder}\n", args.data_dir.display()));
     }
     let (blocks, bytes) = (counted(report.blocks, "block"), shown_bytes(report.bytes));
-    super::print(&format!("{blocks} ({bytes}) restored to {}\n", args.data_dir.display()));
+    let took = elapsed(begun.elapsed());
+    super::print(&format!("{blocks} ({bytes}) restored to {}, in {took}\n", args.data_dir.display()));
     Ok(())
 }

@@ -9,7 +9,9 @@ pub struct Line {
 }
 
 /// Colours of lines, as ANSI numbers; the legend uses the same.
-const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
+const COLOURS: [u8; 12] = [36, 33, 35, 32, 34, 31, 96, 93, 95, 92, 94, 91];
+/// Characters of a line that stands within a table.
+const SPARKS: usize = 20;
 
 struct Canvas {
     columns: usize,
@@ -68,15 +70,53 @@ fn short(v: f64) -> String {
     }
 }
 
-/// Draws lines into `columns` × `rows` characters; `x_label` names the ends of the x axis.
-pub fn draw(lines: &[Line], columns: usize, rows: usize, colour: bool, x_label: impl Fn(f64) -> String) -> String {
-    let finite = || lines.iter().flat_map(|l| &l.points).filter(|(_, y)| y.is_finite());
-    let fold = |f: fn(f64, f64) -> f64, of: fn(&(f64, f64)) -> f64| finite().map(of).reduce(f);
-    let (Some(x0), Some(x1), Some(y0), Some(y1)) =
-        (fold(f64::min, |p| p.0), fold(f64::max, |p| p.0), fold(f64::min, |p| p.1), fold(f64::max, |p| p.1))
-    else {
-        return "nothing to draw\n".into();
-    };
+/// Six digits of a number.
+pub fn figure(v: f64) -> String {
+    if !v.is_finite() {
+        return if v.is_nan() {
+            "NaN"
+        } else if v > 0.0 {
+            "+Inf"
+        } else {
+            "-Inf"
+        }
+        .to_owned();
+    }
+    let magnitude = if v == 0.0 { 0 } else { v.abs().log10().floor() as i32 };
+    if !(-5..15).contains(&magnitude) {
+        return format!("{v:.5e}");
+    }
+    let text = format!("{v:.*}", usize::try_from(5 - magnitude).unwrap_or(0));
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// A line of blocks, as high as the values; blank where there are none.
+pub fn sparkline(points: &[(f64, f64)], (x0, x1): (f64, f64)) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let mut sums = [(0.0, 0u32); SPARKS];
+    for (x, y) in points.iter().filter(|p| p.1.is_finite()) {
+        let across = if x1 > x0 { (x - x0) / (x1 - x0) } else { 0.5 };
+        let (sum, n) = &mut sums[((across * SPARKS as f64) as usize).min(SPARKS - 1)];
+        (*sum, *n) = (*sum + y, *n + 1);
+    }
+    let mean = |(sum, n): &(f64, u32)| (*n > 0).then(|| sum / f64::from(*n));
+    let fold = |f: fn(f64, f64) -> f64| sums.iter().filter_map(mean).reduce(f);
+    let (Some(low), Some(high)) = (fold(f64::min), fold(f64::max)) else { return String::new() };
+    let block = |y: f64| if high > low { ((y - low) / (high - low) * 7.0).round() as usize } else { 3 };
+    sums.iter().map(|s| mean(s).map_or(' ', |y| BLOCKS[block(y).min(7)])).collect()
+}
+
+/// Draws lines over the range of x into `columns` × `rows` characters; `x_label` names the ends of the x axis. None if there
+/// is no point to draw.
+pub fn draw(
+    lines: &[Line],
+    (x0, x1): (f64, f64),
+    (columns, rows): (usize, usize),
+    colour: bool,
+    x_label: impl Fn(f64) -> String,
+) -> Option<String> {
+    let finite = || lines.iter().flat_map(|l| &l.points).map(|p| p.1).filter(|y| y.is_finite());
+    let (y0, y1) = finite().reduce(f64::min).zip(finite().reduce(f64::max))?;
     let (y0, y1) = if y0 == y1 { (y0 - 1.0, y1 + 1.0) } else { (y0, y1) };
     let axis = [y1, (y0 + y1) / 2.0, y0].map(short);
     let margin = axis.iter().map(String::len).max().unwrap_or(0);
@@ -90,7 +130,7 @@ pub fn draw(lines: &[Line], columns: usize, rows: usize, colour: bool, x_label: 
     for (i, line) in lines.iter().enumerate() {
         let mut last: Option<(usize, usize)> = None;
         for p in &line.points {
-            if !p.1.is_finite() {
+            if !p.1.is_finite() || !(x0..=x1).contains(&p.0) {
                 last = None;
                 continue;
             }
@@ -125,9 +165,9 @@ pub fn draw(lines: &[Line], columns: usize, rows: usize, colour: bool, x_label: 
     out.push_str(&format!("{:margin$} └{}\n", "", "─".repeat(columns)));
     out.push_str(&format!("{:margin$}  {left}{}{right}\n", "", " ".repeat(gap)));
     for (i, line) in lines.iter().enumerate() {
-        out.push_str(&format!("{:margin$}  {} {}\n", "", paint("━━", i), line.name));
+        out.push_str(&format!("{:margin$}  {} {}\n", "", paint("━━", i), crate::cli::terminal::printable(&line.name)));
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -137,7 +177,7 @@ mod tests {
     #[test]
     fn a_rising_line_goes_from_the_lower_left_to_the_upper_right() {
         let line = Line { name: "up".into(), points: vec![(0.0, 0.0), (10.0, 10.0)] };
-        let text = draw(&[line], 14, 4, false, short);
+        let text = draw(&[line], (0.0, 10.0), (14, 4), false, short).unwrap();
         let rows: Vec<&str> = text.lines().collect();
         assert!(
             rows[0].starts_with("10 ┤") && rows[0].ends_with('⠁')
@@ -149,7 +189,29 @@ mod tests {
     }
 
     #[test]
-    fn no_points_is_said() {
-        assert_eq!(draw(&[], 40, 5, false, short), "nothing to draw\n");
+    fn without_points_there_is_nothing() {
+        assert_eq!(draw(&[], (0.0, 1.0), (40, 5), false, short), None);
+        let line = Line { name: "x".into(), points: vec![(0.5, f64::NAN)] };
+        assert_eq!(draw(&[line], (0.0, 1.0), (40, 5), false, short), None);
+        assert_eq!(sparkline(&[(0.5, f64::INFINITY)], (0.0, 1.0)), "");
+    }
+
+    #[test]
+    fn a_hole_stays_a_hole() {
+        let line = Line { name: "late".into(), points: vec![(90.0, 1.0), (100.0, 2.0)] };
+        let text = draw(&[line], (0.0, 100.0), (43, 4), false, short).unwrap();
+        for row in text.lines().take(4) {
+            let plot: String = row.split('┤').nth(1).unwrap().chars().take(30).collect();
+            assert_eq!(plot.trim(), "", "{text}");
+        }
+        let sparks = sparkline(&[(90.0, 1.0), (100.0, 2.0)], (0.0, 100.0));
+        assert_eq!(sparks, format!("{}▁█", " ".repeat(SPARKS - 2)));
+    }
+
+    #[test]
+    fn figures_have_six_digits() {
+        let all = [0.0, 1.0, 0.920_689_655_172, 123_456_789.0, 1e-9, 1.5e300, -2.5, f64::NEG_INFINITY, 0.000_012_3];
+        let wanted = ["0", "1", "0.92069", "123456789", "1.00000e-9", "1.50000e300", "-2.5", "-Inf", "0.0000123"];
+        assert_eq!(all.map(figure), wanted);
     }
 }

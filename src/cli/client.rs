@@ -1,11 +1,16 @@
 //! A small HTTP client for the command line: forms out, bodies in.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+
+/// Time that making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a server is, as given with `--url`.
 #[derive(Clone, Debug)]
@@ -18,11 +23,24 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL is not one.
-    #[error("{0:?} is not a URL like http://127.0.0.1:9095 (https is not spoken by this client)")]
+    #[error("--url: {0:?} is not the address of a server, such as http://127.0.0.1:9095")]
     Url(String),
-    /// Nobody answered.
-    #[error("no answer from {url}: {why}. Is a server running there? Start one with: quiver serve")]
+    /// TLS is asked for.
+    #[error(
+        "--url: this command cannot connect by https yet ({0:?}); use the server's own http:// address, or a tunnel to it"
+    )]
+    Tls(String),
+    /// No connection.
+    #[error("no server answers at {url} ({why}). Start one with: quiver serve")]
     Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// A connection that ended.
+    #[error("{url} closed the connection before its answer was complete ({why}); the server may have stopped")]
+    Lost {
         /// Where.
         url: String,
         /// Why.
@@ -57,13 +75,29 @@ pub fn encode_form(pairs: &[(&str, String)]) -> String {
 }
 
 impl Server {
-    /// A server at a base URL.
+    /// A server at a base URL; without a scheme it is http.
     pub fn new(url: &str) -> Result<Self, ClientError> {
-        let base = url.trim_end_matches('/').to_owned();
-        if !base.starts_with("http://") || base.parse::<hyper::Uri>().is_err() {
-            return Err(ClientError::Url(url.to_owned()));
+        let bad = || ClientError::Url(url.to_owned());
+        let base = match url.trim().split_once("://") {
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(ClientError::Tls(url.to_owned())),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => format!("http://{rest}"),
+            Some(_) => return Err(bad()),
+            None => format!("http://{}", url.trim()),
+        };
+        let base = base.trim_end_matches('/').to_owned();
+        let uri: Uri = base.parse().map_err(|_| bad())?;
+        if uri.host().is_none_or(str::is_empty) || uri.query().is_some() || base.contains('#') {
+            return Err(bad());
         }
-        Ok(Self { base, client: Client::builder(TokioExecutor::new()).build_http() })
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        Ok(Self { base, client: Client::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.base
     }
 
     /// Posts a form; the body comes as it arrives.
@@ -78,31 +112,34 @@ impl Server {
         path: &str,
         form: &[(&str, String)],
     ) -> Result<Response<Incoming>, ClientError> {
-        let url = format!("{}{path}", self.base);
-        let fail = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
-        let request = Request::post(&url)
+        let request = Request::post(format!("{}{path}", self.base))
             .header("content-type", "application/x-www-form-urlencoded")
             .header("accept", accept)
-            .body(Full::new(Bytes::from(encode_form(form))))
-            .map_err(|e| fail(e.to_string()))?;
+            .body(Full::new(Bytes::from(encode_form(form))));
+        self.request(request).await
+    }
+
+    async fn request(
+        &self,
+        request: hyper::http::Result<Request<Full<Bytes>>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let request = request.map_err(|e| ClientError::Unreachable { url: self.base.clone(), why: e.to_string() })?;
         self.client.request(request).await.map_err(|e| {
-            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-            fail(cause)
+            // The last cause says it: "Connection refused".
+            let mut cause: &dyn std::error::Error = &e;
+            while let Some(next) = cause.source() {
+                cause = next;
+            }
+            let (url, why) = (self.base.clone(), plain(&cause.to_string()));
+            if e.is_connect() { ClientError::Unreachable { url, why } } else { ClientError::Lost { url, why } }
         })
     }
 
     /// A request without a body; an answer that is not 2xx is an error with its text.
     pub async fn send(&self, method: hyper::Method, path: &str) -> Result<Response<Incoming>, ClientError> {
-        let fail = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .body(Full::new(Bytes::new()))
-            .map_err(|e| fail(e.to_string()))?;
-        let response = self.client.request(request).await.map_err(|e| {
-            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-            fail(cause)
-        })?;
+        let request =
+            Request::builder().method(method).uri(format!("{}{path}", self.base)).body(Full::new(Bytes::new()));
+        let response = self.request(request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -120,22 +157,30 @@ impl Server {
     /// The whole body of an answer.
     pub async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|e| ClientError::Unreachable {
-            url: self.base.clone(),
-            why: format!("the answer broke off: {e}"),
-        })?;
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|e| ClientError::Lost { url: self.base.clone(), why: e.to_string() })?;
         let bytes = body.to_bytes();
         if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
     }
 }
 
-/// The server's own words where there are any.
+/// Without the number of an error of the system, which says nothing to people.
+fn plain(why: &str) -> String {
+    why.split(" (os error").next().unwrap_or(why).to_owned()
+}
+
+/// The server's own words if there are any, and what to do about those that leave it open.
 pub fn refused(status: StatusCode, body: &[u8]) -> ClientError {
     let text = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
         .and_then(|v| v.get("error").and_then(|e| e.as_str()).map(str::to_owned))
         .unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
-    ClientError::Refused(if text.is_empty() { status.to_string() } else { text })
+    ClientError::Refused(match text.as_str() {
+        "" => format!("the server answers {status}"),
+        // As Prometheus says it, to the letter.
+        "admin APIs disabled" => "the server's admin API is off; start the server with --admin-api on".to_owned(),
+        _ => text,
+    })
 }
 
 #[cfg(test)]
@@ -151,8 +196,28 @@ mod tests {
     }
 
     #[test]
-    fn only_http_urls() {
-        assert!(Server::new("127.0.0.1:9095").is_err());
-        assert!(Server::new("http://127.0.0.1:9095/").is_ok());
+    fn addresses_of_servers() {
+        for (url, base) in [
+            ("http://127.0.0.1:9095/", "http://127.0.0.1:9095"),
+            ("127.0.0.1:9095", "http://127.0.0.1:9095"),
+            ("localhost:9095/quiver/", "http://localhost:9095/quiver"),
+            ("HTTP://[::1]:9095", "http://[::1]:9095"),
+            ("node", "http://node"),
+        ] {
+            assert_eq!(Server::new(url).unwrap().url(), base);
+        }
+        for url in ["", "http://", "ftp://x", "http://a b", "http://x/?q=1", "http://:9095", "://x", "http://x/#a"] {
+            let said = Server::new(url).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(said.contains("http://127.0.0.1:9095"), "{url}: {said}");
+        }
+        assert!(matches!(Server::new("https://x"), Err(ClientError::Tls(_))));
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let said = |body: &str| refused(StatusCode::NOT_FOUND, body.as_bytes()).to_string();
+        assert!(said(r#"{"status":"error","error":"admin APIs disabled"}"#).contains("--admin-api on"));
+        assert_eq!(said(""), "the server answers 404 Not Found");
+        assert_eq!(said("no such page\n"), "no such page");
     }
 }

@@ -9,6 +9,8 @@
 
 use std::process::ExitCode;
 
+use super::terminal;
+
 /// Why a command did not end with 0.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -39,14 +41,48 @@ impl Failure {
     /// Says why, and gives the exit code.
     pub fn report(&self) -> ExitCode {
         match self {
-            Failure::Usage(why) | Failure::Failed(why) => eprintln!("error: {why}"),
+            Failure::Usage(why) | Failure::Failed(why) => error(why),
             Failure::Incomplete(why) => warning(why),
         }
         ExitCode::from(self.code())
     }
 }
 
+/// Prints an error as the argument parser prints its own.
+pub fn error(why: &str) {
+    labelled("error", "1;31", why);
+}
+
 /// Prints a warning.
 pub fn warning(why: &str) {
-    eprintln!("warning: {why}");
+    labelled("warning", "1;33", why);
+}
+
+/// Prints something that is good to know.
+pub fn note(what: &str) {
+    labelled("note", "1;36", what);
+}
+
+fn labelled(label: &str, colour: &str, text: &str) {
+    use std::io::Write;
+    let mut err = std::io::stderr().lock();
+    let text = terminal::printable_lines(text);
+    // Nothing is left to tell of a standard error that is closed.
+    let _ = if terminal::has_colour(&std::io::stderr()) {
+        writeln!(err, "\x1b[{colour}m{label}:\x1b[0m {text}")
+    } else {
+        writeln!(err, "{label}: {text}")
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_code() {
+        let all = [Failure::Failed("a".into()), Failure::Usage("b".into()), Failure::Incomplete("c".into())];
+        assert_eq!(all.each_ref().map(Failure::code), [1, 2, 3]);
+        assert_eq!(Failure::from("a".to_owned()), all[0]);
+    }
 }

@@ -3,20 +3,22 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quiver_query::{ExplainMode, Hints, QueryOptions};
-use serde::Serialize;
+use quiver_query::{Explain, ExplainMode, Hints, QueryOptions};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::client::Server;
+use super::exit::Failure;
+use super::offline::Folder;
 use super::when::{TimeArgs, When};
-use super::{json, offline};
+use super::{json, terminal};
 
 /// Flags of `quiver explain`.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// PromQL expression
     expression: String,
-    /// Answer the query and measure it, instead of only planning it
+    /// Run the query and measure it, instead of only planning it
     #[arg(long)]
     analyze: bool,
     /// Server to ask
@@ -30,7 +32,7 @@ pub struct ExplainArgs {
     /// Print the tree as JSON
     #[arg(long)]
     json: bool,
-    /// Ask no server but a folder: an export or a copied data folder
+    /// Read a folder (an export or a copy of a data folder) instead of asking a server
     #[arg(long, value_name = "DIR")]
     offline: Option<PathBuf>,
     /// Features to switch on for --offline, by Prometheus's names
@@ -39,16 +41,18 @@ pub struct ExplainArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: ExplainArgs) -> Result<(), String> {
+pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let when = args.time.when(false)?;
     let explain = if args.analyze { ExplainMode::Analyze } else { ExplainMode::Plan };
     let text = match &args.offline {
         Some(folder) => {
-            let hints = Hints::parse(args.hints.iter().map(String::as_str)).map_err(|e| format!("--hint: {e}"))?;
+            let hints = Hints::parse(args.hints.iter().map(String::as_str));
+            let hints = hints.map_err(|e| Failure::Usage(format!("--hint: {e}")))?;
             let options = QueryOptions { hints, explain, ..QueryOptions::default() };
-            let answer = offline::answer(folder, &args.enable_feature, &args.expression, when, options).await?;
-            let tree = answer.explain.ok_or("there is no explanation")?;
-            json::with_stack(move || if args.json { pretty(&tree) } else { Ok(tree.to_string()) })??
+            let folder = Folder::open(folder, &args.enable_feature)?;
+            let answer = folder.answer(&args.expression, when, options).await?;
+            let tree = answer.explain.ok_or_else(|| "there is no explanation".to_owned())?;
+            json::with_stack(move || if args.json { pretty(&tree) } else { Ok(shown(&tree)) })??
         }
         None => ask(&args, when, explain).await?,
     };
@@ -60,24 +64,30 @@ fn pretty(tree: &impl Serialize) -> Result<String, String> {
     serde_json::to_string_pretty(tree).map(|t| format!("{t}\n")).map_err(|e| e.to_string())
 }
 
-async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<String, String> {
-    let server = Server::new(&args.url).map_err(|e| e.to_string())?;
+/// As wide as the terminal.
+fn shown(tree: &Explain) -> String {
+    let text = terminal::width().map_or_else(|| tree.to_string(), |width| tree.text(width));
+    terminal::printable_lines(&text).into_owned()
+}
+
+async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<String, Failure> {
+    let server = Server::new(&args.url).map_err(|e| Failure::Usage(e.to_string()))?;
     let (path, mut form) = when.request(&args.expression);
     // The answer itself is not shown: one series of it is enough.
     form.extend([("explain", explain.name().to_owned()), ("limit", "1".to_owned())]);
     form.extend(args.hints.iter().map(|h| ("hint", h.clone())));
-    let wanted = if args.json { "application/json" } else { "text/plain" };
-    let response = server.post_for(wanted, path, &form).await.map_err(|e| e.to_string())?;
+    let response = server.post_for("application/json", path, &form).await.map_err(|e| e.to_string())?;
     let body = server.body(response).await.map_err(|e| e.to_string())?;
-    if !args.json {
-        return Ok(String::from_utf8_lossy(&body).into_owned());
-    }
-    json::with_stack(|| {
+    let text = json::with_stack(|| {
         let envelope =
             json::parse(&body).map_err(|e| format!("the server's answer is not JSON to this program: {e}"))?;
         match &envelope["data"]["explain"] {
-            Value::Null => Err("the answer has no explanation: is the server older than this program?".into()),
-            tree => pretty(tree),
+            Value::Null => Err("the answer has no explanation; is the server older than this program?".to_owned()),
+            tree if args.json => pretty(tree),
+            tree => Explain::deserialize(tree).map(|tree| shown(&tree)).map_err(|e| {
+                format!("the explanation cannot be shown ({e}); is the server of another version? --json prints it")
+            }),
         }
-    })?
+    });
+    Ok(text??)
 }

@@ -1,18 +1,16 @@
 //! `quiver export`: stored series as Parquet, a folder per day.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 use quiver_core::{Need, SeriesSet, Source, TimeRange};
 use quiver_gateway::http::export::union;
-use quiver_gateway::http::params::parse_time;
 use quiver_gateway::write::decode::{DecodeOptions, DecodeScratch, Version, decode};
-use quiver_model::{Labels, Limits, Matcher, SampleColumn, WriteBatch};
+use quiver_model::{Clock, Labels, Limits, Matcher, SampleColumn, SystemClock, WriteBatch};
 use quiver_persistence::{Disk, RealDisk};
 use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
@@ -20,72 +18,81 @@ use quiver_storage::parquet::{DayWriter, ParquetExporter, days};
 
 use super::client::{Server, refused};
 use super::data::{Data, DataArgs};
-use super::{offline, seconds};
+use super::exit::Failure;
+use super::progress::Bar;
+use super::terminal::{self, plural};
+use super::{offline, seconds, times, when};
 
 /// Flags of `quiver export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Folder to write to; made where it does not exist
+    /// Folder to write to; made if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Only series that match, such as '{job="node"}'; may be given several times
     #[arg(long = "match", value_name = "SELECTOR")]
     selectors: Vec<String>,
-    /// From then on: Unix seconds or RFC 3339
-    #[arg(long, value_name = "TIME")]
+    /// Only samples from this time on: now-1h, -1h, yesterday, 2026-12-01, 2026-12-01T12:10 (local time),
+    /// 2026-12-01T12:10:00Z or Unix seconds. Folders are days in UTC
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     start: Option<String>,
-    /// Up to then, inclusive
-    #[arg(long, value_name = "TIME")]
+    /// Only samples up to this time, inclusive; written like --start
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     end: Option<String>,
 }
 
+/// What was done so far, shown while it goes on.
 struct Progress {
-    bar: ProgressBar,
+    bar: Bar,
     samples: u64,
+    folders: u64,
 }
 
 impl Progress {
     fn new(days: u64) -> Self {
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(days) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} days, {msg} [{elapsed}, {eta} left]") {
-            bar.set_style(style);
-        }
-        Self { bar, samples: 0 }
+        Self { bar: Bar::of_parts(days, "day"), samples: 0, folders: 0 }
     }
 
     fn add(&mut self, samples: usize) {
         self.samples += samples as u64;
-        self.bar.set_message(format!("{} samples", self.samples));
+        self.bar.say(|rate| format!("{}{}", plural(self.samples, "sample"), rate(self.samples, "samples")));
     }
 
-    fn day_done(&self, day: TimeRange, rows: u64) {
+    fn day_done(&mut self, day: TimeRange, rows: u64) {
+        self.folders += u64::from(rows > 0);
         if self.bar.is_hidden() && rows > 0 {
-            eprintln!("{} {rows} samples", quiver_storage::parquet::day_of(day.min));
+            eprintln!("{} {}", quiver_storage::parquet::day_of(day.min), plural(rows, "sample"));
         }
-        self.bar.inc(1);
+        self.bar.part_done();
     }
 }
 
 /// Runs the command.
-pub async fn run(args: ExportArgs) -> Result<(), String> {
-    let data = args.data.find()?;
-    let time = |flag: &str, text: &Option<String>, default: i64| match text {
-        None => Ok(default),
-        Some(t) => parse_time(t).map_err(|e| format!("--{flag}: {e}")),
-    };
-    let asked = TimeRange { min: time("start", &args.start, i64::MIN)?, max: time("end", &args.end, i64::MAX)? };
+pub async fn run(args: ExportArgs) -> Result<(), Failure> {
+    let data = args.data.find().map_err(Failure::Usage)?;
+    let now = SystemClock.now_ms();
+    let (start, end) = (args.start.as_ref(), args.end.as_ref());
+    let asked =
+        TimeRange { min: when::flag("start", start, now, i64::MIN)?, max: when::flag("end", end, now, i64::MAX)? };
     if asked.min > asked.max {
-        return Err("--start is after --end".into());
+        let (start, end) = (times::stamp(asked.min), times::stamp(asked.max));
+        return Err(Failure::Usage(format!("--start is after --end: {start} is later than {end}")));
     }
     let options = ParseOptions::new(&Limits::default(), Features { unquoted_utf8_names: true, ..Features::default() });
     let mut selectors: Vec<Vec<Matcher>> = Vec::new();
     for text in &args.selectors {
-        selectors.push(parse_metric_selector(text, &options).map_err(|e| format!("--match {text:?}: {e}"))?);
+        let parsed = parse_metric_selector(text, &options);
+        selectors.push(parsed.map_err(|e| Failure::Usage(format!("--match {text:?}: {e}")))?);
+    }
+    if let Data::Server(url) = &data {
+        // Before a folder is made for nothing.
+        Server::new(url).map_err(|e| Failure::Usage(e.to_string()))?;
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&args.out).map_err(|e| e.to_string())?);
     let exporter = ParquetExporter::create(disk, "").map_err(|e| e.to_string())?;
+    let begun = Instant::now();
     let (samples, folders) = match data {
         Data::Folder(folder) => {
             let source = offline::open(&folder)?;
@@ -97,7 +104,12 @@ pub async fn run(args: ExportArgs) -> Result<(), String> {
         }
         Data::Server(url) => from_server(&url, &args.selectors, asked, &exporter).await?,
     };
-    super::print(&format!("{samples} samples in {folders} folders under {}\n", args.out.display()));
+    let out = args.out.display();
+    if samples == 0 {
+        return Err(Failure::Incomplete(format!("no sample matches; nothing was written to {out}")));
+    }
+    let (samples, folders) = (plural(samples, "sample"), plural(folders, "folder"));
+    super::print(&format!("{samples} in {folders} under {out}, in {}\n", terminal::elapsed(begun.elapsed())));
     Ok(())
 }
 
@@ -118,7 +130,6 @@ fn from_source(
     let all: Vec<TimeRange> = days(range).collect();
     let mut progress = Progress::new(all.len() as u64);
     let mut column = SampleColumn::default();
-    let mut folders = 0;
     for day in all {
         let sets: Vec<Arc<dyn SeriesSet>> = selectors
             .iter()
@@ -134,11 +145,9 @@ fn from_source(
             }
         }
         let rows = finish(writer)?;
-        folders += u64::from(rows > 0);
         progress.day_done(day, rows);
     }
-    progress.bar.finish_and_clear();
-    Ok((progress.samples, folders))
+    Ok((progress.samples, progress.folders))
 }
 
 fn push(
@@ -172,7 +181,6 @@ async fn from_server(
     let Some(range) = cut(bounds, asked) else { return Ok((0, 0)) };
     let all: Vec<TimeRange> = days(range).collect();
     let mut progress = Progress::new(all.len() as u64);
-    let mut folders = 0;
     for day in all {
         let (_, body) = request(&server, selectors, day).await?;
         let mut frames = Frames { body, have: Vec::new() };
@@ -197,11 +205,9 @@ async fn from_server(
             push(&mut writer, exporter, day, &l, &c)?;
         }
         let rows = finish(writer)?;
-        folders += u64::from(rows > 0);
         progress.day_done(day, rows);
     }
-    progress.bar.finish_and_clear();
-    Ok((progress.samples, folders))
+    Ok((progress.samples, progress.folders))
 }
 
 async fn request(
@@ -249,8 +255,10 @@ impl Frames {
                         self.have.extend_from_slice(data);
                     }
                 }
-                Some(Err(e)) => return Err(format!("the export broke off: {e}")),
-                None => return Err("the export broke off".into()),
+                Some(Err(e)) => {
+                    return Err(format!("the server broke off the export ({e}); what is written is not complete"));
+                }
+                None => return Err("the server broke off the export; what is written is not complete".into()),
             }
         }
     }

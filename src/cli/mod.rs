@@ -1,5 +1,8 @@
 //! The command line.
+//!
+//! [`exit`] lists the exit codes.
 
+mod ask;
 mod backup;
 mod chart;
 mod check;
@@ -13,40 +16,60 @@ mod inspect;
 mod json;
 mod offline;
 mod place;
+mod progress;
 mod query;
+mod series;
 mod sql;
+mod table;
+mod terminal;
+mod times;
 mod when;
+mod why;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::exit::Failure;
 use crate::config::{Config, ServeArgs};
 use crate::reload::{Origin, SetLog};
+use exit::Failure;
+use terminal::{count as grouped, plural as counted};
 
-/// A time series database: metrics in by remote write and OTLP, PromQL and SQL out, Parquet away.
+/// A time series database for metrics: remote write and OTLP in, PromQL and SQL out, export as Parquet.
 #[derive(Parser, Debug)]
-#[command(name = "quiver", version = crate::VERSION, about, max_term_width = 100)]
+#[command(name = "quiver", version = crate::VERSION, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 done, but data is missing (an export that matched no sample, a repair \
+that lost some).";
+
+const COMPLETIONS_HELP: &str = "\
+To load them:
+
+  bash  source <(quiver completions bash)                    in ~/.bashrc
+  zsh   source <(quiver completions zsh)                     in ~/.zshrc, after compinit
+  fish  quiver completions fish | source                     in ~/.config/fish/config.fish
+
+elvish and powershell: add the script that is printed to the shell's own configuration.";
+
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the server
     Serve(Box<ServeArgs>),
-    /// Ask PromQL: a table, JSON, or a chart
+    /// Run a PromQL query and print a table, JSON or a chart
     Query(query::QueryArgs),
-    /// Say how PromQL is answered: operators, series, what is read, where the time goes
+    /// Show how a PromQL query is executed: operators, series, data read and time spent
     Explain(explain::ExplainArgs),
-    /// Ask SQL: a table, or JSON, CSV, Arrow, Parquet
+    /// Run SQL statements, or open a prompt; print tables, JSON, CSV, Arrow or Parquet
     Sql(sql::SqlArgs),
     /// Write stored series as Parquet, a folder per day
     Export(export::ExportArgs),
-    /// Back up a server (its admin API has to be on), or a data folder, to a folder; blocks that are there already are not copied again
+    /// Back up a server (needs --admin-api on) or a data folder; blocks that the backup has are not copied again
     Snapshot(backup::SnapshotArgs),
     /// Copy a backup to an empty data folder
     Restore(backup::RestoreArgs),
@@ -56,7 +79,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Check a configuration file
     Config(config::ConfigArgs),
-    /// Print completions for a shell
+    /// Print completions for a shell; --help says how to load them
+    #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -111,24 +135,6 @@ fn shown_bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit as usize]) }
 }
 
-/// 1234567 as `1,234,567`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// `1 block`, `2 blocks`, `1,000 samples`.
-fn counted(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
-}
-
 /// Prints to standard output. A reader that has seen enough (`| head`) ends the program without a word.
 fn print(text: &str) {
     use std::io::{ErrorKind, Write};
@@ -137,7 +143,7 @@ fn print(text: &str) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(e) => {
-            eprintln!("quiver: cannot print: {e}");
+            exit::error(&format!("cannot print: {e}"));
             std::process::exit(1);
         }
     }
@@ -184,15 +190,12 @@ fn seconds(ms: i64) -> String {
 fn run_async<E: Into<Failure>>(task: impl Future<Output = Result<(), E>>) -> ExitCode {
     let done = match runtime() {
         Ok(r) => {
-            let done = r.block_on(task).map_err(Into::into);
+            let done = r.block_on(task);
             // What hangs in a read of a file that does not answer is left.
             r.shutdown_timeout(EXIT_TIMEOUT);
-            done
+            done.map_err(Into::into)
         }
         Err(e) => Err(Failure::Failed(format!("cannot start threads: {e}"))),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    done.map_or_else(|e| e.report(), |()| ExitCode::SUCCESS)
 }

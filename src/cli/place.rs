@@ -90,7 +90,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(e) = self.remove() {
-            eprintln!("quiver: {} in {} is left: {e}", self.name, self.parent.display());
+            super::exit::warning(&format!("{} in {} could not be deleted: {e}", self.name, self.parent.display()));
         }
     }
 }

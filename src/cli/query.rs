@@ -1,19 +1,30 @@
 //! `quiver query`: PromQL at an instant or over a range; as a table, JSON or a chart.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::chart::{Line, draw};
-use super::client::Server;
-use super::offline;
+use super::ask::Asker;
+use super::chart::{self, Line};
+use super::exit::{self, Failure};
+use super::series::{self, Named};
+use super::table::{Kind, Table};
+use super::terminal::{self, plural};
+use super::times;
 use super::when::{TimeArgs, When};
+use super::why;
 
 /// Rows of a table, unless all are asked for.
 const ROWS_DEFAULT: usize = 100;
+/// A range with more samples is shown by a line for each series.
+const SAMPLES_SHOWN: usize = 40;
+/// Lines of a chart.
+const LINES_MAX: usize = 12;
+/// Columns of a chart at least and at most.
+const CHART_WIDTH: (usize, usize) = (40, 200);
+/// Rows of a chart.
+const CHART_HEIGHT: usize = 16;
 
 /// Flags of `quiver query`.
 #[derive(Args, Debug)]
@@ -28,66 +39,51 @@ pub struct QueryArgs {
     /// Print the answer as JSON, as the HTTP API gives it
     #[arg(long, conflicts_with = "graph")]
     json: bool,
-    /// Draw a range in the terminal
+    /// Draw a range in the terminal; without --range or --start, the last hour
     #[arg(long)]
     graph: bool,
-    /// Ask no server but a folder: an export or a copied data folder
+    /// Read a folder (an export or a copy of a data folder) instead of asking a server
     #[arg(long, value_name = "DIR")]
     offline: Option<PathBuf>,
     /// Features to switch on for --offline, by Prometheus's names
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     enable_feature: Vec<String>,
-    /// Print all rows of a table
+    /// Print all rows of a table, and every sample of a range
     #[arg(long)]
     all: bool,
 }
 
 /// Runs the command.
-pub async fn run(args: QueryArgs) -> Result<(), String> {
+pub async fn run(args: QueryArgs) -> Result<(), Failure> {
     let when = args.time.when(args.graph)?;
-    let envelope = match &args.offline {
-        Some(folder) => offline::promql(folder, &args.enable_feature, &args.expression, when).await?,
-        None => ask(&args, &when).await?,
-    };
+    let asker = Asker::new(args.offline.as_deref(), &args.url, &args.enable_feature)?;
+    let envelope = asker.promql(&args.expression, when).await?;
     if args.json {
         super::print(&format!("{envelope}\n"));
         return Ok(());
     }
-    for (word, key) in [("warning", "warnings"), ("info", "infos")] {
-        for text in envelope[key].as_array().into_iter().flatten() {
-            eprintln!("{word}: {}", text.as_str().unwrap_or(""));
-        }
+    for text in envelope["warnings"].as_array().into_iter().flatten() {
+        exit::warning(text.as_str().unwrap_or(""));
+    }
+    for text in envelope["infos"].as_array().into_iter().flatten() {
+        exit::note(text.as_str().unwrap_or(""));
     }
     let data = &envelope["data"];
-    if args.graph {
-        super::print(&graph(&data["result"], when.step));
+    if data["result"].as_array().is_some_and(Vec::is_empty) {
+        let at = if when.step == 0 { format!("at {}", when.shown()) } else { format!("in {}", when.shown()) };
+        let reasons = why::empty(&asker, &args.expression, when).await;
+        let reasons: String = reasons.iter().map(|r| format!("  {}\n", terminal::printable(r))).collect();
+        super::print(&format!("no series {at}\n{reasons}"));
+    } else if args.graph {
+        super::print(&graph(&args.expression, data, when));
     } else {
-        super::print(&table(data, if args.all { usize::MAX } else { ROWS_DEFAULT }));
+        super::print(&table(data, when, args.all, terminal::width()));
     }
     Ok(())
 }
 
-async fn ask(args: &QueryArgs, when: &When) -> Result<Value, String> {
-    let server = Server::new(&args.url).map_err(|e| e.to_string())?;
-    let (path, form) = when.request(&args.expression);
-    let body = server.post_all(path, &form).await.map_err(|e| e.to_string())?;
-    serde_json::from_slice(&body).map_err(|e| format!("the server's answer is not JSON: {e}"))
-}
-
-/// A label set as a selector.
-fn series_name(metric: &Value) -> String {
-    let Some(map) = metric.as_object() else { return String::new() };
-    let name = map.get("__name__").and_then(Value::as_str).unwrap_or("");
-    let labels: Vec<_> = map
-        .iter()
-        .filter(|(n, _)| *n != "__name__")
-        .map(|(n, v)| format!("{n}={}", quiver_model::labels::quoted(v.as_str().unwrap_or(""))))
-        .collect();
-    if labels.is_empty() && !name.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(", ")) }
-}
-
-fn clock_text(seconds: f64) -> String {
-    quiver_gateway::http::status::rfc3339((seconds * 1000.0).round() as i64).replace(".000Z", "Z")
+fn has_colour() -> bool {
+    terminal::has_colour(&std::io::stdout())
 }
 
 fn value_text(point: &Value) -> String {
@@ -97,94 +93,211 @@ fn value_text(point: &Value) -> String {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
-    let mut t = Table::new();
-    t.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
-    t
+fn time_ms(point: &Value) -> i64 {
+    (point[0].as_f64().unwrap_or(0.0) * 1000.0).round() as i64
 }
 
-fn table(data: &Value, rows_max: usize) -> String {
+fn cut_note(shown: usize, all: usize, noun: &str) -> String {
+    match all.saturating_sub(shown) {
+        0 => String::new(),
+        more => format!("… and {} more; --all prints them\n", plural(more as u64, noun)),
+    }
+}
+
+/// The samples of a series, floats and histograms together, in order of time.
+fn points(series: &Value) -> Vec<&Value> {
+    let mut all: Vec<&Value> =
+        series["values"].as_array().into_iter().chain(series["histograms"].as_array()).flatten().collect();
+    all.sort_by_key(|p| time_ms(p));
+    all
+}
+
+fn table(data: &Value, when: When, all: bool, width: Option<usize>) -> String {
     let result = &data["result"];
     let list = result.as_array().map_or(&[][..], Vec::as_slice);
-    let cut = |shown: usize, all: usize, what: &str| {
-        if shown < all { format!("… and {} more {what}; --all prints them\n", all - shown) } else { String::new() }
-    };
     match data["resultType"].as_str() {
-        Some("scalar" | "string") => format!("{}\n", result[1].as_str().unwrap_or("")),
-        _ if list.is_empty() => "no series\n".into(),
-        Some("vector") => {
-            let mut t = new_table(&["series", "value"]);
-            for s in list.iter().take(rows_max) {
-                let point = if s["value"].is_array() { &s["value"] } else { &s["histogram"] };
-                t.add_row([series_name(&s["metric"]), value_text(point)]);
-            }
-            format!("{t}\n{}", cut(rows_max, list.len(), "series"))
+        Some("scalar" | "string") => {
+            format!("{}\n", terminal::printable_lines(result[1].as_str().unwrap_or("")))
         }
-        _ => {
-            let mut t = new_table(&["series", "time", "value"]);
-            let (mut shown, mut all) = (0, 0);
-            for s in list {
-                let mut name = series_name(&s["metric"]);
-                let points = s["values"].as_array().into_iter().chain(s["histograms"].as_array()).flatten();
-                for p in points {
-                    all += 1;
-                    if shown < rows_max {
-                        shown += 1;
-                        let at = clock_text(p[0].as_f64().unwrap_or(0.0));
-                        t.add_row([std::mem::take(&mut name), at, value_text(p)]);
-                    }
-                }
-            }
-            format!("{t}\n{}", cut(shown, all, "points"))
-        }
+        Some("vector") => vector(list, all, width),
+        _ => matrix(list, when, all, width),
     }
 }
 
-fn graph(result: &Value, step: i64) -> String {
-    let lines: Vec<Line> = result
-        .as_array()
-        .into_iter()
-        .flatten()
-        .take(12)
-        .map(|s| {
-            let mut points: Vec<(f64, f64)> = Vec::new();
-            for p in s["values"].as_array().into_iter().flatten() {
-                let x = p[0].as_f64().unwrap_or(0.0);
-                // A gap of more than a step breaks the line.
-                if points.last().is_some_and(|l| x - l.0 > step as f64 / 1000.0 * 1.5) {
-                    points.push((x, f64::NAN));
-                }
-                points.push((x, p[1].as_str().and_then(|t| t.parse().ok()).unwrap_or(f64::NAN)));
-            }
-            Line { name: series_name(&s["metric"]), points }
-        })
-        .collect();
-    let columns = Table::new().width().map_or(100, usize::from).clamp(40, 200);
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let more = result.as_array().map_or(0, |l| l.len().saturating_sub(12));
-    let mut out = draw(&lines, columns, 16, colour, clock_text);
-    if more > 0 {
-        out.push_str(&format!("… and {more} more series\n"));
+fn vector(list: &[Value], all: bool, width: Option<usize>) -> String {
+    let rows_max = if all { usize::MAX } else { ROWS_DEFAULT };
+    let mut t = Table::new([("series", Kind::Text), ("value", Kind::Number)]);
+    for s in list.iter().take(rows_max) {
+        let point = if s["value"].is_array() { &s["value"] } else { &s["histogram"] };
+        t.push([series::name(&s["metric"]), value_text(point)]);
     }
-    out
+    t.show(width, has_colour()).text + &cut_note(rows_max, list.len(), "series")
+}
+
+fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> String {
+    let samples: usize = list.iter().map(|s| points(s).len()).sum();
+    if all || samples <= SAMPLES_SHOWN {
+        return every_sample(list, when, width);
+    }
+    let mut t = Table::new([
+        ("series", Kind::Text),
+        ("samples", Kind::Number),
+        ("first", Kind::Number),
+        ("min", Kind::Number),
+        ("max", Kind::Number),
+        ("last", Kind::Number),
+        ("", Kind::Fixed),
+    ]);
+    let range = drawn_range(list, when);
+    for s in list.iter().take(ROWS_DEFAULT) {
+        let floats: Vec<(f64, f64)> = points(s).into_iter().filter_map(float).collect();
+        let ys = || floats.iter().map(|p| p.1).filter(|v| !v.is_nan());
+        let figure = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), chart::figure);
+        t.push([
+            series::name(&s["metric"]),
+            terminal::count(points(s).len() as u64),
+            figure(floats.first().map(|p| p.1)),
+            figure(ys().reduce(f64::min)),
+            figure(ys().reduce(f64::max)),
+            figure(floats.last().map(|p| p.1)),
+            chart::sparkline(&floats, range),
+        ]);
+    }
+    let step = if when.step == 0 {
+        String::new()
+    } else {
+        format!(", a step every {}", quiver_model::duration::format_ms(when.step))
+    };
+    let note = "--all prints every sample, --graph draws them";
+    format!(
+        "{}{step}\n{}{}{note}\n",
+        when.shown(),
+        t.show(width, has_colour()).text,
+        cut_note(ROWS_DEFAULT, list.len(), "series")
+    )
+}
+
+fn every_sample(list: &[Value], when: When, width: Option<usize>) -> String {
+    let time = format!("time ({})", times::zone(when.end));
+    let mut t = Table::new([("series", Kind::Text), (time.as_str(), Kind::Fixed), ("value", Kind::Number)]);
+    for s in list {
+        let mut name = series::name(&s["metric"]);
+        for p in points(s) {
+            t.push([std::mem::take(&mut name), times::stamp(time_ms(p)), value_text(p)]);
+        }
+    }
+    t.show(width, has_colour()).text
+}
+
+fn float(point: &Value) -> Option<(f64, f64)> {
+    let value = point[1].as_str()?;
+    // Rust reads "+Inf" and "NaN", too.
+    Some((point[0].as_f64()?, value.parse().ok()?))
+}
+
+/// Seconds that a chart spans: the range asked for; of samples as they are, what they span.
+fn drawn_range(list: &[Value], when: When) -> (f64, f64) {
+    if when.step > 0 {
+        return (when.start as f64 / 1000.0, when.end as f64 / 1000.0);
+    }
+    let times: Vec<f64> = list.iter().flat_map(points).filter_map(|p| p[0].as_f64()).collect();
+    let fold = |f: fn(f64, f64) -> f64| times.iter().copied().reduce(f).unwrap_or(0.0);
+    (fold(f64::min), fold(f64::max))
+}
+
+fn graph(expression: &str, data: &Value, when: When) -> String {
+    let list = match data["resultType"].as_str() {
+        Some("matrix") => data["result"].as_array().map_or(&[][..], Vec::as_slice),
+        _ => return table(data, when, false, terminal::width()),
+    };
+    let named = Named::of(list.iter().map(|s| &s["metric"]));
+    let mut lines = Vec::new();
+    for s in list.iter().take(LINES_MAX) {
+        let mut drawn: Vec<(f64, f64)> = Vec::new();
+        for (x, y) in s["values"].as_array().into_iter().flatten().filter_map(float) {
+            // A gap of more than a step breaks the line.
+            if drawn.last().is_some_and(|l| x - l.0 > when.step as f64 / 1000.0 * 1.5) {
+                drawn.push((x, f64::NAN));
+            }
+            drawn.push((x, y));
+        }
+        lines.push(Line { name: named.differing(&s["metric"]), points: drawn });
+    }
+    let columns = terminal::width().unwrap_or(100).clamp(CHART_WIDTH.0, CHART_WIDTH.1);
+    let (start, end) = drawn_range(list, when);
+    let span = when.end - when.start;
+    let size = (columns, CHART_HEIGHT);
+    let x_label = |x: f64| times::on_axis((x * 1000.0).round() as i64, span);
+    let Some(drawn) = chart::draw(&lines, (start, end), size, has_colour(), x_label) else {
+        return format!(
+            "nothing to draw: the values are NaN, infinite or histograms\n{}",
+            table(data, when, false, terminal::width())
+        );
+    };
+    let mut title = expression.split_whitespace().collect::<Vec<_>>().join(" ");
+    let common = named.common();
+    if !common.is_empty() && !title.contains(&common) {
+        title = format!("{title}   {common}");
+    }
+    let title = super::table::cut(&terminal::printable(&title), columns);
+    let more = match list.len().saturating_sub(LINES_MAX) {
+        0 => String::new(),
+        n => format!(
+            "… and {} that are not drawn; narrow the query, or take topk({LINES_MAX}, …)\n",
+            plural(n as u64, "more series")
+        ),
+    };
+    format!("{title}\n{drawn}{more}{}\n", when.shown())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn json(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const INSTANT: When = When { start: 1000, end: 1000, step: 0 };
+
     #[test]
-    fn vectors_and_matrices_become_tables() {
-        let data: Value = serde_json::from_str(
-            r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[1,"1"]}]}"#,
-        )
-        .unwrap();
-        let text = table(&data, 10);
-        assert!(text.contains(r#"up{job="a"}"#) && text.contains('1'), "{text}");
-        let data: Value =
-            serde_json::from_str(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1.5,"2"],[2,"3"]]}]}"#)
-                .unwrap();
-        let text = table(&data, 1);
-        assert!(text.contains("1970-01-01T00:00:01.500Z") && text.contains("1 more points"), "{text}");
+    fn vectors_become_tables() {
+        let data = json(r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[1,"1"]}]}"#);
+        let text = table(&data, INSTANT, false, None);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines, ["series       value", "───────────  ─────", r#"up{job="a"}      1"#]);
+    }
+
+    #[test]
+    fn few_samples_are_shown_many_are_summed_up() {
+        let two = json(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1.5,"2"],[2,"3"]]}]}"#);
+        let text = table(&two, INSTANT, false, None);
+        assert!(text.contains("00:01.500") && text.contains("time (UTC"), "{text}");
+        let values: Vec<String> = (0..60).map(|i| format!(r#"[{i},"{}"]"#, i * 2)).collect();
+        let many =
+            format!(r#"{{"resultType":"matrix","result":[{{"metric":{{"a":"b"}},"values":[{}]}}]}}"#, values.join(","));
+        let when = When { start: 0, end: 59_000, step: 1000 };
+        let text = table(&json(&many), when, false, Some(100));
+        let row = text.lines().nth(3).unwrap();
+        assert!(row.starts_with(r#"{a="b"}       60      0    0  118   118"#) && row.contains('█'), "{text}");
+        assert_eq!(table(&json(&many), when, true, None).lines().count(), 62);
+    }
+
+    #[test]
+    fn the_axis_of_a_chart_is_the_range_asked_for() {
+        let data = json(
+            r#"{"resultType":"matrix","result":[
+                {"metric":{"__name__":"up","job":"a","instance":"i"},"values":[[3000,"1"],[3060,"2"]]},
+                {"metric":{"__name__":"up","job":"b","instance":"i"},"values":[[3000,"1"]]}]}"#,
+        );
+        let text = graph("up", &data, When { start: 0, end: 3_600_000, step: 60_000 });
+        assert!(text.starts_with("up   {instance=\"i\"}\n"), "{text}");
+        assert!(text.contains("━━ job=\"a\"\n") && text.contains("━━ job=\"b\"\n"), "{text}");
+        let axis = text.lines().find(|l| l.contains('└')).unwrap().chars().count();
+        let labels = text.lines().skip_while(|l| !l.contains('└')).nth(1).unwrap();
+        assert_eq!(labels.chars().count(), axis, "{text}");
+        assert!(labels.trim().starts_with(&times::on_axis(0, 3_600_000)), "{text}");
+        let none = json(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1,"NaN"]]}]}"#);
+        assert!(graph("x", &none, When { start: 0, end: 3_600_000, step: 60_000 }).starts_with("nothing to draw: "));
     }
 }

@@ -1,27 +1,31 @@
 //! The flags that say for when a query is asked.
 
-use super::seconds;
 use clap::Args;
-use quiver_gateway::http::params::{parse_duration, parse_time};
+use quiver_gateway::http::params::parse_duration;
 use quiver_model::{Clock, SystemClock};
+
+use super::exit::Failure;
+use super::{seconds, times};
 
 /// Points of a range without `--step`.
 const POINTS_DEFAULT: i64 = 240;
+const HOUR_MS: i64 = 3_600_000;
 
 /// Flags of an instant or a range.
 #[derive(Args, Debug)]
 pub struct TimeArgs {
-    /// Instant to ask for: Unix seconds or RFC 3339 [default: now]
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["range", "start"])]
+    /// Time of the query [default: now]: now-1h, -1h, yesterday, 2026-12-01, 2026-12-01T12:10 (local time), 12:10,
+    /// 2026-12-01T12:10:00Z or Unix seconds
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["range", "start"], allow_hyphen_values = true)]
     time: Option<String>,
-    /// Ask for a range that ends now (or at --end), such as 1h
+    /// Query a range of this length that ends now (or at --end), such as 1h
     #[arg(long, value_name = "DURATION", conflicts_with = "start")]
     range: Option<String>,
-    /// Start of the range
-    #[arg(long, value_name = "TIME")]
+    /// Start of the range, written like --time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     start: Option<String>,
-    /// End of the range [default: now]
-    #[arg(long, value_name = "TIME")]
+    /// End of the range, written like --time [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     end: Option<String>,
     /// Step of the range [default: the range / 240]
     #[arg(long, value_name = "DURATION")]
@@ -39,38 +43,48 @@ pub struct When {
     pub step: i64,
 }
 
+/// The time of a flag, ms, or a default if the flag is not given.
+pub fn flag(name: &str, text: Option<&String>, now: i64, default: i64) -> Result<i64, Failure> {
+    text.map_or(Ok(default), |t| times::parse(t, now)).map_err(|e| Failure::Usage(format!("--{name}: {e}")))
+}
+
 impl TimeArgs {
-    /// Reads the flags; `hour` asks for the last hour where they name neither an instant nor a range.
-    pub fn when(&self, hour: bool) -> Result<When, String> {
+    /// Reads the flags; `hour` asks for the last hour if they name neither an instant nor a range.
+    pub fn when(&self, hour: bool) -> Result<When, Failure> {
         let now = SystemClock.now_ms();
-        let time = |flag: &str, text: &Option<String>, default: i64| match text {
-            None => Ok(default),
-            Some(t) if t == "now" => Ok(now),
-            Some(t) => parse_time(t).map_err(|e| format!("--{flag}: {e}")),
-        };
-        let duration = |flag: &str, text: &str| {
-            parse_duration(text)
-                .map_err(|e| format!("--{flag}: {e}"))
-                .and_then(|ms| if ms > 0 { Ok(ms) } else { Err(format!("--{flag}: {text:?} is not positive")) })
-        };
-        let end = time("end", &self.end, now)?;
+        let end = flag("end", self.end.as_ref(), now, now)?;
         let start = match (&self.range, &self.start) {
             (Some(r), _) => end.saturating_sub(duration("range", r)?),
-            (None, Some(_)) => time("start", &self.start, end)?,
-            (None, None) if hour => end - 3_600_000,
+            (None, Some(_)) => flag("start", self.start.as_ref(), now, end)?,
+            (None, None) if hour => flag("time", self.time.as_ref(), now, end)?.saturating_sub(HOUR_MS),
+            (None, None) if self.step.is_some() => {
+                return Err(Failure::Usage("--step needs a range: add --range or --start".into()));
+            }
             (None, None) => {
-                let t = time("time", &self.time, end)?;
+                let t = flag("time", self.time.as_ref(), now, end)?;
                 return Ok(When { start: t, end: t, step: 0 });
             }
         };
+        let end = if hour && self.time.is_some() { start.saturating_add(HOUR_MS) } else { end };
         if start > end {
-            return Err("--start is after --end".into());
+            let (start, end) = (times::stamp(start), times::stamp(end));
+            return Err(Failure::Usage(format!("--start is after --end: {start} is later than {end}")));
         }
         let step = match &self.step {
             Some(s) => duration("step", s)?,
-            None => ((end - start) / POINTS_DEFAULT).max(1000) / 1000 * 1000,
+            None => (end.saturating_sub(start) / POINTS_DEFAULT).max(1000) / 1000 * 1000,
         };
         Ok(When { start, end, step })
+    }
+}
+
+fn duration(flag: &str, text: &str) -> Result<i64, Failure> {
+    match parse_duration(text) {
+        Ok(ms) if ms > 0 => Ok(ms),
+        Ok(_) => Err(Failure::Usage(format!("--{flag}: {text:?} is not positive"))),
+        Err(_) => {
+            Err(Failure::Usage(format!("--{flag}: cannot read {text:?} as a duration; valid are 30s, 5m, 1h30m, 7d")))
+        }
     }
 }
 
@@ -84,5 +98,14 @@ impl When {
         }
         form.extend([("start", seconds(self.start)), ("end", seconds(self.end)), ("step", seconds(self.step))]);
         ("/api/v1/query_range", form)
+    }
+
+    /// The times, for people.
+    pub fn shown(&self) -> String {
+        if self.step == 0 {
+            format!("{} {}", times::stamp(self.start), times::zone(self.start))
+        } else {
+            times::span(self.start, self.end)
+        }
     }
 }

@@ -72,6 +72,24 @@ impl Crc32c {
     }
 }
 
+/// The text of a file that is not part of a data folder, if it is no longer than `max`.
+pub fn read_text_up_to(path: &std::path::Path, max: u64) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    text_up_to(bytes, max)
+}
+
+/// Bytes as text, if they are that and no more than `max`.
+pub fn text_up_to(bytes: Vec<u8>, max: u64) -> std::io::Result<String> {
+    let bad = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    if bytes.len() as u64 > max {
+        return Err(bad(format!("it is longer than {max} bytes")));
+    }
+    let text = String::from_utf8(bytes);
+    text.map_err(|e| bad(format!("it is not UTF-8 text (byte {})", e.utf8_error().valid_up_to())))
+}
+
 /// The text of a small file that is not part of a data folder, such as a configuration; one of more than 1 MiB is an error.
 pub fn read_text(path: &std::path::Path) -> std::io::Result<String> {
     use std::io::Read;

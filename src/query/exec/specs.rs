@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use quiver_core::Condense;
+use quiver_model::duration::format_ms;
 use quiver_model::{Labels, SampleColumn, is_stale};
 
 use crate::annotation::Annotations;
@@ -15,6 +16,11 @@ use crate::exec::tile::{StepGrid, Tile};
 use crate::kernels::instant::{self, InstantSelector};
 use crate::kernels::range::{self, RangeSpec, Scratch, SeriesNames, sample_size, strip_stale};
 use crate::promql::ast::Position;
+
+/// ` offset=5m`, if there is one.
+fn describe_offset(f: &mut fmt::Formatter<'_>, offset_ms: i64) -> fmt::Result {
+    if offset_ms == 0 { Ok(()) } else { write!(f, " offset={}", format_ms(offset_ms)) }
+}
 
 /// The latest sample at each step, or with `smoothed` the value between its neighbours.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +42,8 @@ impl FoldSpec for InstantSpec {
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.selector;
-        write!(f, "instant lookback={}ms offset={}ms", s.lookback_ms, s.offset_ms)?;
+        write!(f, "lookback={}", format_ms(s.lookback_ms))?;
+        describe_offset(f, s.offset_ms)?;
         if self.smoothed { f.write_str(" smoothed") } else { Ok(()) }
     }
 
@@ -188,7 +195,8 @@ impl FoldSpec for WindowSpec {
 
     fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.spec;
-        write!(f, "{} range={}ms offset={}ms", s.func.name(), s.range_ms, s.offset_ms)
+        write!(f, "{} range={}", s.func.name(), format_ms(s.range_ms))?;
+        describe_offset(f, s.offset_ms)
     }
 
     fn seeks(&self) -> Option<Seeks> {

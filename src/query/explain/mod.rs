@@ -15,6 +15,8 @@ pub mod profile;
 mod tests;
 mod text;
 
+pub use text::selector;
+
 use std::sync::atomic::Ordering;
 
 use datafusion::physical_plan::ExecutionPlan;

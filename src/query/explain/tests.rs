@@ -60,7 +60,7 @@ fn a_plan_names_parts_of_the_text_and_reads_nothing() {
         assert!(n.actual.is_none() && n.same_as.is_none());
     }
     let scan = &root.inputs[0].inputs[0].scans[0];
-    assert_eq!((scan.series, scan.selector.as_str()), (11, "{i=~\"1.*\",__name__=\"x\"}"));
+    assert_eq!((scan.series, scan.selector.as_str()), (11, "x{i=~\"1.*\"}"));
     assert!(scan.read.is_none() && scan.samples_estimate > 0);
     assert_eq!((scan.start, scan.end), (40.001, 300.0));
 }

@@ -3,22 +3,63 @@
 use std::fmt::{self, Write as _};
 
 use quiver_model::calendar::{DAY_MS, date_of};
+use quiver_model::labels::is_legacy_name;
+use quiver_model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::{Explain, ExplainMatcher, ExplainNode, ExplainPlace, ExplainRead, ExplainScan};
 
 /// Places of a selection that are shown one by one; of more only the sum is.
 const PLACES_MAX: usize = 6;
-/// Longest part of the query that stands at the end of a line.
+/// Longest details of an operator, and longest matcher.
 const TEXT_MAX: usize = 60;
+/// Part of the query at the end of a line, at least, however narrow the terminal is.
+const PART_MIN: usize = 20;
+/// Columns of a text that is made for no terminal in particular.
+const WIDTH_DEFAULT: usize = 160;
+/// Columns of a number at least.
+const NUMBER_MIN: usize = 9;
+
+/// Matchers as one writes them: `x{code=~"2.."}`.
+pub fn selector(matchers: &[Matcher]) -> String {
+    let is_name = |m: &&Matcher| *m.name == *METRIC_NAME && m.op == MatchOp::Equal && is_legacy_name(&m.value, true);
+    let name = matchers.iter().find(is_name);
+    let rest: Vec<String> = matchers.iter().filter(|m| name.is_none_or(|n| n != *m)).map(ToString::to_string).collect();
+    match (name, rest.as_slice()) {
+        (Some(n), []) => n.value.to_string(),
+        (n, rest) => format!("{}{{{}}}", n.map_or("", |n| &n.value), rest.join(", ")),
+    }
+}
+
+impl Explain {
+    /// The tree as text whose lines have at most `width` characters, as far as that is possible.
+    pub fn text(&self, width: usize) -> String {
+        Fitted(self, width).to_string()
+    }
+}
 
 impl fmt::Display for Explain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Fitted(self, WIDTH_DEFAULT).fmt(f)
+    }
+}
+
+struct Fitted<'a>(&'a Explain, usize);
+
+impl fmt::Display for Fitted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fitted(explain, columns) = self;
+        explain.write(f, *columns)
+    }
+}
+
+impl Explain {
+    fn write(&self, f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
         writeln!(f, "{}", one_line(&self.query, usize::MAX))?;
         if let Some(root) = &self.root {
             let g = &root.grid;
             match g.steps {
-                1 => write!(f, "at {}", clock(g.start))?,
-                n => write!(f, "{} steps of {}, {} to {}", count(n), duration(g.step), clock(g.start), clock(g.end))?,
+                1 => write!(f, "at {} UTC", clock(g.start))?,
+                n => write!(f, "{} steps of {}, {} UTC", count(n), duration(g.step), span(g.start, g.end))?,
             }
         }
         if !self.hints.is_empty() {
@@ -41,16 +82,20 @@ impl fmt::Display for Explain {
         let analyzed = root.actual.is_some();
         let widest = lines.iter().filter(|l| !l.columns.is_empty()).map(|l| width(&l.tree)).max().unwrap_or(0);
         let head: &[&str] = if analyzed { &["rows", "samples", "self", "total"] } else { &["series"] };
+        let number = |k: usize| lines.iter().filter_map(|l| l.columns.get(k)).map(|c| width(c)).max().unwrap_or(0);
+        let numbers: Vec<usize> = (0..head.len()).map(|k| number(k).max(NUMBER_MIN)).collect();
         write!(f, "\n{:widest$}", "")?;
-        head.iter().try_for_each(|h| write!(f, "  {h:>9}"))?;
+        head.iter().zip(&numbers).try_for_each(|(h, n)| write!(f, "  {h:>n$}"))?;
         writeln!(f)?;
+        let left = widest + numbers.iter().map(|n| n + 2).sum::<usize>() + 2;
+        let part_max = columns.saturating_sub(left).max(PART_MIN);
         for l in &lines {
             write!(f, "{}", l.tree)?;
             if !l.columns.is_empty() {
                 write!(f, "{:1$}", "", widest - width(&l.tree))?;
-                l.columns.iter().try_for_each(|c| write!(f, "  {c:>9}"))?;
+                l.columns.iter().zip(&numbers).try_for_each(|(c, n)| write!(f, "  {c:>n$}"))?;
                 if !l.text.is_empty() {
-                    write!(f, "  {}", l.text)?;
+                    write!(f, "  {}", one_line(&l.text, part_max))?;
                 }
             }
             writeln!(f)?;
@@ -86,7 +131,7 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
         }
         (None, _) => vec![node.series.map_or("?".to_owned(), count)],
     };
-    lines.push(Line { tree, columns, text: one_line(&node.text, TEXT_MAX) });
+    lines.push(Line { tree, columns, text: node.text.clone() });
     let stem = if node.inputs.is_empty() { "   " } else { "│  " };
     let mut note = |text: String| {
         let tree = format!("{rest}{stem}{text}");
@@ -118,10 +163,10 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
 }
 
 fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
-    note(format!("{} {} to {}", one_line(&s.selector, 2 * TEXT_MAX), clock(s.start), clock(s.end)));
+    note(format!("{} from {}", one_line(&s.selector, 2 * TEXT_MAX), span(s.start, s.end)));
     let mut found = format!("{} series found in {}", count(s.series), duration(s.select_seconds));
     if s.pruned > 0 {
-        let _ = write!(found, ", {} not looked at for its time", plural(s.pruned, "block"));
+        let _ = write!(found, ", {} left out by time", plural(s.pruned, "block"));
     }
     note(found);
     for p in s.places.iter().take(PLACES_MAX) {
@@ -130,7 +175,7 @@ fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
     if s.places.len() > PLACES_MAX {
         let more = &s.places[PLACES_MAX..];
         let selected = more.iter().map(|p| p.selected).sum();
-        note(format!("  and {} in {} places more", count(selected), more.len()));
+        note(format!("  and {} series in {} more places", count(selected), more.len()));
     }
     match &s.read {
         Some(r) => read(r, s.samples_estimate, note),
@@ -167,9 +212,11 @@ fn matcher(m: &ExplainMatcher) -> String {
 }
 
 fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
-    note(format!("{} samples read (estimate {}), {} of them open in the head", count(r.samples), count(estimate), {
-        count(r.open_samples)
-    }));
+    let open = match r.open_samples {
+        0 => String::new(),
+        n => format!(", {} of them open in the head", count(n)),
+    };
+    note(format!("{} read (estimate {}){open}", plural(r.samples, "sample"), count(estimate)));
     let mut decoded = format!("{} decoded ({})", plural(r.chunks_decoded, "chunk"), bytes(r.bytes_decoded));
     let places = [(r.memory_chunks, "in memory"), (r.mapped_chunks, "mapped"), (r.remote_chunks, "remote")];
     let places: Vec<_> = places.into_iter().filter(|(n, _)| *n > 0).collect();
@@ -247,6 +294,15 @@ fn duration(seconds: f64) -> String {
     }
 }
 
+/// Two times; the day is said once if it is the same.
+fn span(start: f64, end: f64) -> String {
+    let (from, to) = (clock(start), clock(end));
+    match (from.split_once(' '), to.split_once(' ')) {
+        (Some((day, _)), Some((same, time))) if day == same => format!("{from} to {time}"),
+        _ => format!("{from} to {to}"),
+    }
+}
+
 /// A time as a date where it can be one: `2023-11-14 22:13:20`.
 fn clock(seconds: f64) -> String {
     if !(0.0..2.5e11).contains(&seconds) {
@@ -280,6 +336,13 @@ mod tests {
         );
         assert_eq!(one_line("sum(\n  x)", 99), "sum( x)");
         assert_eq!(one_line("abcdef", 4), "abc…");
+        assert_eq!(span(0.0, 86_400.0), "1970-01-01 00:00:00 to 1970-01-02 00:00:00");
+        let m = |name: &str, op, value: &str| Matcher::new(op, name, value, 1 << 20).unwrap();
+        let name = m("__name__", MatchOp::Equal, "x");
+        assert_eq!(selector(&[m("code", MatchOp::Regex, "2.."), name.clone()]), "x{code=~\"2..\"}");
+        assert_eq!(selector(&[name]), "x");
+        let odd = m("__name__", MatchOp::Equal, "a.b");
+        assert_eq!(selector(&[odd, m("c", MatchOp::Equal, "d")]), "{__name__=\"a.b\", c=\"d\"}");
     }
 
     #[test]
@@ -296,7 +359,7 @@ mod tests {
             mapped_chunks: 2,
             ..Default::default()
         };
-        let samples = "1,500 samples read (estimate 2,000), 0 of them open in the head";
+        let samples = "1,500 samples read (estimate 2,000)";
         assert_eq!(said(&r), [samples, "2 chunks decoded (1.5 KiB), mapped"]);
         (r.headers, r.hits, r.misses) = (30, 1, 1);
         let chunks = "2 chunks decoded (1.5 KiB), mapped; 1 of 2 found decoded in the working set; 30 chunks answered from headers alone";
@@ -319,7 +382,7 @@ mod tests {
             text: text.into(),
             actual: Some(actual(1200, 5.0)),
             scans: vec![ExplainScan {
-                selector: "{__name__=\"a\"}".into(),
+                selector: "a".into(),
                 series: 1200,
                 pruned: 1,
                 places: vec![ExplainPlace {
@@ -365,13 +428,13 @@ mod tests {
         };
         let text = e.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "3 steps of 60 s, 1970-01-01 00:00:00 to 1970-01-01 00:02:00; hints: no-share");
+        assert_eq!(lines[1], "3 steps of 60 s, 1970-01-01 00:00:00 to 00:02:00 UTC; hints: no-share");
         let at = |line: &str, word: &str| line.chars().count() - line.split(word).last().unwrap().chars().count();
         let root = lines.iter().find(|l| l.starts_with("Join + one-to-one")).unwrap();
         let first = lines.iter().find(|l| l.starts_with("├─ Instant")).unwrap();
         assert_eq!(at(root, "ms"), at(first, "ms"), "columns stand below each other:\n{text}");
         for part in [
-            "│     1,200 series found in 0, 1 block not looked at for its time",
+            "│     1,200 series found in 0, 1 block left out by time",
             "│       head: 1,200 of 5,000 series; __name__=\"a\" picks 1,200",
             "└─ Instant",
             "1 chunk decoded (0 B), mapped; 2 of 3 found decoded in the working set",
@@ -379,5 +442,16 @@ mod tests {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert_eq!(serde_json::from_str::<Explain>(&serde_json::to_string(&e).unwrap()).unwrap(), e);
+
+        // Numbers wider than usual widen their column, and a part of the query fills the line.
+        let mut wide = e.clone();
+        let root = wide.root.as_mut().unwrap();
+        root.text = "x".repeat(300);
+        root.inputs[0].actual.as_mut().unwrap().samples_out = 12_345_678_901;
+        let text = wide.text(100);
+        let line = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap();
+        assert_eq!(at(line("Join"), "ms"), at(line("├─ Instant"), "ms"), "{text}");
+        assert_eq!(width(line("Join")), 100, "{text}");
+        assert!(wide.text(10).lines().all(|l| !l.starts_with("Join") || l.ends_with('…')));
     }
 }

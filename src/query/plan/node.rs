@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult, plan_err};
 use datafusion::logical_expr::{Expr as DfExpr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+use quiver_model::duration::format_ms;
 use quiver_model::{Labels, Matcher};
 
 use crate::exec::batch::{self, Columns};
@@ -364,7 +365,7 @@ impl PromOp {
             }
             PromOp::Number(v) => write!(f, "{v:?}"),
             PromOp::Instant { lookback, offset, record, smoothed } => {
-                write!(f, "lookback={lookback}ms offset={offset}ms")?;
+                write!(f, "lookback={} offset={}", format_ms(*lookback), format_ms(*offset))?;
                 if *record != Record::Values {
                     write!(f, " record={record:?}")?;
                 }
@@ -414,7 +415,7 @@ impl PromOp {
                 write!(f, "{dst} := join({separator:?}, {})", src.join(", "))
             }
             PromOp::Absent { labels } => write!(f, "{labels}"),
-            PromOp::Info { matchers, offset, at } => write!(f, "{matchers:?} offset={offset}ms at={at:?}"),
+            PromOp::Info { matchers, offset, at } => write!(f, "{matchers:?} offset={} at={at:?}", format_ms(*offset)),
             PromOp::Histogram { func, label } => {
                 write!(f, "{func}{}", label.as_ref().map(|l| format!(" label={l}")).unwrap_or_default())
             }
@@ -425,7 +426,7 @@ impl PromOp {
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "range={}ms offset={}ms", self.range, self.offset)?;
+        write!(f, "range={} offset={}", format_ms(self.range), format_ms(self.offset))?;
         if self.fixed {
             f.write_str(" fixed")?;
         }

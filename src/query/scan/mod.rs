@@ -54,9 +54,8 @@ pub fn select(env: &RunEnv, matchers: &[Matcher], range: TimeRange) -> Result<Se
             let (begun, mut report) = (Instant::now(), SelectReport::default());
             let set = env.snapshot.select_with(matchers, range, max, &options, Some(&mut report));
             set.map(|set| {
-                let texts: Vec<String> = matchers.iter().map(ToString::to_string).collect();
                 let probe = ScanProbe {
-                    selector: format!("{{{}}}", texts.join(",")),
+                    selector: crate::explain::selector(matchers),
                     range,
                     report,
                     series: set.len(),

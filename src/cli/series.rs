@@ -1,0 +1,82 @@
+//! Names of series in answers of the HTTP API.
+
+use quiver_model::labels::quoted;
+use serde_json::{Map, Value};
+
+const NAME: &str = "__name__";
+
+fn labels(metric: &Value) -> impl Iterator<Item = (&str, &str)> {
+    metric.as_object().into_iter().flatten().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or("")))
+}
+
+fn pairs<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    labels.map(|(n, v)| format!("{n}={}", quoted(v))).collect::<Vec<_>>().join(", ")
+}
+
+/// A label set as a selector.
+pub fn name(metric: &Value) -> String {
+    let name = metric.get(NAME).and_then(Value::as_str).unwrap_or("");
+    let rest = pairs(labels(metric).filter(|(n, _)| *n != NAME));
+    if rest.is_empty() && !name.is_empty() { name.to_owned() } else { format!("{name}{{{rest}}}") }
+}
+
+/// What some series have in common, so that each is named by what differs.
+pub struct Named {
+    common: Map<String, Value>,
+    one: bool,
+}
+
+impl Named {
+    /// Of all series of an answer.
+    pub fn of<'a>(metrics: impl IntoIterator<Item = &'a Value>) -> Self {
+        let mut metrics = metrics.into_iter();
+        let mut common = metrics.next().and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut one = true;
+        for metric in metrics {
+            one = false;
+            common.retain(|n, v| metric.get(n.as_str()) == Some(&*v));
+        }
+        Self { common, one }
+    }
+
+    /// What they have in common, as a selector; empty if that is nothing, or if there is one series alone.
+    pub fn common(&self) -> String {
+        if self.one || self.common.is_empty() {
+            return String::new();
+        }
+        let rest =
+            pairs(self.common.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or(""))).filter(|(n, _)| *n != NAME));
+        if rest.is_empty() { String::new() } else { format!("{{{rest}}}") }
+    }
+
+    /// The labels of a series that not all have; of a single series all.
+    pub fn differing(&self, metric: &Value) -> String {
+        if self.one {
+            return name(metric);
+        }
+        let own = pairs(labels(metric).filter(|(n, _)| !self.common.contains_key(*n)));
+        if own.is_empty() { name(metric) } else { own }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_named_by_what_differs() {
+        let all: Value = serde_json::from_str(
+            r#"[{"__name__":"up","a":"1","b":"x"},{"__name__":"up","a":"2","b":"x"},{"__name__":"up","b":"x"}]"#,
+        )
+        .unwrap();
+        let list = all.as_array().unwrap();
+        let named = Named::of(list);
+        assert_eq!(named.common(), r#"{b="x"}"#);
+        let names: Vec<String> = list.iter().map(|m| named.differing(m)).collect();
+        assert_eq!(names, [r#"a="1""#, r#"a="2""#, r#"up{b="x"}"#]);
+        let one = Named::of(&list[..1]);
+        assert_eq!((one.common(), one.differing(&list[0])), (String::new(), r#"up{a="1", b="x"}"#.to_owned()));
+        assert_eq!(name(&serde_json::json!({})), "{}");
+        assert_eq!(name(&serde_json::json!({"__name__": "up"})), "up");
+    }
+}
