@@ -2,15 +2,15 @@
 //!
 //! Ends with 0 if nothing is damaged, or if a repair lost nothing; with 3 if a repair lost samples; with 1 otherwise.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use indicatif::ProgressBar;
 use quiver_core::check::{CheckReport, Finding};
 use quiver_core::salvage::Salvaged;
 
 use super::exit::Failure;
+use super::progress::Bar;
 use super::{counted, grouped, shown_bytes};
 
 /// Flags of `quiver check`.
@@ -29,16 +29,15 @@ const LOST_SHOWN: usize = 1000;
 
 /// Runs the command.
 pub async fn run(args: CheckArgs) -> Result<(), Failure> {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    let (path, repair, shown) = (args.path.clone(), args.repair, bar.clone());
+    let (path, repair, files) = (args.path.clone(), args.repair, AtomicU64::new(0));
     let checked = tokio::task::spawn_blocking(move || {
+        let bar = Bar::of_unknown();
         quiver_core::check::check(&path, repair, &|file| {
-            shown.set_message(file.to_owned());
-            shown.tick();
+            let n = files.fetch_add(1, Ordering::Relaxed) + 1;
+            bar.say(|rate| format!("{}{}: {file}", counted(n, "file"), rate(n, "files")));
         })
     });
     let report = checked.await.map_err(|e| e.to_string())?;
-    bar.finish_and_clear();
     let folder = args.path.display().to_string();
     let report = report.map_err(|e| match e.to_string() {
         text if text.contains(&folder) => text,

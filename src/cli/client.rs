@@ -177,9 +177,10 @@ pub fn refused(status: StatusCode, body: &[u8]) -> ClientError {
         .unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
     ClientError::Refused(match text.as_str() {
         "" => format!("the server answers {status}"),
-        // As Prometheus says it, to the letter.
+        // As Prometheus says them, to the letter.
         "admin APIs disabled" => "the server's admin API is off; start the server with --admin-api on".to_owned(),
-        _ => text,
+        // Here the query is what was asked, and nothing that one would call a parameter.
+        _ => text.strip_prefix("invalid parameter \"query\": ").unwrap_or(&text).to_owned(),
     })
 }
 
@@ -219,5 +220,6 @@ mod tests {
         assert!(said(r#"{"status":"error","error":"admin APIs disabled"}"#).contains("--admin-api on"));
         assert_eq!(said(""), "the server answers 404 Not Found");
         assert_eq!(said("no such page\n"), "no such page");
+        assert_eq!(said(r#"{"error":"invalid parameter \"query\": 1:5: parse error"}"#), "1:5: parse error");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use quiver_model::duration::format_ms;
 use serde_json::Value;
 
 use super::ask::Asker;
@@ -70,7 +71,7 @@ pub async fn run(args: QueryArgs) -> Result<(), Failure> {
     }
     let data = &envelope["data"];
     if data["result"].as_array().is_some_and(Vec::is_empty) {
-        let at = if when.step == 0 { format!("at {}", when.shown()) } else { format!("in {}", when.shown()) };
+        let at = if when.step == 0 { format!("at {}", when.shown()) } else { format!("from {}", when.shown()) };
         let reasons = why::empty(&asker, &args.expression, when).await;
         let reasons: String = reasons.iter().map(|r| format!("  {}\n", terminal::printable(r))).collect();
         super::print(&format!("no series {at}\n{reasons}"));
@@ -104,6 +105,19 @@ fn cut_note(shown: usize, all: usize, noun: &str) -> String {
     }
 }
 
+/// A table whose first column names series. Where their full names are too wide for the terminal, labels that all have are
+/// named once, below.
+fn with_names(list: &[Value], width: Option<usize>, fill: impl Fn(&dyn Fn(&Value) -> String) -> Table) -> String {
+    let full = fill(&series::name);
+    let named = Named::of(list.iter().map(|s| &s["metric"]));
+    let common = named.common();
+    if common.is_empty() || width.is_none_or(|w| full.width() <= w) {
+        return full.show(width, has_colour()).text;
+    }
+    let common = terminal::printable(&common).into_owned();
+    fill(&|metric| named.short(metric)).show(width, has_colour()).text + &format!("all with {common}\n")
+}
+
 /// The samples of a series, floats and histograms together, in order of time.
 fn points(series: &Value) -> Vec<&Value> {
     let mut all: Vec<&Value> =
@@ -126,12 +140,15 @@ fn table(data: &Value, when: When, all: bool, width: Option<usize>) -> String {
 
 fn vector(list: &[Value], all: bool, width: Option<usize>) -> String {
     let rows_max = if all { usize::MAX } else { ROWS_DEFAULT };
-    let mut t = Table::new([("series", Kind::Text), ("value", Kind::Number)]);
-    for s in list.iter().take(rows_max) {
-        let point = if s["value"].is_array() { &s["value"] } else { &s["histogram"] };
-        t.push([series::name(&s["metric"]), value_text(point)]);
-    }
-    t.show(width, has_colour()).text + &cut_note(rows_max, list.len(), "series")
+    let fill = |name: &dyn Fn(&Value) -> String| {
+        let mut t = Table::new([("series", Kind::Text), ("value", Kind::Number)]);
+        for s in list.iter().take(rows_max) {
+            let point = if s["value"].is_array() { &s["value"] } else { &s["histogram"] };
+            t.push([name(&s["metric"]), value_text(point)]);
+        }
+        t
+    };
+    with_names(list, width, fill) + &cut_note(rows_max, list.len(), "series")
 }
 
 fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> String {
@@ -139,54 +156,49 @@ fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> String
     if all || samples <= SAMPLES_SHOWN {
         return every_sample(list, when, width);
     }
-    let mut t = Table::new([
-        ("series", Kind::Text),
-        ("samples", Kind::Number),
-        ("first", Kind::Number),
-        ("min", Kind::Number),
-        ("max", Kind::Number),
-        ("last", Kind::Number),
-        ("", Kind::Fixed),
-    ]);
     let range = drawn_range(list, when);
-    for s in list.iter().take(ROWS_DEFAULT) {
-        let floats: Vec<(f64, f64)> = points(s).into_iter().filter_map(float).collect();
-        let ys = || floats.iter().map(|p| p.1).filter(|v| !v.is_nan());
-        let figure = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), chart::figure);
-        t.push([
-            series::name(&s["metric"]),
-            terminal::count(points(s).len() as u64),
-            figure(floats.first().map(|p| p.1)),
-            figure(ys().reduce(f64::min)),
-            figure(ys().reduce(f64::max)),
-            figure(floats.last().map(|p| p.1)),
-            chart::sparkline(&floats, range),
-        ]);
-    }
-    let step = if when.step == 0 {
-        String::new()
-    } else {
-        format!(", a step every {}", quiver_model::duration::format_ms(when.step))
+    let fill = |name: &dyn Fn(&Value) -> String| {
+        let numbers = ["samples", "first", "min", "max", "last"].map(|n| (n, Kind::Number));
+        let mut t = Table::new([("series", Kind::Text)].into_iter().chain(numbers).chain([("", Kind::Fixed)]));
+        list.iter().take(ROWS_DEFAULT).for_each(|s| t.push(summary(s, name, range)));
+        t
     };
+    let step = if when.step == 0 { String::new() } else { format!(", a step every {}", format_ms(when.step)) };
     let note = "--all prints every sample, --graph draws them";
-    format!(
-        "{}{step}\n{}{}{note}\n",
-        when.shown(),
-        t.show(width, has_colour()).text,
-        cut_note(ROWS_DEFAULT, list.len(), "series")
-    )
+    let (table, cut) = (with_names(list, width, fill), cut_note(ROWS_DEFAULT, list.len(), "series"));
+    format!("{}{step}\n{table}{cut}{note}\n", when.shown())
+}
+
+/// The row of a series in a table of a range.
+fn summary(s: &Value, name: &dyn Fn(&Value) -> String, range: (f64, f64)) -> Vec<String> {
+    let points = points(s);
+    let floats: Vec<(f64, f64)> = points.iter().filter_map(|p| float(p)).collect();
+    let ys = || floats.iter().map(|p| p.1).filter(|v| !v.is_nan());
+    let figure = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), chart::figure);
+    vec![
+        name(&s["metric"]),
+        terminal::count(points.len() as u64),
+        figure(floats.first().map(|p| p.1)),
+        figure(ys().reduce(f64::min)),
+        figure(ys().reduce(f64::max)),
+        figure(floats.last().map(|p| p.1)),
+        chart::sparkline(&floats, range),
+    ]
 }
 
 fn every_sample(list: &[Value], when: When, width: Option<usize>) -> String {
     let time = format!("time ({})", times::zone(when.end));
-    let mut t = Table::new([("series", Kind::Text), (time.as_str(), Kind::Fixed), ("value", Kind::Number)]);
-    for s in list {
-        let mut name = series::name(&s["metric"]);
-        for p in points(s) {
-            t.push([std::mem::take(&mut name), times::stamp(time_ms(p)), value_text(p)]);
+    let fill = |name: &dyn Fn(&Value) -> String| {
+        let mut t = Table::new([("series", Kind::Text), (time.as_str(), Kind::Fixed), ("value", Kind::Number)]);
+        for s in list {
+            let mut name = name(&s["metric"]);
+            for p in points(s) {
+                t.push([std::mem::take(&mut name), times::stamp(time_ms(p)), value_text(p)]);
+            }
         }
-    }
-    t.show(width, has_colour()).text
+        t
+    };
+    with_names(list, width, fill)
 }
 
 fn float(point: &Value) -> Option<(f64, f64)> {

@@ -49,6 +49,13 @@ impl Named {
         if rest.is_empty() { String::new() } else { format!("{{{rest}}}") }
     }
 
+    /// A series as a selector, without the labels that all have; the metric's name stays.
+    pub fn short(&self, metric: &Value) -> String {
+        let mut own = metric.as_object().cloned().unwrap_or_default();
+        own.retain(|n, _| n == NAME || !self.common.contains_key(n));
+        name(&Value::Object(own))
+    }
+
     /// The labels of a series that not all have; of a single series all.
     pub fn differing(&self, metric: &Value) -> String {
         if self.one {
@@ -74,6 +81,7 @@ mod tests {
         assert_eq!(named.common(), r#"{b="x"}"#);
         let names: Vec<String> = list.iter().map(|m| named.differing(m)).collect();
         assert_eq!(names, [r#"a="1""#, r#"a="2""#, r#"up{b="x"}"#]);
+        assert_eq!(named.short(&list[0]), r#"up{a="1"}"#);
         let one = Named::of(&list[..1]);
         assert_eq!((one.common(), one.differing(&list[0])), (String::new(), r#"up{a="1", b="x"}"#.to_owned()));
         assert_eq!(name(&serde_json::json!({})), "{}");

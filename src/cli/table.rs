@@ -12,7 +12,9 @@ const GAP: usize = 2;
 /// A text is not cut to less, as long as columns can be left out instead.
 const TEXT_MIN: usize = 20;
 /// Without a terminal, longer texts do not make their column wider: they stand out to the right.
-const TEXT_WIDE: usize = 60;
+const TEXT_WIDE: usize = 100;
+/// There, a column has no more of the ruler, so that it seldom wraps where such an output is shown.
+const RULE_MAX: usize = 40;
 
 /// How a column is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,11 @@ impl Table {
         self.columns.len()
     }
 
+    /// Columns of a terminal that it takes if nothing is cut.
+    pub fn width(&self) -> usize {
+        self.columns.iter().map(|c| c.widest).sum::<usize>() + self.columns.len().saturating_sub(1) * GAP
+    }
+
     /// Lays it out in `width` columns of a terminal, or in as many as it takes.
     pub fn show(&self, width: Option<usize>, bold_head: bool) -> Shown {
         let all: Vec<usize> = (0..self.columns.len()).collect();
@@ -88,8 +95,17 @@ impl Table {
         let head = self.line(&places, &widths, &head, "…", is_cut);
         text.push_str(&if bold_head { format!("\x1b[1m{head}\x1b[0m") } else { head });
         text.push('\n');
-        let rules: Vec<String> = widths.iter().map(|w| "─".repeat(*w)).collect();
-        text.push_str(&places.join(&rules, "─"));
+        let rule_max = if is_cut { usize::MAX } else { RULE_MAX };
+        let rules: Vec<String> = places
+            .shown()
+            .zip(&widths)
+            .map(|(i, w)| {
+                let rule = "─".repeat((*w).min(rule_max.max(self.columns[i].name.width())));
+                let rest = " ".repeat(w - rule.width());
+                if self.columns[i].kind == Kind::Number { rest + &rule } else { rule + &rest }
+            })
+            .collect();
+        text.push_str(places.join(&rules, "─").trim_end());
         text.push('\n');
         for row in &self.rows {
             let cells: Vec<&str> = row.iter().map(String::as_str).collect();

@@ -102,10 +102,12 @@ impl When {
 
     /// The times, for people.
     pub fn shown(&self) -> String {
+        // Milliseconds of the present say nothing.
+        let whole = |ms: i64| ms.div_euclid(1000) * 1000;
         if self.step == 0 {
-            format!("{} {}", times::stamp(self.start), times::zone(self.start))
+            format!("{} {}", times::stamp(whole(self.start)), times::zone(self.start))
         } else {
-            times::span(self.start, self.end)
+            times::span(whole(self.start), whole(self.end))
         }
     }
 }

@@ -109,7 +109,8 @@ async fn reason(asker: &Asker, used: &Use, when: When) -> Result<Option<String>,
     if asker.has_series(&selector, None).await? {
         let looks =
             if used.is_range { String::new() } else { format!(" (a selector looks back {})", format_ms(used.window)) };
-        let times = times::span(range.0, range.1);
+        let whole = |ms: i64| ms.div_euclid(1000) * 1000;
+        let times = times::span(whole(range.0), whole(range.1));
         return Ok(Some(format!("{selector} has no sample from {times}{looks}; it has some at other times")));
     }
     missing(asker, used, &selector).await

@@ -208,9 +208,30 @@ fn a_part_can_be_exported() {
     }
     assert_eq!(bits[2..], [0x7ff8_0000_0000_beef, (-0.0f64).to_bits(), 1]);
     let (code, _, err) = quiver(&["export", "--url", &server.url(), "--out", &out, "--match", "{"]);
-    assert!(code == Some(1) && err.contains("--match"), "{err}");
+    assert!(code == Some(2) && err.contains("--match"), "{err}");
     let (code, _, err) = quiver(&["export", "--url", "http://127.0.0.1:1", "--out", &out]);
     assert!(code == Some(1) && err.contains("127.0.0.1:1"), "{err}");
+}
+
+#[test]
+fn an_export_of_nothing_says_so_and_scripts_see_it() {
+    let server = filled();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("none").display().to_string();
+    let url = server.url();
+    for selection in [&["--match", "{job=\"nosuch\"}"][..], &["--start", "2020-01-01", "--end", "2020-01-02"]] {
+        let (code, said, err) = quiver(&[&["export", "--url", &url, "--out", &out], selection].concat());
+        assert_eq!((code, said.as_str()), (Some(3), ""), "{err}");
+        assert!(err.contains("warning: no sample matches"), "{err}");
+    }
+    // A query of that folder says what is wrong with it, and names it once.
+    let (code, _, err) = quiver(&["query", "--offline", &out, "up"]);
+    assert!(code == Some(1) && err.matches(out.as_str()).count() == 1, "{err}");
+    // Times are written as for queries, and the last line names samples, folders and the time it took.
+    let text = succeeds(&["export", "--url", &url, "--out", &out, "--start", "2023-11-14T23:59:00Z", "--match", "odd"]);
+    assert!(text.contains("5 samples in 1 folder under") && text.contains(", in "), "{text}");
+    let (code, _, err) = quiver(&["export", "--url", &url, "--out", &out, "--start", "whenever"]);
+    assert!(code == Some(2) && err.contains("--start") && err.contains("now-1h"), "{err}");
 }
 
 #[test]

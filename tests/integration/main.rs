@@ -17,14 +17,16 @@
 //! | `explain` | explanations, hints, statistics, answers as protobuf |
 //! | `export` | Parquet out, and the same answers from it without a server |
 //! | `maintenance` | deletions, snapshots, backups, checks, background tasks |
-//! | `cli` | help, completions, exit codes, messages |
+//! | `cli` | help, completions, exit codes, messages, the prompt |
 //! | `config` | settings: one meaning in flag and file, errors with their place, slips refused or told, foreign folders, the first minute |
+//! | `readme` | every command of README.md, on a fresh server |
 //! | `tier` | blocks in an S3-compatible service outlive the local disk; two servers; failures of the service |
 //! | `tidy` | rules of the tree that the compiler does not check |
 
 mod command;
 mod load;
 mod matrix;
+mod pty;
 mod remote_write;
 mod scripts;
 mod server;
@@ -42,6 +44,7 @@ mod hostile;
 mod maintenance;
 mod otlp;
 mod query_of_death;
+mod readme;
 mod reuse;
 mod same_numbers;
 mod sql;

@@ -5,13 +5,9 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use futures::FutureExt;
-use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
-use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Editor, Helper};
+use rustyline::{Config, Editor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::script::{self, Statement};
@@ -37,24 +33,31 @@ Statements end with a semicolon and may span lines.
 .help              print this
 .quit              leave; so does Ctrl-D
 
-Ctrl-C cancels the statement that runs, or drops the line that is edited.
+Ctrl-C cancels the statement that runs, or drops the one that is being typed.
 ";
 
-/// Entry of text: lines go on until the statement ends.
-struct Lines;
+/// The prompt, and that of a statement that goes on.
+const PROMPTS: [&str; 2] = ["quiver> ", "   ...> "];
 
-impl Helper for Lines {}
-impl Hinter for Lines {
-    type Hint = String;
-}
-impl Highlighter for Lines {}
-impl Completer for Lines {
-    type Candidate = String;
-}
-impl Validator for Lines {
-    fn validate(&self, ctx: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let is_ready = command(ctx.input()).is_some() || script::split(ctx.input()).is_complete;
-        Ok(if is_ready { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+type Terminal = Editor<(), FileHistory>;
+
+/// Reads lines until a statement or a command is complete; none at the end of the input.
+fn read(editor: &mut Terminal) -> Result<Option<String>, ReadlineError> {
+    let mut text = String::new();
+    loop {
+        match editor.readline(PROMPTS[usize::from(!text.is_empty())]) {
+            Ok(line) => {
+                text.push_str(&line);
+                if text.trim().is_empty() || command(&text).is_some() || script::split(&text).is_complete {
+                    return Ok(Some(text));
+                }
+                text.push('\n');
+            }
+            // Drops what was entered so far.
+            Err(ReadlineError::Interrupted) => text.clear(),
+            Err(ReadlineError::Eof) => return Ok(None),
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -75,8 +78,7 @@ fn command(line: &str) -> Option<&str> {
 pub async fn run(asker: &Asker, style: Style) -> Result<(), Failure> {
     let config = Config::builder().max_history_size(HISTORY_MAX).and_then(|b| b.history_ignore_dups(true));
     let config = config.map_err(|e| e.to_string())?.history_ignore_space(true).build();
-    let mut editor: Editor<Lines, FileHistory> = Editor::with_config(config).map_err(|e| e.to_string())?;
-    editor.set_helper(Some(Lines));
+    let mut editor = Terminal::with_config(config).map_err(|e| e.to_string())?;
     let history = history_file();
     if let Some(file) = &history {
         load_history(&mut editor, file);
@@ -84,26 +86,20 @@ pub async fn run(asker: &Asker, style: Style) -> Result<(), Failure> {
     // From here on Ctrl-C ends statements, not the program.
     let mut interrupts = signal(SignalKind::interrupt()).map_err(|e| format!("cannot watch for Ctrl-C: {e}"))?;
     let mut session = Session { asker, style };
-    print(&format!(
-        "Connected to {}. Statements end with ; and .help lists commands.\n",
-        terminal::printable(&asker.name())
-    ));
+    print(&format!("{}: statements end with ; and .help lists commands\n", terminal::printable(&asker.name())));
     loop {
-        match tokio::task::block_in_place(|| editor.readline("quiver> ")) {
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => {
-                // An entry that cannot be kept is not worth an error.
-                let _ = editor.add_history_entry(line.trim());
-                if let Some(file) = &history {
-                    let _ = editor.append_history(file);
-                }
-                if !session.take(&line, &mut interrupts).await {
-                    return Ok(());
-                }
-            }
-            Err(ReadlineError::Interrupted) => {}
-            Err(ReadlineError::Eof) => return Ok(()),
-            Err(e) => return Err(Failure::Failed(format!("cannot read the terminal: {e}"))),
+        let text = tokio::task::block_in_place(|| read(&mut editor));
+        let Some(text) = text.map_err(|e| format!("cannot read the terminal: {e}"))? else { return Ok(()) };
+        if text.trim().is_empty() {
+            continue;
+        }
+        // An entry that cannot be kept is not worth an error.
+        let _ = editor.add_history_entry(text.trim());
+        if let Some(file) = &history {
+            let _ = editor.append_history(file);
+        }
+        if !session.take(&text, &mut interrupts).await {
+            return Ok(());
         }
     }
 }
@@ -116,7 +112,7 @@ fn history_file() -> Option<PathBuf> {
     }
 }
 
-fn load_history(editor: &mut Editor<Lines, FileHistory>, file: &Path) {
+fn load_history(editor: &mut Terminal, file: &Path) {
     match editor.load_history(file) {
         Ok(()) => {}
         Err(ReadlineError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -173,7 +169,11 @@ impl Session<'_> {
         let begun = Instant::now();
         let done = tokio::select! {
             done = answer(self.asker, statement, self.style) => done,
-            _ = interrupts.recv() => Err("canceled".to_owned()),
+            _ = interrupts.recv() => {
+                // The terminal has written ^C.
+                print("\n");
+                Err("canceled".to_owned())
+            }
         };
         match done {
             Ok(()) if self.style.output == Output::Table => {
