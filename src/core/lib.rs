@@ -70,7 +70,7 @@ pub use offline::OfflineStore;
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use quiver_persistence::remote::Asker;
-pub use quiver_persistence::{build_with_workers, hostname, process_cpu_ns, thread_cpu_ns, turns};
+pub use quiver_persistence::{build_with_workers, process_cpu_ns, thread_cpu_ns, turns};
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};
 pub use store::Store;
 pub use tier::{ForesightFigures, TierFigures, TierOptions};

@@ -321,7 +321,7 @@ async fn tick(rejections: Weak<Rejections>) {
 fn log(kind: &Kind, count: u64, example: &str, is_repeated: bool) {
     let (door, reason) = (kind.door.label(), kind.reason.label());
     let noun = if count == 1 { singular(kind.noun) } else { kind.noun };
-    let of = if kind.metric.is_empty() { String::new() } else { format!(" of {}", kind.metric) };
+    let of = if kind.metric.is_empty() { String::new() } else { format!(" of {}", kind.metric.escape_debug()) };
     let when = if is_repeated { " in the last minute" } else { "" };
     let text = format!("rejected {count} {noun}{of}{when}: {} ({})", kind.reason.words(), kind.door.words());
     let example = cut(example, EXAMPLE_BYTES_MAX);

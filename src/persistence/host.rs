@@ -39,12 +39,6 @@ pub fn thread_cpu_ns() -> u64 {
     cpu_ns(ClockId::ThreadCPUTime)
 }
 
-/// The name of this machine; empty if the system does not say it.
-pub fn hostname() -> String {
-    let name = read_text(Path::new("/proc/sys/kernel/hostname")).ok();
-    name.or_else(|| std::env::var("HOSTNAME").ok()).map(|n| n.trim().to_owned()).unwrap_or_default()
-}
-
 /// Processor time that this process has had, all its threads together, ns.
 pub fn process_cpu_ns() -> u64 {
     cpu_ns(ClockId::ProcessCPUTime)

@@ -311,6 +311,13 @@ fn grpc_clients_are_told_when_to_come_again() {
         let deltas = export(vec![metric("lat", "", sum(vec![point(T, 1.0, &[])], 1))]);
         let partial = client.export(deltas).await.unwrap().into_inner().partial_success.expect("it is refused");
         assert_eq!(partial.rejected_data_points, 1);
+        // Another method, as exporters of traces call one on the same port.
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let origin = format!("http://{address}/traces").parse().unwrap();
+        let mut other = MetricsServiceClient::with_origin(endpoint.connect().await.unwrap(), origin);
+        let refused = other.export(usual()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unimplemented, "{refused}");
+        assert!(refused.message().contains("/traces/"), "{refused}");
         server.faults("sync@log/=eio");
         for _ in 0..2 {
             let refused = client.export(usual()).await.unwrap_err();
@@ -326,6 +333,7 @@ fn grpc_clients_are_told_when_to_come_again() {
     let count = |what: &str, reason: &str| {
         server.metric(&format!("quiver_{what}_rejected_total{{door=\"otlp_grpc\",reason=\"{reason}\"}}"))
     };
+    assert_eq!(count("requests", "method"), 1.0);
     assert!(count("samples", "delta_temporality") == 1.0 && count("requests", "log_failed") >= 1.0);
     assert!(server.log().contains("rejected 1 data point of lat: delta temporality (OTLP over gRPC)"));
 }

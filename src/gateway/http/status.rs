@@ -198,9 +198,11 @@ fn runtime_info(g: &Gateway, j: &mut Json, health: &Health) {
     j.raw(r#"{"startTime":"#).string(&rfc3339(about.started_ms));
     j.raw(r#","serverTime":"#).string(&rfc3339(g.services.clock.now_ms()));
     let settings = g.settings.lock().clone();
-    let folder = std::env::current_dir().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
-    j.raw(r#","CWD":"#).string(&folder).raw(r#","hostname":"#).string(&quiver_core::hostname());
-    j.raw(r#","reloadConfigSuccess":"#).raw(if settings.error.is_none() { "true" } else { "false" });
+    j.raw(r#","CWD":"","hostname":"","reloadConfigSuccess":"#).raw(if settings.error.is_none() {
+        "true"
+    } else {
+        "false"
+    });
     j.raw(r#","lastConfigTime":"#).string(&rfc3339(settings.read_ms));
     j.raw(r#","corruptionCount":"#).int(g.services.maintain.stats(0).damaged_blocks.len() as i64);
     j.raw(r#","goroutineCount":0,"GOMAXPROCS":"#);

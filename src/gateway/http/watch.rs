@@ -26,7 +26,8 @@ pub async fn watch(State(gateway): State<Arc<Gateway>>, request: Request<Body>, 
 
 fn door_of(path: &str) -> Door {
     let Some(route) = path.strip_prefix("/api/v1/") else {
-        return if path.starts_with("/v1/metrics") { Door::OtlpHttp } else { Door::Api };
+        // Traces and logs are sent there, too, though nothing takes them.
+        return if path.starts_with("/v1/") { Door::OtlpHttp } else { Door::Api };
     };
     match route.split('/').next().unwrap_or("") {
         "write" => Door::RemoteWrite,
@@ -62,6 +63,7 @@ mod tests {
         for (path, door) in [
             ("/api/v1/write", Door::RemoteWrite),
             ("/v1/metrics", Door::OtlpHttp),
+            ("/v1/traces", Door::OtlpHttp),
             ("/api/v1/otlp/v1/metrics", Door::OtlpHttp),
             ("/api/v1/query_range", Door::Query),
             ("/api/v1/label/job/values", Door::Series),

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::EXPORT_BYTES_MAX;
@@ -33,7 +33,7 @@ use super::weigh::weigh;
 use crate::Gateway;
 use crate::http::body::{BODY_TIMEOUT, BodyError, HeldRoom};
 use crate::http::error::{retry_after_s, write_reason};
-use crate::rejections::{Door, Reason};
+use crate::rejections::{Door, Reason, cut};
 
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 12_000;
@@ -52,10 +52,6 @@ const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/E
 #[derive(Clone)]
 struct Metrics(Arc<Gateway>);
 
-impl NamedService for Metrics {
-    const NAME: &'static str = "opentelemetry.proto.collector.metrics.v1.MetricsService";
-}
-
 impl tower::Service<http::Request<Body>> for Metrics {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -69,8 +65,9 @@ impl tower::Service<http::Request<Body>> for Metrics {
         let gateway = Arc::clone(&self.0);
         async move {
             if request.uri().path() != EXPORT {
-                let text = "there is no such method: this port takes OpenTelemetry metrics";
-                gateway.rejections.request(Door::OtlpGrpc, Reason::Method, text);
+                let path = cut(request.uri().path(), 200);
+                let text = format!("there is no method {path}: this port takes OpenTelemetry metrics");
+                gateway.rejections.request(Door::OtlpGrpc, Reason::Method, &text);
                 return Ok(Status::unimplemented(text).into_http());
             }
             let memory_max = gateway.services.limits.get().write_memory_bytes_max;
@@ -109,6 +106,24 @@ fn by_code(code: Code) -> Reason {
         Code::InvalidArgument => Reason::Decode,
         Code::Cancelled | Code::Unknown => Reason::Broken,
         _ => Reason::Internal,
+    }
+}
+
+/// All paths of the port: what is no method of the one service is counted, too.
+#[derive(Clone)]
+struct AllPaths(Metrics);
+
+impl tower::Service<http::Request<axum::body::Body>> for AllPaths {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+        self.0.call(request.map(Body::new))
     }
 }
 
@@ -280,7 +295,7 @@ async fn run(listener: TcpListener, gateway: Arc<Gateway>, shutdown: Cancellatio
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_AFTER))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .add_service(Metrics(gateway))
+        .add_routes(axum::Router::new().fallback_service(AllPaths(Metrics(gateway))).into())
         .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX), shutdown.cancelled());
     let drained = async {
         shutdown.cancelled().await;
