@@ -96,7 +96,7 @@ labelled! {
         Decode "decode" "cannot be decoded",
         Slow "slow" "the body did not arrive in time",
         Broken "broken" "the connection broke",
-        BodiesFull "bodies_full" "the bodies of other requests take all the memory for bodies",
+        BodiesFull "bodies_full" "request bodies in flight exceed write_bodies_bytes_max",
         QueueFull "queue_full" "the write queue is full",
         DiskFull "disk_full" "the disk is full",
         LogFailed "log_failed" "the write-ahead log failed",

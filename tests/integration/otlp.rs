@@ -210,7 +210,7 @@ fn points_of_one_series_and_time() {
     let two = ["one", "other"].map(|name| scoped(name, vec![point(T + 1, 1.0, &[])]));
     let partial = send(two.to_vec()).expect("one of them is left out");
     assert_eq!(partial.rejected_data_points, 1, "{partial:?}");
-    assert!(partial.error_message.contains("whose scope differ"), "{partial:?}");
+    assert!(partial.error_message.contains("from a different scope"), "{partial:?}");
     // Attributes that have no name as labels, and those whose names become one.
     let points = [("名前", "a"), ("名前", "b"), ("a.b", "c"), ("a-b", "c")].map(|pair| point(T + 2, 1.0, &[pair]));
     let partial = send(vec![scoped("", points.to_vec())]).expect("three of them are left out");

@@ -14,9 +14,9 @@ impl MediaType {
     pub fn parse(header: &str) -> Result<Self, &'static str> {
         let (essence, mut rest) = header.split_at(header.find(';').unwrap_or(header.len()));
         let essence = essence.trim_matches([' ', '\t']);
-        let (kind, subtype) = essence.split_once('/').ok_or("it is no media type")?;
+        let (kind, subtype) = essence.split_once('/').ok_or("not a media type")?;
         if !is_token(kind) || !is_token(subtype) {
-            return Err("it is no media type");
+            return Err("not a media type");
         }
         let mut parameters: Vec<(String, String)> = Vec::new();
         while let Some(parameter) = rest.strip_prefix(';') {
@@ -27,13 +27,13 @@ impl MediaType {
             }
             let (value, behind) = parameter_value(value)?;
             if parameters.iter().any(|(n, _)| *n == name) {
-                return Err("a parameter is there twice");
+                return Err("a parameter occurs twice");
             }
             parameters.push((name, value));
             rest = behind.trim_start_matches([' ', '\t']);
         }
         if !rest.is_empty() {
-            return Err("there is something behind a parameter");
+            return Err("unexpected text after a parameter");
         }
         Ok(Self { essence: essence.to_ascii_lowercase(), parameters })
     }

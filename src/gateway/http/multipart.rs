@@ -14,7 +14,7 @@ pub fn decode(body: &[u8], media_type: &MediaType, out: &mut Vec<(String, String
     let boundary = boundary.ok_or_else(|| wrong("the content type has no boundary of 1 to 70 characters"))?;
     let delimiter = format!("--{boundary}");
     let mut rest =
-        first_part(body, delimiter.as_bytes()).ok_or_else(|| wrong("it does not begin with its boundary"))?;
+        first_part(body, delimiter.as_bytes()).ok_or_else(|| wrong("the body does not start with the boundary"))?;
     let delimiter = format!("\r\n{delimiter}");
     for _ in 0..PARTS_MAX {
         // Behind a delimiter: two hyphens after the last one, else the end of the line (RFC 2046 allows blanks before it).
@@ -25,11 +25,11 @@ pub fn decode(body: &[u8], media_type: &MediaType, out: &mut Vec<(String, String
         let part =
             rest[blanks..].strip_prefix(b"\r\n").ok_or_else(|| wrong("a boundary is not followed by a new line"))?;
         // A part without headers begins with the empty line that ends them.
-        let end = find(part, delimiter.as_bytes()).ok_or_else(|| wrong("it ends within a part"))?;
+        let end = find(part, delimiter.as_bytes()).ok_or_else(|| wrong("the body ends inside a part"))?;
         field(&part[..end], out)?;
         rest = &part[end + delimiter.len()..];
     }
-    Err(wrong("it has more than 1000 parts"))
+    Err(wrong("more than 1000 parts"))
 }
 
 fn wrong(what: &str) -> ApiError {

@@ -167,7 +167,7 @@ impl<'a> Converter<'_, 'a> {
     fn metric(&mut self, place: Place<'a>) {
         let m = place.metric;
         match &m.data {
-            None => self.out.partial.other(Reason::NoData, &m.name, || "it has no data of a known type".into()),
+            None => self.out.partial.other(Reason::NoData, &m.name, || "the metric has no data of a known type".into()),
             Some(metric::Data::Gauge(g)) => {
                 if let Some(name) = self.described(m, Shape::Gauge, MetricKind::Gauge, g.data_points.len()) {
                     g.data_points.iter().for_each(|p| self.number(place, &name, p));
@@ -199,11 +199,11 @@ impl<'a> Converter<'_, 'a> {
                 }
             }
             Some(metric::Data::ExponentialHistogram(_)) => {
-                let why = "exponential histograms are not taken by this version".to_owned();
+                let why = "exponential histograms are not supported".to_owned();
                 self.reject_all(m, &(Reason::ExponentialHistogram, why));
             }
             Some(metric::Data::Summary(_)) => {
-                self.reject_all(m, &(Reason::Summary, "summaries are not taken by this version".to_owned()));
+                self.reject_all(m, &(Reason::Summary, "summaries are not supported".to_owned()));
             }
         }
     }
@@ -212,9 +212,9 @@ impl<'a> Converter<'_, 'a> {
         let wrong = match AggregationTemporality::try_from(temporality) {
             Ok(AggregationTemporality::Cumulative) => return true,
             Ok(AggregationTemporality::Delta) => {
-                (Reason::DeltaTemporality, "delta temporality is not taken; set the exporter to cumulative")
+                (Reason::DeltaTemporality, "delta temporality is not supported; set the exporter to cumulative")
             }
-            _ => (Reason::UnknownTemporality, "its aggregation temporality is not specified"),
+            _ => (Reason::UnknownTemporality, "the aggregation temporality is unspecified"),
         };
         self.reject_all(m, &(wrong.0, wrong.1.to_owned()));
         false
@@ -224,7 +224,7 @@ impl<'a> Converter<'_, 'a> {
     fn described(&mut self, m: &Metric, shape: Shape, kind: MetricKind, points: usize) -> Option<String> {
         let max = self.options.limits.label_value_bytes_max;
         let Some(name) = metric_name(&m.name, &m.unit, shape) else {
-            let why = || format!("its name {} has no letter or digit of ASCII", quoted(cut(&m.name, 60)));
+            let why = || format!("the name {} contains no ASCII letter or digit", quoted(cut(&m.name, 60)));
             self.out.partial.points(Reason::MetricName, &m.name, points, why);
             return None;
         };
@@ -294,7 +294,7 @@ impl<'a> Converter<'_, 'a> {
                 let labels = self.batch.labels(first).map(|l| l.to_labels().to_string()).unwrap_or_default();
                 return self.reject(place, Reason::Collision, || {
                     let labels = cut(&labels, 300);
-                    format!("a data point becomes series {labels} at the time of another one, whose {what} differ")
+                    format!("a data point has the series {labels} and the time of another data point {what}")
                 });
             }
         }
@@ -404,7 +404,7 @@ impl<'a> Converter<'_, 'a> {
             // Of zeros alone: none.
             if id.iter().any(|b| *b != 0) {
                 if id.len() != bytes {
-                    return Err("its trace id has not 16 bytes, or its span id not 8");
+                    return Err("its trace ID is not 16 bytes long, or its span ID not 8");
                 }
                 pairs.insert(name, hex(id));
             }

@@ -199,7 +199,7 @@ impl LabelBuffer {
 
 /// What is said of an attribute whose name leaves nothing.
 pub(super) fn no_name(key: &str) -> Wrong {
-    let text = format!("attribute {} has no letter or digit of ASCII in its name", quoted(cut(key, 60)));
+    let text = format!("the name of attribute {} contains no ASCII letter or digit", quoted(cut(key, 60)));
     (Reason::Labels, text)
 }
 

@@ -6,7 +6,7 @@
 //!         └▶ target_info             what a resource becomes    partial       what is left out, and what is said of it
 //! ```
 //!
-//! Both answer 200 with `partial_success` where some data points could not be kept, as the OTLP specification asks.
+//! Both answer 200 with `partial_success` if some data points were rejected, as the OTLP specification asks.
 
 pub mod convert;
 pub mod grpc;
@@ -16,9 +16,9 @@ mod labels;
 pub mod names;
 mod partial;
 mod streams;
-#[cfg(test)]
-mod tables;
 mod target_info;
+#[cfg(test)]
+mod tests;
 mod text;
 mod weigh;
 

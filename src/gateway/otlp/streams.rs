@@ -42,9 +42,9 @@ struct Point<'a> {
 pub(super) enum Claim {
     /// It is kept.
     Kept,
-    /// Another point of its stream within a millisecond is kept in its place, or it is in the place of so many others.
+    /// Of points of one stream within a millisecond one is kept; how many others were given up.
     Superseded(u64),
-    /// A point of another stream has one of its series at its time; what differs.
+    /// A point of another stream has one of its series at its time; how the two differ.
     Collides(&'static str),
 }
 
@@ -161,15 +161,15 @@ impl<'a> Streams<'a> {
     /// What tells two streams apart; none where they are one.
     fn difference(&mut self, a: &Source<'a>, b: &Source<'a>) -> Option<&'static str> {
         if self.resource(a.resource) != self.resource(b.resource) {
-            return Some("resource");
+            return Some("from a different resource");
         }
         if self.scope(a.scope) != self.scope(b.scope) {
-            return Some("scope");
+            return Some("from a different scope");
         }
         if !is_one_metric(a.metric, b.metric) {
-            return Some("metric");
+            return Some("from a different metric");
         }
-        (!are_equal(a.attributes, b.attributes)).then_some("attributes")
+        (!are_equal(a.attributes, b.attributes)).then_some("with different attributes")
     }
 
     fn resource(&mut self, r: &'a ResourceMetrics) -> u64 {

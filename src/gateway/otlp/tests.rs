@@ -424,8 +424,8 @@ fn exemplars_of_points() {
         ),
         (vec![exemplar(half, 10, &[], &[], &[])], vec!["{} 0.5@10".into()], ""),
         (vec![exemplar(half, 10, &[0; 16], &[0; 8], &[])], vec!["{} 0.5@10".into()], ""),
-        (vec![exemplar(half, 10, &[1; 8], &span, &[])], vec![], "trace id"),
-        (vec![exemplar(half, 10, &trace, &[1; 4], &[])], vec![], "span id"),
+        (vec![exemplar(half, 10, &[1; 8], &span, &[])], vec![], "trace ID"),
+        (vec![exemplar(half, 10, &trace, &[1; 4], &[])], vec![], "span ID"),
         (vec![exemplar(half, -1_000_000, &trace, &span, &[])], vec![], ""),
         (vec![Exemplar { time_unix_nano: 0, ..e(half, &[]) }], vec![format!("{{{ids}}} 0.5@0")], ""),
         (
@@ -497,7 +497,7 @@ fn points_that_fall_on_one_series_and_time() {
     ] {
         let (series, points, superseded, message) = of(list);
         assert_eq!((series, points, superseded), (vec![r#"g{x="1",y="2"} 2"#.into()], 1, 0), "{message}");
-        assert!(message.contains("metric \"g\"") && message.contains(&format!("whose {differs} differ")), "{message}");
+        assert!(message.contains("metric \"g\"") && message.contains(&format!("different {differs}")), "{message}");
     }
     // Names that become one, of attributes and of metrics; a bucket's series beside a gauge of its name.
     let dots = |key| point(T, 1.0, attributes(&[(key, "v")]));
@@ -527,7 +527,7 @@ fn points_that_fall_on_one_series_and_time() {
     };
     let (batch, out) = export(vec![host("h1", 1.0), host("h2", 2.0), host("h1", 3.0)]);
     assert_eq!((&shown(&batch)[0], out.partial.points, out.superseded), (&r#"g{job="a"} 3"#.to_owned(), 1, 1));
-    assert!(out.partial.message().unwrap().contains("whose resource differ"));
+    assert!(out.partial.message().unwrap().contains("from a different resource"));
 }
 
 #[test]
