@@ -258,7 +258,10 @@ async fn record_self(gateway: Arc<Gateway>, instance: String, shutdown: Cancella
         let mut batch = WriteBatch::default();
         let metrics = own_metrics(&gateway);
         for m in &metrics {
-            batch.begin_series([(METRIC_NAME, m.name), ("instance", instance.as_str()), ("job", "quiver")]);
+            let mut labels = vec![(METRIC_NAME, m.name), ("instance", instance.as_str()), ("job", "quiver")];
+            labels.extend(m.labels.iter().copied());
+            labels.sort_unstable();
+            batch.begin_series(labels);
             batch.push_float(now, m.value, 0);
             if !told.contains(m.name) {
                 let kind = if m.counter { MetricKind::Counter } else { MetricKind::Gauge };

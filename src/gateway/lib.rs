@@ -13,6 +13,7 @@
 pub mod http;
 pub mod otlp;
 pub mod proto;
+pub mod rejections;
 pub mod write;
 
 use std::sync::Arc;
@@ -117,10 +118,10 @@ pub struct Counters {
     pub queries_busy: Counter,
     /// Samples acknowledged.
     pub samples: Counter,
-    /// Series and samples left out of otherwise good writes.
-    pub samples_rejected: Counter,
-    /// Writes that did not decode.
-    pub writes_rejected: Counter,
+    /// OTLP data points in whose place a later one of the same stream and millisecond was kept.
+    pub superseded: Counter,
+    /// Resources whose `target_info` has samples at their points only.
+    pub target_info_thinned: Counter,
     /// Processor time spent decompressing and decoding remote write, ns.
     pub decode_ns: Counter,
     /// Connections open.
@@ -137,8 +138,7 @@ impl Counters {
         use quiver_query::QueryError;
         self.query_errors.add(1);
         match e {
-            QueryError::CostLimit(_) => self.queries_limited.add(1),
-            QueryError::Execution(text) if text.contains("would load too many") => self.queries_limited.add(1),
+            QueryError::CostLimit(_) | QueryError::SamplesLimit => self.queries_limited.add(1),
             QueryError::Timeout(_) => self.queries_timed_out.add(1),
             QueryError::Canceled(_) => self.queries_canceled.add(1),
             QueryError::Busy(_) => self.queries_busy.add(1),
@@ -153,6 +153,8 @@ pub struct Gateway {
     pub services: Services,
     /// Figures.
     pub counters: Counters,
+    /// What was rejected, and why.
+    pub rejections: Arc<rejections::Rejections>,
     /// How the configuration is.
     pub settings: Mutex<Settings>,
     /// Room for bodies of writes.
@@ -179,6 +181,7 @@ impl Gateway {
             exports: Arc::new(tokio::sync::Semaphore::new(http::export::EXPORTS_MAX)),
             services,
             counters: Counters::default(),
+            rejections: rejections::Rejections::new(),
             settings: Mutex::new(settings),
             scratches: Mutex::default(),
             aside: write::Aside::new(),

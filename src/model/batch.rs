@@ -37,6 +37,17 @@ pub struct BatchHistogram {
     pub histogram: Histogram,
 }
 
+/// What [`WriteBatch::keep_parts`] leaves of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeptParts {
+    /// Nothing.
+    Nothing,
+    /// Its exemplars.
+    Exemplars,
+    /// All of it.
+    All,
+}
+
 /// Samples of any number of series, kept whole or not at all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WriteBatch {
@@ -142,6 +153,34 @@ impl WriteBatch {
         }
     }
 
+    /// Takes parts of series out of the batch; `kept` has one entry for each series.
+    pub fn keep_parts(&mut self, kept: &[KeptParts]) {
+        let old = std::mem::take(self);
+        self.metadata = old.metadata;
+        let mut histograms = old.histograms.into_iter();
+        let mut exemplars = old.exemplars.into_iter();
+        for (s, kept) in old.series.iter().zip(kept) {
+            let mut histograms = histograms.by_ref().take((s.histograms.1 - s.histograms.0) as usize);
+            let mut exemplars = exemplars.by_ref().take((s.exemplars.1 - s.exemplars.0) as usize).peekable();
+            if *kept == KeptParts::Nothing || (*kept == KeptParts::Exemplars && exemplars.peek().is_none()) {
+                histograms.by_ref().for_each(drop);
+                exemplars.for_each(drop);
+                continue;
+            }
+            let at = self.label_bytes.len() as u32;
+            self.label_bytes.extend_from_slice(&old.label_bytes[s.labels.0 as usize..s.labels.1 as usize]);
+            self.begin_packed(at);
+            if *kept == KeptParts::All {
+                for i in s.floats.0 as usize..s.floats.1 as usize {
+                    self.push_float(old.ts[i], old.values[i], old.start_ts.get(i).copied().unwrap_or(0));
+                }
+                histograms.by_ref().for_each(|h| self.push_histogram(h.ts, h.histogram, h.start_ts));
+            }
+            histograms.by_ref().for_each(drop);
+            exemplars.for_each(|e| self.push_exemplar(e));
+        }
+    }
+
     /// The packed labels of series `i`, checked.
     pub fn labels(&self, i: usize) -> Result<LabelsRef<'_>, crate::LabelsError> {
         let (a, b) = self.series[i].labels;
@@ -166,5 +205,37 @@ impl WriteBatch {
             + self.histograms.iter().map(|h| h.histogram.memory_bytes()).sum::<usize>()
             + self.exemplars.iter().map(Exemplar::heap_bytes).sum::<usize>()
             + self.metadata.iter().map(|(family, m)| family.len() + m.heap_bytes()).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Labels;
+
+    #[test]
+    fn parts_of_series_are_taken_out() {
+        let mut batch = WriteBatch::default();
+        for i in 0..6i64 {
+            let text = i.to_string();
+            batch.begin_series([("a", text.as_str())]);
+            batch.push_float(i, i as f64, i);
+            batch.push_histogram(i, Histogram { sum: i as f64, ..Histogram::default() }, 0);
+            if i != 2 {
+                batch.push_exemplar(Exemplar { labels: Labels::empty(), value: i as f64, ts: i });
+            }
+        }
+        use KeptParts::{All, Exemplars, Nothing};
+        batch.keep_parts(&[Nothing, All, Exemplars, Exemplars, All, Nothing]);
+        let labels: Vec<_> = (0..batch.series.len()).map(|i| batch.labels(i).unwrap().to_string()).collect();
+        assert_eq!(labels, [r#"{a="1"}"#, r#"{a="3"}"#, r#"{a="4"}"#]);
+        assert_eq!(
+            (&batch.ts[..], &batch.values[..], &batch.start_ts[..]),
+            (&[1, 4][..], &[1.0, 4.0][..], &[1, 4][..])
+        );
+        assert_eq!(batch.histograms.iter().map(|h| h.ts).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(batch.exemplars.iter().map(|e| e.ts).collect::<Vec<_>>(), [1, 3, 4]);
+        let parts: Vec<_> = batch.series.iter().map(|s| (s.floats, s.histograms, s.exemplars)).collect();
+        assert_eq!(parts, [((0, 1), (0, 1), (0, 1)), ((1, 1), (1, 1), (1, 2)), ((1, 2), (1, 2), (2, 3))]);
     }
 }

@@ -29,7 +29,7 @@ pub mod read;
 pub mod regex;
 pub mod sample;
 
-pub use batch::{BatchSeries, WriteBatch};
+pub use batch::{BatchSeries, KeptParts, WriteBatch};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use column::SampleColumn;
 pub use histogram::{Histogram, ResetHint, Span};

@@ -30,7 +30,7 @@ pub struct Limits {
     pub future_ms_max: i64,
     /// Writes waiting in one log shard's queue.
     pub write_queue_max: usize,
-    /// Active series in the head; a write of a new one past it is refused with 429.
+    /// Active series in the head; new ones past it are left out of writes, known ones are kept (400, or a partial success of OTLP).
     pub active_series_max: usize,
     /// Active series of one metric; the same. It counts where it is below the limit on all.
     pub metric_series_max: usize,

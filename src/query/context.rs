@@ -232,9 +232,7 @@ impl QueryContext {
         let now = self.samples_held.fetch_add(samples as i64, Ordering::Relaxed) + samples as i64;
         self.samples_peak.fetch_max(now, Ordering::Relaxed);
         if now > self.limits.query_samples_max as i64 {
-            return Err(QueryError::Execution(
-                "query processing would load too many samples into memory in query execution".into(),
-            ));
+            return Err(QueryError::SamplesLimit);
         }
         Ok(())
     }

@@ -12,6 +12,9 @@ pub enum QueryError {
     /// It would cost more than its limit allows.
     #[error("{0}")]
     CostLimit(String),
+    /// It would hold more samples than `query_samples_max`: Prometheus calls that an execution error.
+    #[error("query processing would load too many samples into memory in query execution")]
+    SamplesLimit,
     /// It took longer than allowed.
     #[error("{0}")]
     Timeout(String),

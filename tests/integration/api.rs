@@ -106,6 +106,124 @@ fn range_queries_by_get_and_by_post() {
     assert_eq!(data(&r)["result"], json!([5, "5"]));
 }
 
+/// A form as browsers and `curl -F` send it.
+fn multipart(server: &Server, path: &str, fields: &[(&str, &str)]) -> Response {
+    let boundary = "----WebKitFormBoundary7MA4YWxkTrZu0gW";
+    let field = |(name, value): &(&str, &str)| {
+        format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let body = fields.iter().map(field).collect::<String>() + &format!("--{boundary}--\r\n");
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    server.client().request("POST", path, &[("content-type", &content_type)], body.as_bytes()).unwrap()
+}
+
+#[test]
+fn forms_of_browsers_are_read_on_every_route() {
+    let server = filled();
+    let range = [("query", "1"), ("start", "0"), ("end", "0"), ("step", "1")];
+    for (path, fields) in [
+        ("/api/v1/query", &[("query", "sum(http_requests_total{job=\"api\"})"), ("time", AT)][..]),
+        ("/api/v1/query_range", &range),
+        ("/api/v1/query_exemplars", &[("query", "http_requests_total")]),
+        ("/api/v1/format_query", &[("query", "1+1")]),
+        ("/api/v1/parse_query", &[("query", "1+1")]),
+        ("/api/v1/labels", &[("match[]", "temperature"), ("match[]", "latency")]),
+        ("/api/v1/series", &[("match[]", "temperature"), ("match[]", "{job=\"api\"}")]),
+        ("/api/v1/sql", &[("query", "SELECT count(*) FROM samples")]),
+    ] {
+        let by_form = data(&server.post(path, fields));
+        assert_eq!(data(&multipart(&server, path, fields)), by_form, "{path}");
+    }
+    let delete = multipart(&server, "/api/v1/admin/tsdb/delete_series", &[("match[]", "latency")]);
+    assert_eq!(delete.status, 204, "{}", delete.text());
+    assert_eq!(data(&server.get("/api/v1/series", &[("match[]", "latency")])), json!([]));
+    // Fields in the URL count, too; what is no form is an error that says so.
+    let r = multipart(&server, "/api/v1/query?time=5", &[("query", "time()")]);
+    assert_eq!(data(&r)["result"], json!([5, "5"]));
+    let send = |content_type: &str, body: &str| {
+        let headers = [("content-type", content_type)];
+        error(&server.client().request("POST", "/api/v1/query", &headers, body.as_bytes()).unwrap())
+    };
+    for (content_type, body) in [
+        ("multipart/form-data", "--x--"),
+        ("multipart/form-data; boundary=x", ""),
+        ("multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\n1"),
+        ("multipart/form-data; boundary=x;;;=", "--x--"),
+        (";;;=", "query=1"),
+    ] {
+        let (code, kind, text) = send(content_type, body);
+        assert_eq!((code, kind.as_str()), (400, "bad_data"), "{content_type}");
+        assert!(text.contains("error parsing"), "{content_type}: {text}");
+    }
+}
+
+/// What clients send for "all of time", and times that are left out.
+#[test]
+fn the_ends_of_time() {
+    let server = filled();
+    let exemplar = Series::new("with_exemplar", &[]).float(T, 1.0).exemplar(("trace_id", "4bf9"), 0.5, T);
+    write(&mut server.client(), &[exemplar]);
+    let found = data(&server.get("/api/v1/query_exemplars", &[("query", "with_exemplar")]));
+    assert_eq!(found[0]["exemplars"][0]["labels"]["trace_id"], "4bf9", "{found}");
+    let (min, max) = ("-9223309901257974", "9223309901257974");
+    let (min_text, max_text) = ("-292273086-05-16T16:47:06Z", "292277025-08-18T07:12:54.999999999Z");
+    for (start, end) in [(min, max), (min_text, max_text), (min, ""), ("", max_text), ("-1e15", "1e15"), ("", "")] {
+        let range: Vec<_> = [("start", start), ("end", end)].into_iter().filter(|(_, v)| !v.is_empty()).collect();
+        let with = |more: &[(&'static str, &'static str)]| [&range[..], more].concat();
+        assert_eq!(
+            data(&server.get("/api/v1/query_exemplars", &with(&[("query", "with_exemplar")]))),
+            found,
+            "{range:?}"
+        );
+        let series = data(&server.get("/api/v1/series", &with(&[("match[]", "temperature")])));
+        assert_eq!(series.as_array().unwrap().len(), 1, "{range:?}");
+        let names = data(&server.get("/api/v1/labels", &with(&[])));
+        assert_eq!(names, json!(["__name__", "code", "host.name", "job", "room"]), "{range:?}");
+        assert_eq!(data(&server.get("/api/v1/label/job/values", &with(&[]))), json!(["api", "web"]), "{range:?}");
+        assert_eq!(server.get("/api/v1/status/cardinality", &with(&[])).status, 200, "{range:?}");
+    }
+    server.admin("flush");
+    for time in [min, max, min_text, max_text, "1e15", "-1e15"] {
+        for query in
+            ["temperature", "rate(temperature[5m])", "temperature offset 1y", "sum_over_time(temperature[1h:1m])"]
+        {
+            let found = data(&server.get("/api/v1/query", &[("query", query), ("time", time)]));
+            assert_eq!(found["result"], json!([]), "{query} at {time}");
+            let p = [("query", query), ("start", time), ("end", time), ("step", "60")];
+            assert_eq!(data(&server.get("/api/v1/query_range", &p))["result"], json!([]), "{query} at {time}");
+        }
+    }
+    let found = data(&server.get("/api/v1/query", &[("query", "1"), ("time", min)]));
+    assert_eq!(found["result"], json!([-9_223_309_901_257_974i64, "1"]));
+    let all = [("query", "1"), ("start", min), ("end", max), ("step", "60")];
+    let (code, _, text) = error(&server.get("/api/v1/query_range", &all));
+    assert!(code == 400 && text.contains("exceeded maximum resolution"), "{text}");
+    let exemplars = [("query", "up"), ("start", "2"), ("end", "1")];
+    assert_eq!(error(&server.get("/api/v1/query_exemplars", &exemplars)).0, 400);
+}
+
+/// A user who types wrong queries is counted, and does not flood the log.
+#[test]
+fn queries_that_fail_are_counted_by_cause() {
+    let server = filled();
+    for n in 0..20 {
+        assert_eq!(server.get("/api/v1/query", &[("query", &format!("sum({n}"))]).status, 400);
+    }
+    let many = "http_requests_total * on(code) http_requests_total";
+    assert_eq!(server.get("/api/v1/query", &[("query", many), ("time", AT)]).status, 422);
+    assert_eq!(server.get("/api/v1/series", &[]).status, 400);
+    assert_eq!(server.get("/api/v1/sql", &[("query", "SELECT")]).status, 400);
+    let count = |door: &str, reason: &str| {
+        server.metric(&format!("quiver_requests_rejected_total{{door=\"{door}\",reason=\"{reason}\"}}"))
+    };
+    assert_eq!((count("query", "bad_data"), count("query", "execution")), (20.0, 1.0));
+    assert_eq!((count("series", "bad_data"), count("sql", "bad_data")), (1.0, 1.0));
+    let log = server.log();
+    let lines: Vec<_> =
+        log.lines().filter(|l| l.contains("rejected 1 request: invalid request (PromQL queries)")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("INFO"), "{log}");
+}
+
 #[test]
 fn errors_have_the_types_and_codes_of_prometheus() {
     let server = filled();
@@ -350,6 +468,17 @@ fn health_and_status_pages() {
     {
         data(&server.get(path, &[]));
     }
+}
+
+/// How far a run is says nothing once it has ended.
+#[test]
+fn progress_of_tasks_is_that_of_running_ones() {
+    let server = filled();
+    server.admin("flush");
+    server.admin("clean_tombstones");
+    let idle = data(&server.get("/api/v1/status/tasks", &[]))["tasks"].take();
+    let flush = idle.as_array().unwrap().iter().find(|t| t["task"] == "flush").unwrap().clone();
+    assert_eq!((&flush["state"], &flush["done"], &flush["total"]), (&json!("idle"), &json!(null), &json!(null)));
 }
 
 #[test]

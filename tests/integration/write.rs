@@ -7,7 +7,7 @@ use crate::matrix::{ms, samples};
 use crate::remote_write::{
     Native, STALE_BITS, Series, V1, V2, body_v1, body_v2, message_v1, message_v2, post, post_message, snappy, write,
 };
-use crate::server::Server;
+use crate::server::{Server, Start};
 
 const T: i64 = 1_700_000_000_000;
 const AT: &str = "1700000000";
@@ -52,6 +52,15 @@ fn wrong_types_are_refused_before_anything_is_decompressed() {
         ("application/x-protobuf;proto=io.prometheus.write.v3.Request", "snappy"),
         ("application/x-protobuf", "gzip"),
         (V2, "deflate"),
+        // What does not parse is no content type.
+        ("application/x-protobuf;;;=", "snappy"),
+        ("application/x-protobuf;", "snappy"),
+        ("application/x-protobuf;proto", "snappy"),
+        ("application/x-protobuf;proto=", "snappy"),
+        ("application/x-protobuf;proto=prometheus.WriteRequest;proto=prometheus.WriteRequest", "snappy"),
+        ("application/x-protobuf proto=prometheus.WriteRequest", "snappy"),
+        ("application/x-protobuf;charset=\"utf-8", "snappy"),
+        ("application", "snappy"),
     ] {
         let headers = [("content-type", content_type), ("content-encoding", encoding)];
         let r = c.request("POST", "/api/v1/write", &headers, &garbage).unwrap();
@@ -59,9 +68,41 @@ fn wrong_types_are_refused_before_anything_is_decompressed() {
         assert!(r.text().contains("not supported"), "{}", r.text());
     }
     assert_eq!(c.get("/api/v1/write", &[]).unwrap().status, 405);
-    // A message of one version under the other's name.
+    // A message of one version under the other's name. A sender of 2.0 is told that nothing was written, whatever went wrong.
     let series = [Series::new("a", &[]).float(T, 1.0)];
-    assert_eq!(post(&mut c, V2, &body_v1(&series)).unwrap().status, 400);
+    let r = post(&mut c, V2, &body_v1(&series)).unwrap();
+    assert_eq!((r.status, written(&r)), (400, ["0", "0", "0"]), "{}", r.text());
+    let r = c.request("POST", "/api/v1/write", &[("content-type", V2), ("content-encoding", "br")], &garbage).unwrap();
+    assert_eq!((r.status, written(&r)), (415, ["0", "0", "0"]), "{}", r.text());
+    let count = |reason: &str| {
+        let metric = format!("quiver_requests_rejected_total{{door=\"remote_write\",reason=\"{reason}\"}}");
+        server.metric(&metric)
+    };
+    assert_eq!((count("content_type"), count("content_encoding"), count("decode")), (11.0, 3.0, 1.0));
+    // One line for each cause, however often it comes.
+    let log = server.log();
+    for cause in ["unsupported content type", "unsupported content encoding", "cannot be decoded"] {
+        let lines: Vec<_> = log.lines().filter(|l| l.contains("WARN") && l.contains(cause)).collect();
+        assert_eq!(lines.len(), 1, "{cause}: {log}");
+        assert!(lines[0].contains("rejected 1 request: "), "{}", lines[0]);
+    }
+}
+
+/// What a server with a failed log is sent: 503 with a wait that every client takes.
+#[test]
+fn what_to_send_again_is_said_with_a_short_wait() {
+    let server = Start::new().with_faults().ready();
+    let mut c = server.client();
+    let body = body_v2(&[Series::new("a", &[]).float(T, 1.0)]);
+    server.faults("sync@log/=eio");
+    for _ in 0..3 {
+        let r = post(&mut c, V2, &body).unwrap();
+        assert_eq!((r.status, written(&r)), (503, ["0", "0", "0"]), "{}", r.text());
+        let wait: u32 = r.header("retry-after").parse().unwrap();
+        assert!((1..=5).contains(&wait), "{wait}");
+    }
+    let text = server.get("/metrics", &[]).text();
+    assert!(text.contains("quiver_requests_rejected_total{door=\"remote_write\",reason=\"log_failed\"}"), "{text}");
 }
 
 #[test]

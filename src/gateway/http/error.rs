@@ -5,7 +5,9 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use quiver_core::{ReadError, WriteError};
 use quiver_query::QueryError;
 
+use super::body::BodyError;
 use super::json::Json;
+use crate::rejections::{Cause, Reason};
 
 /// `errorType` of the envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,11 @@ impl ErrorType {
             ErrorType::TooMany => "too_many_requests",
             ErrorType::NotFound => "not_found",
         }
+    }
+
+    /// Under its own name where it has one.
+    fn reason(self) -> Reason {
+        Reason::ALL.iter().copied().find(|r| r.label() == self.as_str()).unwrap_or(Reason::Other)
     }
 
     fn status(self) -> StatusCode {
@@ -89,6 +96,7 @@ impl ApiError {
         match error {
             QueryError::BadData(t) => Self::invalid_param("query", t),
             QueryError::Execution(t) => Self::new(ErrorType::Execution, t),
+            QueryError::SamplesLimit => Self::new(ErrorType::Execution, error.to_string()),
             QueryError::CostLimit(t) => Self::new(ErrorType::CostLimit, t),
             QueryError::Timeout(t) => Self::new(ErrorType::Timeout, t),
             QueryError::Canceled(t) => Self::new(ErrorType::Canceled, t),
@@ -108,6 +116,7 @@ impl ApiError {
         if self.kind == ErrorType::TooMany {
             r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        r.extensions_mut().insert(Cause::new(self.kind.reason(), &self.text));
         r
     }
 }
@@ -122,19 +131,64 @@ impl From<ReadError> for ApiError {
     }
 }
 
-/// The response to a write that was not taken.
+/// How long to wait before a write is sent again, s; none where it would be refused again. At most 5: OTLP clients drop what
+/// they are to send again after more than the ten seconds that they have.
+pub fn retry_after_s(error: &WriteError) -> Option<u32> {
+    match error {
+        WriteError::Rejected(_) | WriteError::SeriesLimit(_) => None,
+        WriteError::Busy(_) => Some(1),
+        WriteError::DiskFull(_) | WriteError::Poisoned(_) | WriteError::Closed => Some(5),
+    }
+}
+
+/// Why a write was not taken, for the counters.
+pub fn write_reason(error: &WriteError) -> Reason {
+    match error {
+        WriteError::Rejected(_) => Reason::BadData,
+        WriteError::SeriesLimit(_) => Reason::SeriesLimit,
+        WriteError::Busy(_) => Reason::QueueFull,
+        WriteError::DiskFull(_) => Reason::DiskFull,
+        WriteError::Poisoned(_) => Reason::LogFailed,
+        WriteError::Closed => Reason::ShuttingDown,
+    }
+}
+
+/// The response to a write that was not taken. 400: it would not be taken later, either. (A sender that is told 429 for new
+/// series past a limit sends them again for ever, and known series behind them.) 503: later, and not 429, after which
+/// Prometheus and the OpenTelemetry Collector drop what they sent.
 pub fn write_error(error: &WriteError) -> Response<Body> {
-    let (code, retry) = match error {
-        WriteError::Rejected(_) => (StatusCode::BAD_REQUEST, None),
-        WriteError::SeriesLimit(_) => (StatusCode::TOO_MANY_REQUESTS, Some("30")),
-        // Not 429: Prometheus drops what is answered so, unless it is told otherwise.
-        WriteError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, Some("1")),
-        WriteError::DiskFull(_) => (StatusCode::SERVICE_UNAVAILABLE, Some("5")),
-        WriteError::Poisoned(_) | WriteError::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some("30")),
-    };
-    let mut r = crate::write::plain(code, error.to_string());
+    let retry = retry_after_s(error);
+    let code = if retry.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };
+    let mut r = rejected(code, write_reason(error), error.to_string());
     if let Some(seconds) = retry {
-        r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    r
+}
+
+/// A response in plain text to a write that was not taken, with the reason that is counted.
+pub fn rejected(code: StatusCode, reason: Reason, text: impl Into<String>) -> Response<Body> {
+    let text = text.into();
+    let cause = Cause::new(reason, &text);
+    let mut r = crate::write::plain(code, text);
+    r.extensions_mut().insert(cause);
+    r
+}
+
+/// The response to the body of a write that did not come.
+pub fn body_error(error: &BodyError) -> Response<Body> {
+    let reason = match error {
+        BodyError::TooLarge(_) => Reason::TooLarge,
+        BodyError::Crowded => Reason::BodiesFull,
+        BodyError::Slow => Reason::Slow,
+        BodyError::Broken(_) => Reason::Broken,
+        #[allow(unreachable_patterns)]
+        _ => Reason::Decode,
+    };
+    let mut r = error.response();
+    r.extensions_mut().insert(Cause::new(reason, &error.to_string()));
+    if r.status() == StatusCode::SERVICE_UNAVAILABLE && !r.headers().contains_key(header::RETRY_AFTER) {
+        r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     r
 }

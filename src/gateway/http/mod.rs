@@ -7,12 +7,15 @@ pub mod error;
 pub mod export;
 pub mod json;
 pub mod labels;
+pub mod media_type;
+mod multipart;
 pub mod params;
 pub mod protobuf;
 pub mod query;
 pub mod server;
 pub mod sql;
 pub mod status;
+mod watch;
 
 use std::sync::Arc;
 
@@ -72,6 +75,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/version", get(version))
         .route("/", get(index))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), watch::watch))
         .with_state(gateway)
 }
 

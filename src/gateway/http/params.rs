@@ -1,14 +1,17 @@
 //! Parameters: query string and form body, times, durations, limits — as Prometheus reads them.
 
 use axum::body::Body;
-use axum::http::{Method, Request, header};
+use axum::http::{HeaderMap, Method, Request, header};
 use quiver_model::calendar::{day_of, days_in_month};
 use quiver_model::{Matcher, TimeRange};
 use quiver_query::promql;
 
 use super::body::read_body;
 use super::error::ApiError;
+use super::media_type::MediaType;
+use super::multipart;
 use crate::Gateway;
+use crate::rejections::cut;
 
 /// Bytes of a form body at most: a query and its parameters.
 const FORM_BYTES_MAX: usize = 10 << 20;
@@ -23,14 +26,11 @@ impl Params {
         let (parts, body) = request.into_parts();
         let mut pairs = Vec::new();
         if parts.method == Method::POST || parts.method == Method::PUT {
-            let form = parts
-                .headers
-                .get(header::CONTENT_TYPE)
-                .and_then(|v| v.to_str().ok())
-                .is_none_or(|v| v.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
-            if form {
-                let bytes = read_body(body, FORM_BYTES_MAX).await.map_err(|e| ApiError::bad_data(e.to_string()))?;
-                decode_pairs(&bytes, &mut pairs)?;
+            let media_type = media_type(&parts.headers)?;
+            match media_type.essence.as_str() {
+                "" | "application/x-www-form-urlencoded" => decode_pairs(&form(body).await?, &mut pairs)?,
+                "multipart/form-data" => multipart::decode(&form(body).await?, &media_type, &mut pairs)?,
+                _ => {}
             }
         }
         decode_pairs(parts.uri.query().unwrap_or("").as_bytes(), &mut pairs)?;
@@ -110,6 +110,22 @@ impl Params {
     }
 }
 
+/// The content type of a request; an empty one where it says none.
+fn media_type(headers: &HeaderMap) -> Result<MediaType, ApiError> {
+    let Some(value) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else {
+        return Ok(MediaType::default());
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    MediaType::parse(&text).map_err(|why| {
+        let shown = quiver_model::labels::quoted(cut(&text, 100));
+        ApiError::bad_data(format!("error parsing form values: content type {shown}: {why}"))
+    })
+}
+
+async fn form(body: Body) -> Result<Vec<u8>, ApiError> {
+    read_body(body, FORM_BYTES_MAX).await.map_err(|e| ApiError::bad_data(e.to_string()))
+}
+
 fn decode_pairs(bytes: &[u8], out: &mut Vec<(String, String)>) -> Result<(), ApiError> {
     for piece in bytes.split(|b| *b == b'&').filter(|p| !p.is_empty()) {
         let at = piece.iter().position(|b| *b == b'=').unwrap_or(piece.len());
@@ -139,20 +155,30 @@ pub fn unescape(bytes: &[u8]) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// A time as float seconds or RFC 3339, in ms. Times beyond ±292 million years are refused.
+/// The earliest time that Prometheus has, s and as text, and the latest, ms and as text: what its clients send for "all of time".
+const TIME_MIN_S: i64 = -9_223_309_901_257_974;
+const TIME_MIN_TEXT: &str = "-292273086-05-16T16:47:06Z";
+const TIME_MAX_MS: i64 = 9_223_309_901_257_974_999;
+const TIME_MAX_TEXT: &str = "292277025-08-18T07:12:54.999999999Z";
+
+/// A time as float seconds or RFC 3339, in ms. Times that no 64-bit number of milliseconds can say are refused.
 pub fn parse_time(text: &str) -> Result<i64, String> {
-    let bad = || format!("cannot parse {} to a valid timestamp", quiver_model::labels::quoted(text));
+    let bad = || {
+        let end = if text.len() > 100 { "…" } else { "" };
+        format!("cannot parse {}{end} to a valid timestamp", quiver_model::labels::quoted(cut(text, 100)))
+    };
     if let Ok(seconds) = parse_float(text) {
-        if !seconds.is_finite() || seconds.abs() >= 9.2e15 {
+        let whole = seconds.trunc();
+        // The bound is a power of two: beyond it ms do not fit.
+        if !seconds.is_finite() || whole.abs() > i64::MAX as f64 / 1000.0 {
             return Err(bad());
         }
-        let whole = seconds.trunc();
         let ms = ((seconds - whole) * 1000.0).round();
-        return Ok(whole as i64 * 1000 + ms as i64);
+        return Ok((whole as i64).saturating_mul(1000).saturating_add(ms as i64));
     }
     match text {
-        "-292273086-05-16T16:47:06Z" => Ok(i64::MIN / 1000),
-        "292277025-08-18T07:12:54.999999999Z" => Ok(i64::MAX / 1000),
+        TIME_MIN_TEXT => Ok(TIME_MIN_S * 1000),
+        TIME_MAX_TEXT => Ok(TIME_MAX_MS),
         _ => parse_rfc3339(text).ok_or_else(bad),
     }
 }
@@ -205,7 +231,7 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
 
 /// A duration as float seconds or `1h30m`, in ms.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
-    let shown = quiver_model::labels::quoted(text);
+    let shown = quiver_model::labels::quoted(cut(text, 100));
     if let Ok(seconds) = parse_float(text) {
         let ns = seconds * 1e9;
         if ns.is_nan() || !(i64::MIN as f64..i64::MAX as f64).contains(&ns) {
@@ -228,6 +254,16 @@ mod tests {
         assert_eq!(parse_time("2015-07-01T22:10:51.781+02:00"), Ok(1_435_781_451_781));
         assert_eq!(parse_time("1763800000000"), Ok(1_763_800_000_000_000));
         assert!(parse_time("1e300").is_err());
+        // The ends of time that Prometheus has, as numbers and as its clients write them.
+        assert_eq!(parse_time("-9223309901257974"), Ok(-9_223_309_901_257_974_000));
+        assert_eq!(parse_time("9223309901257974"), Ok(9_223_309_901_257_974_000));
+        assert_eq!(parse_time("-292273086-05-16T16:47:06Z"), Ok(-9_223_309_901_257_974_000));
+        assert_eq!(parse_time("292277025-08-18T07:12:54.999999999Z"), Ok(9_223_309_901_257_974_999));
+        assert_eq!(parse_time("9.3e15").ok(), None);
+        for text in ["1e16", "-1e16", "NaN", "Inf", "-Inf"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+        assert!(parse_time(&"x".repeat(1_000_000)).unwrap_err().len() < 200);
         assert!(parse_time("2015-13-01T20:10:51Z").is_err());
         assert!(parse_time("").is_err());
     }

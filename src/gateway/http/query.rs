@@ -3,7 +3,6 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 use prost::Message;
-use quiver_core::TimeRange;
 use quiver_query::promql;
 use quiver_query::{Answer, ExplainMode, Hints, PromqlRequest, QueryOptions};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::Form;
 use super::error::ApiError;
 use super::json::Json;
-use super::params::{Params, parse_duration, parse_time};
+use super::params::{Params, parse_duration};
 use super::{accept, protobuf, success};
 use crate::Gateway;
 
@@ -232,9 +231,8 @@ fn render_steps(j: &mut Json, key: &str, steps: &[(i64, u64)]) {
 
 /// `/query_exemplars`
 pub fn exemplars(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
-    let start = parse_time(p.get("start")).map_err(|e| ApiError::invalid_param("start", e))?;
-    let end = parse_time(p.get("end")).map_err(|e| ApiError::invalid_param("end", e))?;
-    if end < start {
+    let range = p.time_range()?;
+    if range.max < range.min {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
     let options = g.services.engine.parse_options();
@@ -246,7 +244,7 @@ pub fn exemplars(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Respons
             j.raw("[]");
         }));
     }
-    let list = g.services.source.snapshot().exemplars(&selectors, TimeRange { min: start, max: end })?;
+    let list = g.services.source.snapshot().exemplars(&selectors, range)?;
     Ok(success(headers, &[], &[], |j| {
         j.raw("[");
         for (i, (labels, exemplars)) in list.iter().enumerate() {

@@ -146,7 +146,11 @@ fn tasks(g: &Gateway, j: &mut Json) {
         j.raw(if i > 0 { r#",{"task":"# } else { r#"{"task":"# }).string(t.kind.name());
         j.raw(r#","state":"#).string(state);
         j.raw(r#","ageSeconds":"#).raw(&format!("{:.3}", t.age_ms as f64 / 1000.0));
-        j.raw(r#","done":"#).int(t.done as i64).raw(r#","total":"#).int(t.total as i64);
+        // How far a run is says nothing once it has ended: what was left at the end is no work that waits.
+        match t.state {
+            TaskState::Running => j.raw(r#","done":"#).int(t.done as i64).raw(r#","total":"#).int(t.total as i64),
+            TaskState::Idle | TaskState::Waiting => j.raw(r#","done":null,"total":null"#),
+        };
         j.raw(r#","runs":"#).int(t.runs as i64).raw(r#","failures":"#).int(t.failures as i64);
         j.raw(r#","lastStarted":"#);
         match t.started_ago_ms {
@@ -267,6 +271,8 @@ pub struct OwnMetric {
     pub name: &'static str,
     /// Help.
     pub help: &'static str,
+    /// Labels.
+    pub labels: Vec<(&'static str, &'static str)>,
     /// Rises only.
     pub counter: bool,
     /// Value.
@@ -278,10 +284,12 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let c = &g.counters;
     let s = g.services.maintain.stats(0);
     let now = g.services.clock.now_ms();
-    let counter = |name, help, value: u64| OwnMetric { name, help, counter: true, value: value as f64 };
-    let seconds = |name, help, ns: u64| OwnMetric { name, help, counter: true, value: ns as f64 / 1e9 };
+    let counter =
+        |name, help, value: u64| OwnMetric { name, help, labels: Vec::new(), counter: true, value: value as f64 };
+    let seconds =
+        |name, help, ns: u64| OwnMetric { name, help, labels: Vec::new(), counter: true, value: ns as f64 / 1e9 };
     let refused = s.refused_by_label.iter().map(|c| c.count).sum();
-    let gauge = |name, help, value: f64| OwnMetric { name, help, counter: false, value };
+    let gauge = |name, help, value: f64| OwnMetric { name, help, labels: Vec::new(), counter: false, value };
     let failures = g.services.maintain.tasks().list.iter().map(|t| t.failures).sum();
     let (reloaded, read_ms) = {
         let settings = g.settings.lock();
@@ -309,8 +317,16 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         counter("quiver_result_cache_steps_evaluated_total", "Steps beside them that were not.", reuse.steps_evaluated),
         gauge("quiver_result_cache_bytes", "Bytes of answers kept.", reuse.bytes as f64),
         counter("quiver_samples_written_total", "Samples acknowledged over HTTP.", c.samples.get()),
-        counter("quiver_samples_rejected_total", "Series and samples left out of writes.", c.samples_rejected.get()),
-        counter("quiver_writes_rejected_total", "Write requests that did not decode.", c.writes_rejected.get()),
+        counter(
+            "quiver_otlp_points_superseded_total",
+            "OTLP data points left out because a later one of the same stream and millisecond was kept.",
+            c.superseded.get(),
+        ),
+        counter(
+            "quiver_otlp_target_info_thinned_total",
+            "OTLP resources whose points span so long that target_info has samples only where points are.",
+            c.target_info_thinned.get(),
+        ),
         gauge("quiver_head_series", "Series in the head.", s.head_series as f64),
         gauge("quiver_head_chunks", "Chunks in the head.", s.head_chunks as f64),
         gauge("quiver_blocks", "Blocks published.", s.blocks as f64),
@@ -387,7 +403,27 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
         gauge("quiver_build_info", "Constant 1.", 1.0),
     ];
     list.extend(hit_ratios(&s, &g.services.engine));
+    list.extend(rejections(g));
     list
+}
+
+/// What was rejected, by door and reason: those of which there was any.
+fn rejections(g: &Gateway) -> impl Iterator<Item = OwnMetric> {
+    let parts = g.rejections.list_parts().map(|found| {
+        (
+            "quiver_samples_rejected_total",
+            "Series, samples and data points left out of writes, by door and reason.",
+            found,
+        )
+    });
+    let requests = g
+        .rejections
+        .list_requests()
+        .map(|found| ("quiver_requests_rejected_total", "Requests answered with an error, by door and reason.", found));
+    parts.chain(requests).map(|(name, help, (door, reason, n))| {
+        let labels = vec![("door", door.label()), ("reason", reason.label())];
+        OwnMetric { name, help, labels, counter: true, value: n as f64 }
+    })
 }
 
 /// How often each cache had what was asked for, since the start. One that was not asked has no sample: 0 and 1 would both
@@ -406,15 +442,24 @@ fn hit_ratios(stats: &StoreStats, engine: &Engine) -> impl Iterator<Item = OwnMe
         ("quiver_result_cache_hit_ratio", "Range queries of which steps were known, of those that may be.", answers),
     ]
     .into_iter()
-    .filter_map(|(name, help, tier)| Some(OwnMetric { name, help, counter: false, value: tier.hit_ratio()? }))
+    .filter_map(|(name, help, tier)| {
+        Some(OwnMetric { name, help, labels: Vec::new(), counter: false, value: tier.hit_ratio()? })
+    })
 }
 
 /// Own metrics in the text format.
 pub fn own_metrics_text(g: &Gateway) -> String {
     let mut out = String::new();
+    let mut last = "";
     for m in own_metrics(g) {
-        let kind = if m.counter { "counter" } else { "gauge" };
-        let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}\n{0} {2}", m.name, m.help, m.value);
+        if m.name != last {
+            let kind = if m.counter { "counter" } else { "gauge" };
+            let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}", m.name, m.help);
+            last = m.name;
+        }
+        let labels: Vec<_> = m.labels.iter().map(|(n, v)| format!("{n}=\"{v}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(out, "{}{labels} {}", m.name, m.value);
     }
     let _ = writeln!(out, "# HELP quiver_limit Limits in force, by name.\n# TYPE quiver_limit gauge");
     for (name, value) in g.services.limits.get().list() {

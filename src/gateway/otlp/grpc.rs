@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::EXPORT_BYTES_MAX;
@@ -31,6 +32,8 @@ use super::incoming::connections;
 use super::weigh::weigh;
 use crate::Gateway;
 use crate::http::body::{BODY_TIMEOUT, BodyError, HeldRoom};
+use crate::http::error::{retry_after_s, write_reason};
+use crate::rejections::{Door, Reason, cut};
 
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 12_000;
@@ -49,10 +52,6 @@ const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/E
 #[derive(Clone)]
 struct Metrics(Arc<Gateway>);
 
-impl NamedService for Metrics {
-    const NAME: &'static str = "opentelemetry.proto.collector.metrics.v1.MetricsService";
-}
-
 impl tower::Service<http::Request<Body>> for Metrics {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -66,20 +65,29 @@ impl tower::Service<http::Request<Body>> for Metrics {
         let gateway = Arc::clone(&self.0);
         async move {
             if request.uri().path() != EXPORT {
-                return Ok(Status::unimplemented("there is no such method").into_http());
+                let path = cut(request.uri().path(), 200);
+                let text = format!("there is no method {path}: this port takes OpenTelemetry metrics");
+                gateway.rejections.request(Door::OtlpGrpc, Reason::Method, &text);
+                return Ok(Status::unimplemented(text).into_http());
             }
             let memory_max = gateway.services.limits.get().write_memory_bytes_max;
-            let mut grpc = Grpc::new(ExportCodec { memory_max })
+            let cause = WhyRejected::default();
+            let mut grpc = Grpc::new(ExportCodec { memory_max, cause: cause.clone() })
                 .max_decoding_message_size(EXPORT_BYTES_MAX)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd);
             let held = gateway.bodies.hold();
-            let request =
-                request.map(|body| Rationed { body, held, deadline: Box::pin(tokio::time::sleep(BODY_TIMEOUT)) });
-            let mut response = grpc.unary(Export(gateway), request).await;
+            let deadline = Box::pin(tokio::time::sleep(BODY_TIMEOUT));
+            let request = request.map(|body| Rationed { body, held, deadline, cause: cause.clone() });
+            let mut response = grpc.unary(Export(Arc::clone(&gateway), cause.clone()), request).await;
+            let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
             // A message that is too large was out of range, which clients send again and again.
-            if Status::from_header_map(response.headers()).is_some_and(|s| s.code() == Code::OutOfRange) {
+            if status.code() == Code::OutOfRange {
                 response.headers_mut().insert("grpc-status", HeaderValue::from(Code::InvalidArgument as i32));
+            }
+            if status.code() != Code::Ok {
+                let reason = cause.get().copied().unwrap_or(by_code(status.code()));
+                gateway.rejections.request(Door::OtlpGrpc, reason, status.message());
             }
             Ok(response)
         }
@@ -87,33 +95,117 @@ impl tower::Service<http::Request<Body>> for Metrics {
     }
 }
 
-struct Export(Arc<Gateway>);
+/// Why a request was rejected, said where that is known.
+type WhyRejected = Arc<OnceLock<Reason>>;
+
+/// Why a request was rejected by tonic itself.
+fn by_code(code: Code) -> Reason {
+    match code {
+        Code::Unimplemented => Reason::Encoding,
+        Code::OutOfRange | Code::ResourceExhausted => Reason::TooLarge,
+        Code::InvalidArgument => Reason::Decode,
+        Code::Cancelled | Code::Unknown => Reason::Broken,
+        _ => Reason::Internal,
+    }
+}
+
+/// All paths of the port: what is no method of the one service is counted, too.
+#[derive(Clone)]
+struct AllPaths(Metrics);
+
+impl tower::Service<http::Request<axum::body::Body>> for AllPaths {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+        self.0.call(request.map(Body::new))
+    }
+}
+
+struct Export(Arc<Gateway>, WhyRejected);
 
 impl UnaryService<ExportMetricsServiceRequest> for Export {
     type Response = ExportMetricsServiceResponse;
     type Future = BoxFuture<'static, Result<Response<ExportMetricsServiceResponse>, Status>>;
 
     fn call(&mut self, request: Request<ExportMetricsServiceRequest>) -> Self::Future {
-        let gateway = Arc::clone(&self.0);
-        async move { super::export(&gateway, request.get_ref()).await.map(Response::new).map_err(status) }.boxed()
+        let (gateway, cause) = (Arc::clone(&self.0), self.1.clone());
+        async move {
+            let done = super::export(&gateway, Door::OtlpGrpc, request.get_ref()).await;
+            done.map(Response::new).map_err(|e| {
+                let _ = cause.set(write_reason(&e));
+                status(&e)
+            })
+        }
+        .boxed()
     }
 }
 
-fn status(error: WriteError) -> Status {
-    let text = error.to_string();
-    match error {
-        WriteError::Rejected(_) => Status::invalid_argument(text),
-        WriteError::SeriesLimit(_) => Status::resource_exhausted(text),
-        WriteError::Busy(_) | WriteError::DiskFull(_) | WriteError::Poisoned(_) | WriteError::Closed => {
-            Status::unavailable(text)
-        }
+fn status(error: &WriteError) -> Status {
+    match retry_after_s(error) {
+        Some(seconds) => later(seconds, error.to_string()),
+        None => Status::invalid_argument(error.to_string()),
     }
+}
+
+/// `google.rpc.Status`, of which tonic leaves the details to others.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<RpcAny>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcAny {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<RpcDuration>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcDuration {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// "Send it again in so many seconds." Go reads it from the details of the status, Python from a trailer of its own.
+fn later(seconds: u32, message: String) -> Status {
+    let delay = RpcDuration { seconds: i64::from(seconds), nanos: 0 };
+    let info = RetryInfo { retry_delay: Some(delay) }.encode_to_vec();
+    let any = RpcAny { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.clone() };
+    let code = Code::Unavailable;
+    let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![any] }.encode_to_vec();
+    let mut metadata = MetadataMap::new();
+    metadata.insert_bin("google.rpc.retryinfo-bin", MetadataValue::from_bytes(&info));
+    Status::with_details_and_metadata(code, message, details.into(), metadata)
 }
 
 /// Exports are weighed and then decoded.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct ExportCodec {
     memory_max: usize,
+    cause: WhyRejected,
 }
 
 impl Codec for ExportCodec {
@@ -123,11 +215,11 @@ impl Codec for ExportCodec {
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 
     fn decoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 }
 
@@ -145,7 +237,10 @@ impl Decoder for ExportCodec {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<ExportMetricsServiceRequest>, Status> {
-        let wrong = |why: String| Status::invalid_argument(format!("cannot decode the export: {why}"));
+        let wrong = |why: String| {
+            let _ = self.cause.set(Reason::Decode);
+            Status::invalid_argument(format!("cannot decode the export: {why}"))
+        };
         let message = message.copy_to_bytes(message.remaining());
         weigh(&message, self.memory_max).map_err(wrong)?;
         ExportMetricsServiceRequest::decode(message).map(Some).map_err(|e| wrong(e.to_string()))
@@ -157,6 +252,7 @@ struct Rationed {
     body: Body,
     held: HeldRoom,
     deadline: Pin<Box<Sleep>>,
+    cause: WhyRejected,
 }
 
 impl http_body::Body for Rationed {
@@ -165,7 +261,11 @@ impl http_body::Body for Rationed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
-        let refused = |e: BodyError| Poll::Ready(Some(Err(Status::unavailable(e.to_string()))));
+        let cause = &this.cause;
+        let refused = |e: BodyError| {
+            let _ = cause.set(if matches!(e, BodyError::Crowded) { Reason::BodiesFull } else { Reason::Slow });
+            Poll::Ready(Some(Err(later(1, e.to_string()))))
+        };
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match this.held.take(frame.data_ref().map_or(0, bytes::Bytes::len)) {
                 Ok(()) => Poll::Ready(Some(Ok(frame))),
@@ -195,7 +295,7 @@ async fn run(listener: TcpListener, gateway: Arc<Gateway>, shutdown: Cancellatio
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_AFTER))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .add_service(Metrics(gateway))
+        .add_routes(axum::Router::new().fallback_service(AllPaths(Metrics(gateway))).into())
         .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX), shutdown.cancelled());
     let drained = async {
         shutdown.cancelled().await;
@@ -209,5 +309,30 @@ async fn run(listener: TcpListener, gateway: Arc<Gateway>, shutdown: Cancellatio
         }
         // A client that does not close its connection does not hold the end up.
         () = drained => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python reads the trailer, Go the details; a code in them that is not the status's own is final for Go.
+    #[test]
+    fn when_to_come_again_is_said_twice() {
+        let s = status(&WriteError::Poisoned("the log failed".into()));
+        assert_eq!((s.code(), s.message()), (Code::Unavailable, "the log failed"));
+        let details = RpcStatus::decode(s.details()).unwrap();
+        assert_eq!((details.code, details.message.as_str()), (Code::Unavailable as i32, "the log failed"));
+        assert_eq!(details.details[0].type_url, "type.googleapis.com/google.rpc.RetryInfo");
+        let trailer = s.metadata().get_bin("google.rpc.retryinfo-bin").unwrap().to_bytes().unwrap();
+        assert_eq!(trailer, details.details[0].value);
+        assert_eq!(RetryInfo::decode(trailer).unwrap().retry_delay.unwrap(), RpcDuration { seconds: 5, nanos: 0 });
+        for error in [WriteError::Rejected("wrong".into()), WriteError::SeriesLimit("full".into())] {
+            let s = status(&error);
+            assert_eq!((s.code(), s.details().len()), (Code::InvalidArgument, 0));
+        }
+        for error in [WriteError::Busy("full".into()), WriteError::DiskFull("full".into()), WriteError::Closed] {
+            assert!((1..=5).contains(&retry_after_s(&error).unwrap()));
+        }
     }
 }

@@ -6,28 +6,33 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use prost::Message;
+use quiver_model::labels::quoted;
 
 use super::EXPORT_BYTES_MAX;
 use super::weigh::weigh;
 use crate::Gateway;
 use crate::http::body::receive_body;
-use crate::write::plain;
+use crate::http::error::{body_error, rejected, write_error};
+use crate::http::media_type::MediaType;
+use crate::rejections::{Door, Reason, cut};
 
 /// Handles one export.
 pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body> {
     let content_type = header_text(&request, header::CONTENT_TYPE);
-    if content_type.split(';').next().map(str::trim) != Some("application/x-protobuf") {
-        let text = format!("content type {content_type:?} is not supported, expected application/x-protobuf");
-        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    let unsupported = |reason, what: &str, value: &str, expected: &str| {
+        let text = format!("{what} {} is not supported, expected {expected}", quoted(cut(value, 200)));
+        rejected(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, text)
+    };
+    if !MediaType::parse(&content_type).is_ok_and(|m| m.essence == "application/x-protobuf") {
+        return unsupported(Reason::ContentType, "content type", &content_type, "application/x-protobuf");
     }
-    let encoding = header_text(&request, header::CONTENT_ENCODING);
+    let encoding = header_text(&request, header::CONTENT_ENCODING).to_ascii_lowercase();
     if !["", "identity", "gzip", "zstd"].contains(&encoding.as_str()) {
-        let text = format!("content encoding {encoding:?} is not supported, expected gzip, zstd or none");
-        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        return unsupported(Reason::Encoding, "content encoding", &encoding, "gzip, zstd or none");
     }
     let body = match receive_body(request.into_body(), EXPORT_BYTES_MAX, &gateway.bodies).await {
         Ok(b) => b,
-        Err(e) => return e.response(),
+        Err(e) => return body_error(&e),
     };
     let memory_max = gateway.services.limits.get().write_memory_bytes_max;
     let decoded = inflate(&encoding, body.bytes).and_then(|b| {
@@ -36,10 +41,12 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     });
     let export = match decoded {
         Ok(r) => r,
-        Err(text) => return plain(StatusCode::BAD_REQUEST, format!("cannot decode the export: {text}")),
+        Err(text) => {
+            return rejected(StatusCode::BAD_REQUEST, Reason::Decode, format!("cannot decode the export: {text}"));
+        }
     };
-    match super::export(gateway, &export).await {
-        Err(e) => crate::http::error::write_error(&e),
+    match super::export(gateway, Door::OtlpHttp, &export).await {
+        Err(e) => write_error(&e),
         Ok(answer) => {
             let mut r = Response::new(Body::from(answer.encode_to_vec()));
             r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -49,7 +56,8 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
 }
 
 fn header_text(request: &Request<Body>, name: HeaderName) -> String {
-    request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
+    let value = request.headers().get(name).map_or(&[][..], HeaderValue::as_bytes);
+    String::from_utf8_lossy(value).trim().to_owned()
 }
 
 fn inflate(encoding: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {

@@ -1,13 +1,25 @@
-//! OpenTelemetry metrics: over gRPC (`grpc`, `incoming`) and HTTP/protobuf (`http`), weighed (`weigh`) and converted (`convert`,
-//! `names`) in one way.
+//! OpenTelemetry metrics: over gRPC (`grpc`, `incoming`) and HTTP/protobuf (`http`), weighed (`weigh`) and converted (`convert`)
+//! in one way.
 //!
-//! Both answer 200 with `partial_success` where some data points could not be kept, as the OTLP specification asks.
+//! ```text
+//! convert ─▶ names, text, labels     what a point becomes       streams       which points fall on one series and time
+//!         └▶ target_info             what a resource becomes    partial       what is left out, and what is said of it
+//! ```
+//!
+//! Both answer 200 with `partial_success` if some data points were rejected, as the OTLP specification asks.
 
 pub mod convert;
 pub mod grpc;
 pub mod http;
 mod incoming;
+mod labels;
 pub mod names;
+mod partial;
+mod streams;
+mod target_info;
+#[cfg(test)]
+mod tests;
+mod text;
 mod weigh;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::{
@@ -15,7 +27,10 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use quiver_core::{WriteError, WriteReceipt};
 
+use self::convert::{ConvertOptions, convert};
+pub use self::partial::Partial;
 use crate::Gateway;
+use crate::rejections::{Door, Reason};
 
 /// Bytes of one export at most, decompressed.
 pub const EXPORT_BYTES_MAX: usize = 64 << 20;
@@ -23,14 +38,21 @@ pub const EXPORT_BYTES_MAX: usize = 64 << 20;
 /// Converts and writes one export.
 pub async fn export(
     gateway: &Gateway,
+    door: Door,
     request: &ExportMetricsServiceRequest,
 ) -> Result<ExportMetricsServiceResponse, WriteError> {
     let ingest = &gateway.services.ingest;
-    let mut converted = convert::convert(request, &gateway.services.limits.get(), gateway.services.clock.now_ms());
-    converted.batch.metadata.retain(|(family, m)| !ingest.has_metadata(family, m.into()));
-    if !converted.batch.is_empty() {
-        let sent = converted.batch.samples() as u64;
-        let receipt = match ingest.write(converted.batch).await {
+    let mut batch = ingest.batch();
+    let mut converted = {
+        let limits = gateway.services.limits.get();
+        let lookback_ms = gateway.services.engine.options().lookback_ms;
+        let options = ConvertOptions { limits: &limits, now_ms: gateway.services.clock.now_ms(), lookback_ms };
+        convert(request, options, &mut batch)
+    };
+    batch.metadata.retain(|(family, m)| !ingest.has_metadata(family, m.into()));
+    if !batch.is_empty() {
+        let sent = batch.samples() as u64;
+        let receipt = match ingest.write(batch).await {
             // All of its series are new: as where some are. Sent again it would fit no better.
             Err(WriteError::SeriesLimit(text)) => {
                 WriteReceipt { refusal: Some(text.into()), ..WriteReceipt::default() }
@@ -40,15 +62,16 @@ pub async fn export(
         let kept = receipt.floats + receipt.histograms;
         gateway.counters.samples.add(kept);
         if let Some(refusal) = &receipt.refusal {
-            converted.rejected += i64::try_from(sent.saturating_sub(kept)).unwrap_or(i64::MAX);
-            converted.reasons.push_str(if converted.reasons.is_empty() { "" } else { "\n" });
-            converted.reasons.push_str(refusal);
+            let lost = usize::try_from(sent.saturating_sub(kept)).unwrap_or(usize::MAX);
+            converted.partial.points(Reason::SeriesLimit, "", lost, || refusal.to_string());
         }
     }
-    gateway.counters.samples_rejected.add(converted.rejected as u64);
-    let partial_success = (converted.rejected > 0).then_some(ExportMetricsPartialSuccess {
-        rejected_data_points: converted.rejected,
-        error_message: converted.reasons,
+    gateway.counters.superseded.add(converted.superseded);
+    gateway.counters.target_info_thinned.add(converted.thinned);
+    converted.partial.report(door, &gateway.rejections);
+    let partial_success = converted.partial.message().map(|error_message| ExportMetricsPartialSuccess {
+        rejected_data_points: i64::try_from(converted.partial.points).unwrap_or(i64::MAX),
+        error_message,
     });
     Ok(ExportMetricsServiceResponse { partial_success })
 }

@@ -50,9 +50,9 @@ fn look_up<'a>(table: &'a [(&str, &'a str)], unit: &'a str) -> &'a str {
     table.iter().find(|(u, _)| *u == unit).map_or(unit, |(_, word)| word)
 }
 
-/// Letters and digits (and, in metric names, colons) in runs, everything else an underscore between them.
-fn tokens(text: &str, colons: bool) -> Vec<&str> {
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || (colons && c == ':'))).filter(|t| !t.is_empty()).collect()
+/// Letters, digits and colons in runs: what is between them becomes one underscore.
+fn tokens(text: &str) -> Vec<&str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == ':')).filter(|t| !t.is_empty()).collect()
 }
 
 /// The words of a unit: what is measured, and per what. Units in braces are annotations and are left out.
@@ -60,13 +60,32 @@ fn unit_words(unit: &str) -> (String, String) {
     let (main, per) = unit.split_once('/').unwrap_or((unit, ""));
     let word = |part: &str, table: &[(&str, &str)]| {
         let part = part.trim();
-        if part.is_empty() || part.contains(['{', '}']) {
-            return String::new();
-        }
-        tokens(look_up(table, part), true).join("_")
+        if part.is_empty() || part.contains(['{', '}']) { String::new() } else { cleaned_unit(look_up(table, part)) }
     };
-    let per = word(per, &PER_UNITS);
-    (word(main, &UNITS), if per.is_empty() { per } else { format!("per_{per}") })
+    let (mut main, mut per) = (word(main, &UNITS), word(per, &PER_UNITS));
+    if per.ends_with('_') {
+        per.pop();
+    }
+    if !per.is_empty() {
+        per.insert_str(0, "per_");
+        if main.ends_with('_') {
+            main.pop();
+        }
+    }
+    (main, per)
+}
+
+/// A unit with underscores for all but letters, digits and colons: runs of them are one, at the beginning there is none.
+fn cleaned_unit(unit: &str) -> String {
+    let mut out = String::with_capacity(unit.len());
+    for c in unit.chars() {
+        if c.is_ascii_alphanumeric() || c == ':' {
+            out.push(c);
+        } else if !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+    }
+    out
 }
 
 /// The word that metadata gives for a unit.
@@ -81,7 +100,7 @@ pub fn unit_name(unit: &str) -> String {
 
 /// A metric's name, or none where nothing of it is left.
 pub fn metric_name(name: &str, unit: &str, shape: Shape) -> Option<String> {
-    let mut words: Vec<String> = tokens(name, true).into_iter().map(str::to_owned).collect();
+    let mut words: Vec<String> = tokens(name).into_iter().map(str::to_owned).collect();
     let (main, per) = unit_words(unit);
     if !main.is_empty() && !words.contains(&main) {
         words.push(main);
@@ -105,26 +124,40 @@ pub fn metric_name(name: &str, unit: &str, shape: Shape) -> Option<String> {
     }
 }
 
-/// A label's name, or none where nothing of it is left.
-pub fn label_name(name: &str) -> Option<String> {
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        let c = if c.is_ascii_alphanumeric() { c } else { '_' };
-        // Runs of underscores become one, but for the reserved `__name__` kind.
-        if c == '_' && out.ends_with('_') && !name.starts_with("__") {
-            continue;
+/// Appends the name of the label that an attribute becomes. False, and nothing is appended, where nothing but underscores
+/// would be left of it (`名前`, `..`, an empty key): such a name would be that of any other, too.
+pub fn push_label_name(key: &str, out: &mut String) -> bool {
+    let at = out.len();
+    let bytes = key.as_bytes();
+    // Nearly all: dots and letters.
+    if bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        out.extend(key.chars().map(cleaned));
+        return true;
+    }
+    match bytes {
+        [] => return false,
+        [b'0'..=b'9', ..] => out.push_str("key_"),
+        _ => {}
+    }
+    let mut rest = key.chars().map(cleaned);
+    if let Some(first) = rest.next() {
+        let second = rest.next();
+        // One underscore at the beginning is no name of a label's own; two are.
+        if first == '_' && second != Some('_') {
+            out.push_str("key");
         }
-        out.push(c);
+        out.push(first);
+        out.extend(second.into_iter().chain(rest));
     }
-    if out.bytes().all(|b| b == b'_') {
-        return None;
+    let is_name = out.as_bytes()[at..].iter().any(|b| *b != b'_');
+    if !is_name {
+        out.truncate(at);
     }
-    if out.as_bytes()[0].is_ascii_digit() {
-        out.insert_str(0, "key_");
-    } else if out.starts_with('_') && !out.starts_with("__") {
-        out.insert_str(0, "key");
-    }
-    Some(out)
+    is_name
+}
+
+fn cleaned(c: char) -> char {
+    if c.is_ascii_alphanumeric() { c } else { '_' }
 }
 
 #[cfg(test)]
@@ -145,9 +178,19 @@ mod tests {
 
     #[test]
     fn label_names_are_cleaned() {
-        assert_eq!(label_name("http.status_code").as_deref(), Some("http_status_code"));
-        assert_eq!(label_name("0day").as_deref(), Some("key_0day"));
-        assert_eq!(label_name("_x").as_deref(), Some("key_x"));
-        assert_eq!(label_name("é"), None);
+        let n = |key: &str| {
+            let mut out = "before".to_owned();
+            let is_name = push_label_name(key, &mut out);
+            assert!(is_name || out == "before");
+            is_name.then(|| out["before".len()..].to_owned())
+        };
+        assert_eq!(n("http.status_code").as_deref(), Some("http_status_code"));
+        assert_eq!(n("0day").as_deref(), Some("key_0day"));
+        assert_eq!(n("_x").as_deref(), Some("key_x"));
+        assert_eq!(n("é").as_deref(), Some("key_"));
+        assert_eq!(n("aé..b").as_deref(), Some("a___b"));
+        for key in ["", "名前", "..", "__", "_é_"] {
+            assert_eq!(n(key), None, "{key}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use quiver_model::{
 
 use super::labels::{SeriesLabels, emptied, over_length, parse, show, symbol, too_many};
 use super::wire::{Field, Reader, WireError, zigzag};
+use crate::rejections::Reason;
 
 /// Which message a body holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +61,12 @@ pub struct DecodeScratch {
 /// Series and samples that were left out: how many, and why the first of them were.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rejects {
-    /// How many reasons there were.
+    /// How many were left out.
     pub count: u64,
-    /// The first [`Rejects::SHOWN`] of them.
+    /// What was wrong with the first [`Rejects::SHOWN`] of them.
     pub reasons: Vec<String>,
+    /// How many for which reason, with what was wrong with the first.
+    pub by_reason: Vec<(Reason, u64, String)>,
 }
 
 impl Rejects {
@@ -71,10 +74,22 @@ impl Rejects {
     pub const SHOWN: usize = 10;
 
     /// Adds one; its text is only made when it will be shown.
-    pub fn add(&mut self, reason: impl FnOnce() -> String) {
+    pub fn add(&mut self, reason: Reason, text: impl FnOnce() -> String) {
         self.count += 1;
+        let known = self.by_reason.iter_mut().find(|(r, ..)| *r == reason);
+        let is_known = known.is_some();
+        if let Some((_, n, _)) = known {
+            *n += 1;
+        }
+        if is_known && self.reasons.len() >= Self::SHOWN {
+            return;
+        }
+        let text = cut(text(), 500);
+        if !is_known {
+            self.by_reason.push((reason, 1, text.clone()));
+        }
         if self.reasons.len() < Self::SHOWN {
-            self.reasons.push(cut(reason(), 500));
+            self.reasons.push(text);
         }
     }
 
@@ -223,12 +238,15 @@ impl<'a> Decoder<'_, '_, 'a> {
         self.labels.end();
         let pairs = self.labels.pairs();
         if !is_utf8 {
-            self.rejects
-                .add(|| format!("invalid metric name or labels: not valid UTF-8, the others are {}", show(pairs)));
+            self.rejects.add(Reason::Labels, || {
+                format!("invalid metric name or labels: not valid UTF-8, the others are {}", show(pairs))
+            });
             return Ok(());
         }
         if more > 0 {
-            self.rejects.add(|| format!("{}, labels {}", too_many(pairs.len() + more, limits), show(pairs)));
+            self.rejects.add(Reason::LabelLimit, || {
+                format!("{}, labels {}", too_many(pairs.len() + more, limits), show(pairs))
+            });
             return Ok(());
         }
         if !self.begin_series()? {
@@ -298,17 +316,20 @@ impl<'a> Decoder<'_, '_, 'a> {
         self.labels.begin();
         if refs.len() / 2 > self.options.limits.labels_max {
             let why = too_many(refs.len() / 2, self.options.limits);
-            self.rejects.add(|| format!("parsing labels for series {:?}…: {why}", &refs[..8.min(refs.len())]));
+            self.rejects.add(Reason::LabelLimit, || {
+                format!("parsing labels for series {:?}…: {why}", &refs[..8.min(refs.len())])
+            });
             return Ok(());
         }
         if let Err(why) = resolve(refs, |name, value| self.labels.put_refs(name, value, symbols)) {
-            self.rejects.add(|| format!("parsing labels for series {refs:?}: {why}"));
+            self.rejects.add(Reason::Labels, || format!("parsing labels for series {refs:?}: {why}"));
             return Ok(());
         }
         self.labels.end();
         let text = |i: u64| if i == 0 { Some("") } else { symbol(symbols, i).ok() };
         let Some((help, unit)) = text(help_ref).zip(text(unit_ref)) else {
-            self.rejects.add(|| format!("parsing metadata for series {refs:?}: invalid symbol reference"));
+            self.rejects
+                .add(Reason::Labels, || format!("parsing metadata for series {refs:?}: invalid symbol reference"));
             return Ok(());
         };
         let kind = MetricKind::from_number(u32::try_from(kind).unwrap_or(0));
@@ -318,8 +339,9 @@ impl<'a> Decoder<'_, '_, 'a> {
         }
         if samples == 0 {
             let pairs = self.labels.pairs();
-            self.rejects
-                .add(|| format!("TimeSeries must contain at least one sample or histogram for series {}", show(pairs)));
+            self.rejects.add(Reason::NoSamples, || {
+                format!("TimeSeries must contain at least one sample or histogram for series {}", show(pairs))
+            });
             return Ok(());
         }
         if !self.begin_series()? {
@@ -356,9 +378,9 @@ impl<'a> Decoder<'_, '_, 'a> {
     fn begin_series(&mut self) -> Result<bool, WireError> {
         self.charge(0)?;
         let at = self.batch.label_bytes.len() as u32;
-        if let Err(why) = self.labels.pack(self.options.limits, &mut self.batch.label_bytes) {
+        if let Err((reason, why)) = self.labels.pack(self.options.limits, &mut self.batch.label_bytes) {
             let pairs = self.labels.pairs();
-            self.rejects.add(|| format!("{why}, labels {}", show(pairs)));
+            self.rejects.add(reason, || format!("{why}, labels {}", show(pairs)));
             return Ok(false);
         }
         self.batch.begin_packed(at);
@@ -383,8 +405,9 @@ impl<'a> Decoder<'_, '_, 'a> {
             return true;
         }
         let pairs = self.labels.pairs();
-        let why = if ts < 0 { "before 1970" } else { "too far in the future" };
-        self.rejects.add(|| format!("timestamp {ts} is {why} for series {}", show(pairs)));
+        let (reason, why) =
+            if ts < 0 { (Reason::Past, "before 1970") } else { (Reason::Future, "too far in the future") };
+        self.rejects.add(reason, || format!("timestamp {ts} is {why} for series {}", show(pairs)));
         false
     }
 
@@ -433,7 +456,9 @@ impl<'a> Decoder<'_, '_, 'a> {
     fn exemplar(&mut self, labels: Result<Labels, String>, value: f64, ts: i64) -> Result<(), WireError> {
         let series = self.labels.pairs();
         match labels {
-            Err(why) => self.rejects.add(|| format!("parsing exemplar for series {}: {why}", show(series))),
+            Err(why) => {
+                self.rejects.add(Reason::Exemplar, || format!("parsing exemplar for series {}: {why}", show(series)))
+            }
             // As Prometheus: an exemplar of the future is dropped without making the request wrong.
             Ok(_) if ts > self.options.now_ms.saturating_add(EXEMPLAR_FUTURE_MS) || ts < 0 => {}
             Ok(labels) => {
@@ -453,9 +478,10 @@ impl<'a> Decoder<'_, '_, 'a> {
         let buckets_max = self.options.limits.histogram_buckets_max.min(HISTOGRAM_BUCKETS_MAX);
         let finished = match p.parts() {
             parts if parts > buckets_max => {
-                Err(format!("histogram of {parts} buckets or bounds, the limit is {buckets_max}"))
+                let why = format!("histogram of {parts} buckets or bounds, the limit is {buckets_max}");
+                Err((Reason::HistogramLimit, why))
             }
-            _ => p.finish(integer),
+            _ => p.finish(integer).map_err(|why| (Reason::Histogram, why)),
         };
         match finished {
             Ok(h) => {
@@ -464,9 +490,9 @@ impl<'a> Decoder<'_, '_, 'a> {
                     self.batch.push_histogram(ts, h, start_ts);
                 }
             }
-            Err(why) => {
+            Err((reason, why)) => {
                 let pairs = self.labels.pairs();
-                self.rejects.add(|| format!("{why} for series {}", show(pairs)));
+                self.rejects.add(reason, || format!("{why} for series {}", show(pairs)));
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use quiver_model::labels::{push_packed, quoted};
 use quiver_model::{Limits, METRIC_NAME};
 
 use super::wire::{Reader, WireError};
+use crate::rejections::Reason;
 
 /// The labels of the series at hand and, at the places not yet come to, those of the one before.
 #[derive(Debug, Default)]
@@ -162,7 +163,7 @@ impl<'a> SeriesLabels<'a> {
 
     /// Checks the labels and appends them, sorted and packed; nothing is appended where something is wrong with them: that is
     /// returned.
-    pub(super) fn pack(&mut self, limits: &Limits, out: &mut Vec<u8>) -> Result<(), String> {
+    pub(super) fn pack(&mut self, limits: &Limits, out: &mut Vec<u8>) -> Result<(), (Reason, String)> {
         let at = out.len() as u32;
         let from = self.from.take();
         if self.are_right(limits) {
@@ -171,9 +172,13 @@ impl<'a> SeriesLabels<'a> {
             return Ok(());
         }
         // Before they are sorted, which looks at all of each name.
-        self.pairs.iter().find_map(|pair| over_length(pair, limits)).map_or(Ok(()), Err)?;
+        let over = self.pairs.iter().find_map(|pair| over_length(pair, limits));
+        over.map_or(Ok(()), |why| Err((Reason::LabelLimit, why)))?;
+        if self.pairs.len() > limits.labels_max {
+            return Err((Reason::LabelLimit, too_many(self.pairs.len(), limits)));
+        }
         self.pairs.sort_by(|a, b| a.0.cmp(b.0));
-        check(&self.pairs, limits).map_or(Ok(()), Err)?;
+        check(&self.pairs).map_or(Ok(()), |why| Err((Reason::Labels, why)))?;
         self.pairs.iter().for_each(|(n, v)| push(n, v, out));
         Ok(())
     }
@@ -287,10 +292,7 @@ pub(super) fn over_length((n, v): &(&str, &str), limits: &Limits) -> Option<Stri
 }
 
 /// What is wrong with sorted labels, if anything is.
-fn check(pairs: &[(&str, &str)], limits: &Limits) -> Option<String> {
-    if pairs.len() > limits.labels_max {
-        return Some(too_many(pairs.len(), limits));
-    }
+fn check(pairs: &[(&str, &str)]) -> Option<String> {
     let mut has_name = false;
     let mut last = None;
     for (n, v) in pairs {

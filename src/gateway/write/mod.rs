@@ -10,7 +10,8 @@
 //! Invariants
 //! 1. Nothing is decompressed before content type, encoding and declared length were judged.
 //! 2. 2xx means that everything was kept; 400 that the valid part was kept (the counts say how much) and the rest must not
-//!    be sent again; 429 that a limit on series was met, and all but new series was kept; 5xx that nothing was.
+//!    be sent again, be it wrong or a new series past a limit; 5xx that nothing was, and that it is to be sent again. Never
+//!    429: some senders drop what is answered so, others send it again for ever.
 
 pub mod decode;
 mod labels;
@@ -20,14 +21,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use quiver_core::{LATE_MS, WriteError, WriteReceipt, thread_cpu_ns};
 use quiver_model::WriteBatch;
+use quiver_model::labels::quoted;
 use tokio::runtime::Runtime;
 
 use self::decode::{DecodeOptions, DecodeScratch, Rejects, Version, decode};
 use crate::Gateway;
 use crate::http::body::receive_body;
+use crate::http::error::{body_error, rejected, write_error};
+use crate::http::media_type::MediaType;
+use crate::rejections::{Door, PartlyKept, Reason, cut};
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +73,26 @@ pub fn receive(
 pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<Body> {
     let version = match message_version(request.headers()) {
         Ok(v) => v,
-        Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
+        Err(text) => return rejected(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reason::ContentType, text),
     };
+    let mut response = handle_version(gateway, version, request).await;
+    // Whatever went wrong: a sender of 2.0 takes an answer without these headers for that of a receiver of 1.0.
+    if version == Version::V2 && !response.headers().contains_key(SAMPLES_WRITTEN) {
+        written_headers(response.headers_mut(), &WriteReceipt::default());
+    }
+    response
+}
+
+async fn handle_version(gateway: &Arc<Gateway>, version: Version, request: Request<Body>) -> Response<Body> {
     let encoding = match body_encoding(request.headers()) {
         Ok(e) => e,
-        Err(text) => return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text),
+        Err(text) => return rejected(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reason::Encoding, text),
     };
     let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
     let body_max = gateway.services.limits.get().write_body_bytes_max;
     let body = match receive_body(request.into_body(), body_max, &gateway.bodies).await {
         Ok(b) => b,
-        Err(e) => return e.response(),
+        Err(e) => return body_error(&e),
     };
     let now_ms = gateway.services.clock.now_ms();
     let aside = gateway.aside.as_ref().and_then(|a| a.0.as_ref()).filter(|_| line.0.load(Ordering::Relaxed));
@@ -94,7 +108,7 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<
             match aside.spawn_blocking(work).await {
                 Ok(decoded) => decoded,
                 Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-                Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"),
+                Err(_) => return write_error(&WriteError::Closed),
             }
         }
     };
@@ -102,10 +116,11 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<
     let rejects = match decoded {
         Ok(r) => r,
         Err(text) => {
-            gateway.counters.writes_rejected.add(1);
-            return plain(StatusCode::BAD_REQUEST, format!("cannot decode the write request: {text}"));
+            let text = format!("cannot decode the write request: {text}");
+            return rejected(StatusCode::BAD_REQUEST, Reason::Decode, text);
         }
     };
+    let sent = batch.samples() as u64;
     let receipt = if batch.is_empty() {
         WriteReceipt::default()
     } else {
@@ -113,18 +128,20 @@ pub async fn handle(gateway: &Arc<Gateway>, request: Request<Body>) -> Response<
         line.0.store(newest < now_ms.saturating_sub(LATE_MS), Ordering::Relaxed);
         match gateway.services.ingest.write(batch).await {
             Ok(r) => r,
-            Err(e) => return refused(version, &e),
+            // All of its series are new and past a limit: as where some are.
+            Err(WriteError::SeriesLimit(text)) => {
+                WriteReceipt { refusal: Some(text.into()), ..WriteReceipt::default() }
+            }
+            Err(e) => return write_error(&e),
         }
     };
-    gateway.counters.samples.add(receipt.floats + receipt.histograms);
-    gateway.counters.samples_rejected.add(rejects.count);
+    let kept = receipt.floats + receipt.histograms;
+    gateway.counters.samples.add(kept);
+    for (reason, n, text) in &rejects.by_reason {
+        gateway.rejections.parts(Door::RemoteWrite, *reason, "", *n, text);
+    }
     if let Some(text) = &receipt.refusal {
-        // Known series were kept; the new ones may come again when there is room.
-        let mut response = crate::http::error::write_error(&WriteError::SeriesLimit(text.to_string()));
-        if version == Version::V2 {
-            written_headers(response.headers_mut(), &receipt);
-        }
-        return response;
+        gateway.rejections.parts(Door::RemoteWrite, Reason::SeriesLimit, "", sent.saturating_sub(kept), text);
     }
     answer(version, &receipt, &rejects)
 }
@@ -186,10 +203,14 @@ fn decode_body(gateway: &Gateway, version: Version, encoding: Encoding, body: &[
 }
 
 fn answer(version: Version, receipt: &WriteReceipt, rejects: &Rejects) -> Response<Body> {
-    let mut response = if rejects.is_empty() {
+    let reasons = [(!rejects.is_empty()).then(|| rejects.text()), receipt.refusal.as_ref().map(|r| r.to_string())];
+    let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+    let mut response = if reasons.is_empty() {
         status(StatusCode::NO_CONTENT)
     } else {
-        plain(StatusCode::BAD_REQUEST, rejects.text())
+        let mut response = plain(StatusCode::BAD_REQUEST, reasons.join("\n"));
+        response.extensions_mut().insert(PartlyKept);
+        response
     };
     if version == Version::V2 {
         written_headers(response.headers_mut(), receipt);
@@ -197,16 +218,10 @@ fn answer(version: Version, receipt: &WriteReceipt, rejects: &Rejects) -> Respon
     response
 }
 
-fn refused(version: Version, error: &WriteError) -> Response<Body> {
-    let mut response = crate::http::error::write_error(error);
-    if version == Version::V2 {
-        written_headers(response.headers_mut(), &WriteReceipt::default());
-    }
-    response
-}
+const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
 
 fn written_headers(headers: &mut HeaderMap, r: &WriteReceipt) {
-    headers.insert("x-prometheus-remote-write-samples-written", HeaderValue::from(r.floats));
+    headers.insert(SAMPLES_WRITTEN, HeaderValue::from(r.floats));
     headers.insert("x-prometheus-remote-write-histograms-written", HeaderValue::from(r.histograms));
     headers.insert("x-prometheus-remote-write-exemplars-written", HeaderValue::from(r.exemplars));
 }
@@ -229,28 +244,21 @@ pub(crate) fn plain(code: StatusCode, text: impl Into<String>) -> Response<Body>
 /// The message a content type announces; remote write 1.0 where there is none.
 fn message_version(headers: &HeaderMap) -> Result<Version, String> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Version::V1) };
-    let text = value.to_str().unwrap_or("").trim();
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let text = text.trim();
     if text.is_empty() {
         return Ok(Version::V1);
     }
-    let mut parts = text.split(';').map(str::trim);
-    if !parts.next().unwrap_or("").eq_ignore_ascii_case("application/x-protobuf") {
-        return Err(format!("content type {text:?} is not supported, expected application/x-protobuf"));
+    let wrong = |why: &str| format!("content type {} is not supported: {why}", quoted(cut(text, 200)));
+    let media_type = MediaType::parse(text).map_err(wrong)?;
+    if media_type.essence != "application/x-protobuf" {
+        return Err(wrong("application/x-protobuf is expected"));
     }
-    for parameter in parts {
-        if let Some((key, value)) = parameter.split_once('=')
-            && key.trim().eq_ignore_ascii_case("proto")
-        {
-            return match value.trim().trim_matches('"') {
-                "prometheus.WriteRequest" => Ok(Version::V1),
-                "io.prometheus.write.v2.Request" => Ok(Version::V2),
-                other => Err(format!(
-                    "protobuf message {other:?} is not supported, expected prometheus.WriteRequest or io.prometheus.write.v2.Request"
-                )),
-            };
-        }
+    match media_type.parameter("proto") {
+        None | Some("prometheus.WriteRequest") => Ok(Version::V1),
+        Some("io.prometheus.write.v2.Request") => Ok(Version::V2),
+        Some(_) => Err(wrong("its message has to be prometheus.WriteRequest or io.prometheus.write.v2.Request")),
     }
-    Ok(Version::V1)
 }
 
 fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
@@ -304,8 +312,21 @@ mod tests {
         assert_eq!(of("application/x-protobuf"), Ok(Version::V1));
         assert_eq!(of("application/x-protobuf;proto=io.prometheus.write.v2.Request"), Ok(Version::V2));
         assert_eq!(of("application/x-protobuf; proto=prometheus.WriteRequest"), Ok(Version::V1));
-        assert!(of("application/x-protobuf;proto=other").is_err());
-        assert!(of("application/json").is_err());
+        assert_eq!(of("Application/X-Protobuf;charset=utf-8"), Ok(Version::V1));
+        assert_eq!(of("application/x-protobuf;proto=\"io.prometheus.write.v2.Request\""), Ok(Version::V2));
+        for text in [
+            "application/json",
+            "application/x-protobuf;proto=other",
+            "application/x-protobuf;proto=",
+            "application/x-protobuf;;;=",
+            "application/x-protobuf;",
+            "application/x-protobuf;proto",
+            "application/x-protobuf;proto=prometheus.WriteRequest;proto=io.prometheus.write.v2.Request",
+            "application/x-protobuf, application/x-protobuf",
+            "application/x-protobuf proto=prometheus.WriteRequest",
+        ] {
+            assert!(of(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -100,10 +100,7 @@ fn too_many_points_and_too_many_samples_are_refused() {
     let limits = Limits { query_samples_max: 2, ..Limits::default() };
     let e = Engine::new(store(3, 1), EngineOptions { limits, ..Default::default() }).unwrap();
     let err = ask(&e, "x", 0, 0, 0).unwrap_err();
-    assert_eq!(
-        err,
-        QueryError::execution("query processing would load too many samples into memory in query execution")
-    );
+    assert_eq!(err, QueryError::SamplesLimit);
 }
 
 #[tokio::test]
@@ -169,10 +166,7 @@ fn range_vectors_answer_with_their_own_times() {
 fn a_plan_of_too_many_steps_is_refused_before_it_is_run() {
     let e = engine(store(0, 0));
     let err = ask(&e, "count_over_time(vector(1)[1y:1ms])", 0, 0, 0).unwrap_err();
-    assert_eq!(
-        err,
-        QueryError::execution("query processing would load too many samples into memory in query execution")
-    );
+    assert_eq!(err, QueryError::SamplesLimit);
 }
 
 #[test]

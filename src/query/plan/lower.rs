@@ -63,9 +63,7 @@ fn grid_of(start: i64, end: i64, step: i64) -> Option<StepGrid> {
 /// A grid of more steps than samples may be held cannot be evaluated: said before anything is allocated.
 fn check_grid(ctx: &QueryContext, grid: StepGrid) -> Result<(), QueryError> {
     if grid.len as u64 > ctx.limits.query_samples_max || grid.len > i32::MAX as usize {
-        return Err(QueryError::Execution(
-            "query processing would load too many samples into memory in query execution".into(),
-        ));
+        return Err(QueryError::SamplesLimit);
     }
     Ok(())
 }
