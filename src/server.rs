@@ -20,7 +20,7 @@ use crate::reload::{Origin, Reload, retention_of, retention_text};
 
 /// How often own metrics are recorded.
 const SELF_METRICS_INTERVAL: Duration = Duration::from_secs(15);
-/// How often at first, so that whoever tries the server sees a rate after seconds.
+/// How often at first, so that a new server has rates after seconds.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long that is at first.
 const FIRST_TIME: Duration = Duration::from_secs(60);
@@ -160,7 +160,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// What the process may use, for whoever looks for it in the log.
+/// Logs what the process may use.
 fn tell_limits(config: &Config) {
     match quiver_persistence::raise_descriptors() {
         Some(n) if n < DESCRIPTORS_FEW => {

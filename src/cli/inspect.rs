@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quiver_core::check::{Found, look, read_frames, summarize_folder};
-use quiver_persistence::Disk;
 use quiver_persistence::log::SegmentId;
+use quiver_persistence::{Disk, Place};
 use quiver_storage::Block;
 
-use super::{shown_bytes, shown_time};
+use super::{counted, grouped, shown_bytes, shown_time};
 
 /// Flags of `quiver inspect`.
 #[derive(Args, Debug)]
@@ -47,10 +47,11 @@ fn folder(disk: &std::sync::Arc<dyn Disk>, limit: usize) -> Result<String, Strin
     let m = &summary.manifest;
     let (bytes, samples) = m.entries.iter().fold((0, 0), |(b, s), e| (b + e.bytes, s + e.samples));
     let mut out = format!(
-        "manifest   generation {}, {} blocks, {}, {samples} samples, {} bytes/sample\n",
+        "manifest   generation {}, {}, {}, {}, {} bytes/sample\n",
         m.generation,
-        m.entries.len(),
+        counted(m.entries.len() as u64, "block"),
         shown_bytes(bytes),
+        counted(samples, "sample"),
         per_sample(bytes, samples)
     );
     let mut entries: Vec<_> = m.entries.iter().collect();
@@ -58,28 +59,29 @@ fn folder(disk: &std::sync::Arc<dyn Disk>, limit: usize) -> Result<String, Strin
     for e in entries.iter().take(limit) {
         let _ = writeln!(
             out,
-            "block      {}  {}  level {}, {} series, {} samples, {}, {} bytes/sample",
+            "block      {}  {}  level {}, {} series, {}, {}, {} bytes/sample{}",
             e.file,
             span(e.min_ts, e.max_ts),
             e.level,
-            e.series,
-            e.samples,
+            grouped(e.series),
+            counted(e.samples, "sample"),
             shown_bytes(e.bytes),
-            per_sample(e.bytes, e.samples)
+            per_sample(e.bytes, e.samples),
+            match e.place() {
+                Place::Local => "",
+                Place::Both => ", also in the remote store",
+                Place::Remote => ", in the remote store only",
+            }
         );
     }
     for t in m.tombstones.iter().take(limit) {
         let matchers: Vec<String> = t.matchers.iter().map(|(op, n, v)| format!("{n}{op}{v:?}")).collect();
-        let _ = writeln!(
-            out,
-            "tombstone  {{{}}}  {}  in {} blocks",
-            matchers.join(","),
-            span(t.min_ts, t.max_ts),
-            t.blocks.len()
-        );
+        let blocks = counted(t.blocks.len() as u64, "block");
+        let _ = writeln!(out, "tombstone  {{{}}}  {}  in {blocks}", matchers.join(","), span(t.min_ts, t.max_ts));
     }
     for (file, bytes, frames, samples) in summary.segments.iter().take(limit) {
-        let _ = writeln!(out, "log        {file}  {}, {frames} frames, {samples} samples", shown_bytes(*bytes));
+        let (frames, samples) = (counted(*frames, "frame"), counted(*samples, "sample"));
+        let _ = writeln!(out, "log        {file}  {}, {frames}, {samples}", shown_bytes(*bytes));
     }
     Ok(out)
 }
@@ -135,10 +137,11 @@ fn segment(disk: &dyn Disk, id: SegmentId, limit: usize) -> Result<String, Strin
     let (frames, report) = read_frames(disk, "", id).map_err(|e| e.to_string())?;
     let samples: u64 = frames.iter().map(|f| f.floats + f.histograms).sum();
     let mut out = format!(
-        "segment    {}  {}, {} frames, {samples} samples, {} bytes/sample\n",
+        "segment    {}  {}, {}, {}, {} bytes/sample\n",
         id.file_name(),
         shown_bytes(report.bytes),
-        frames.len(),
+        counted(frames.len() as u64, "frame"),
+        counted(samples, "sample"),
         per_sample(report.bytes, samples)
     );
     for f in frames.iter().take(limit) {

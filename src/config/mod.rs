@@ -248,7 +248,7 @@ pub struct Config {
     pub caches: CacheConfig,
 }
 
-/// Names of features, for whoever mistypes one.
+/// Names of features, for suggestions.
 const FEATURES: [&str; 6] = [
     "promql-experimental-functions",
     "promql-binop-fill-modifiers",

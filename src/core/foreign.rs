@@ -81,7 +81,9 @@ pub(crate) fn judge(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         LOG_DIR => !is_bare(&segments),
         name => !OWN.contains(&name) && !is_harmless(name),
     };
-    let strange: Vec<String> = folders.iter().chain(&files).filter(|n| is_strange(n)).cloned().collect();
+    let mut strange: Vec<String> = folders.iter().chain(&files).filter(|n| is_strange(n)).cloned().collect();
+    // What tells a reader most comes first.
+    strange.sort_by_key(|name| name.starts_with('.'));
     Ok(if strange.is_empty() { Folder::Empty } else { Folder::Foreign(strange) })
 }
 

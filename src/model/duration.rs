@@ -19,8 +19,8 @@ pub fn format_ms(ms: i64) -> String {
     let mut text = String::from(if ms < 0 { "-" } else { "" });
     for (unit, size) in UNITS {
         let size = size.unsigned_abs();
-        let must_fit = matches!(unit, "y" | "w");
-        if rest >= size && !(must_fit && !rest.is_multiple_of(size)) {
+        let fits = !matches!(unit, "y" | "w") || rest.is_multiple_of(size);
+        if rest >= size && fits {
             text.push_str(&format!("{}{unit}", rest / size));
             rest %= size;
         }

@@ -258,7 +258,8 @@ fn the_version_names_commit_and_date() {
         .trim()
         .strip_prefix(&format!("quiver {} (commit ", env!("CARGO_PKG_VERSION")))
         .unwrap_or_else(|| panic!("{out}"));
-    let (commit, date) = rest.trim_end_matches(')').split_once(", ").unwrap();
+    let rest = rest.trim_end_matches(')');
+    let (commit, date) = rest.split_once(", ").unwrap_or((rest, "unknown"));
     let info = Server::start().get("/api/v1/status/buildinfo", &[]).json()["data"].take();
     let text = |key: &str| info[key].as_str().unwrap().to_owned();
     assert!(text("revision").starts_with(commit) && text("buildDate") == date, "{out}: {info}");
@@ -304,6 +305,7 @@ fn a_folder_whose_blocks_were_moved_is_read_offline_as_far_as_it_goes() {
     let (code, _, err) = quiver(&["snapshot", "--data-dir", data, "--out", shown(&folder.path().join("copy"))]);
     assert!(code == Some(1) && err.contains("remote store alone"), "{err}");
     assert!(succeeds(&["check", data]).contains("lies in the remote store alone"));
+    assert!(succeeds(&["inspect", data]).contains(", in the remote store only\n"));
     // Nothing is missing from a folder without such blocks.
     server.restart();
     assert_eq!(server.query("count_over_time(far[10m])", AT)[0]["value"][1], "20");

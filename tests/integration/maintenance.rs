@@ -180,7 +180,7 @@ fn backups_are_incremental_and_come_back() {
     assert!(old.join("quarantine/before-restore-1/MANIFEST").exists());
     assert_eq!(count(&Start::new().on(&old).ready(), all), more);
     let (code, _, err) = quiver(&["snapshot", "--data-dir", shown(&server.data), "--out", shown(&old)]);
-    assert!(code == Some(1) && err.contains("not a folder of backups"), "{err}");
+    assert!(code == Some(1) && err.contains("not a backup folder"), "{err}");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn damage_is_found_shown_and_set_aside() {
         "{whole}"
     );
     let inspected = succeeds(&["inspect", shown(&server.data)]);
-    assert!(inspected.contains("2 blocks") && inspected.contains("bytes/sample") && inspected.contains("1 frames"));
+    assert!(inspected.contains("2 blocks") && inspected.contains("bytes/sample") && inspected.contains("1 frame,"));
     let mut blocks: Vec<_> =
         std::fs::read_dir(server.data.join("blocks")).unwrap().map(|f| f.unwrap().path()).collect();
     blocks.sort();

@@ -45,7 +45,7 @@ fn deletions_take_a_bounded_part_of_the_manifest() {
         vec![vec![Matcher::new(quiver_model::MatchOp::NotEqual, "__name__", &value, usize::MAX).unwrap()]]
     };
     let refused = block_on(store.delete(selector(9 << 20), range(1, 1))).unwrap_err();
-    assert!(matches!(&refused, ReadError::Limit(why) if why.contains("clean the tombstones")), "{refused}");
+    assert!(matches!(&refused, ReadError::Limit(why) if why.contains("run clean_tombstones")), "{refused}");
     assert_eq!(times(&*store, "m"), [1, 2]);
     // One that is large and fits counts, now and after a start.
     block_on(store.delete(selector(4 << 20), range(1, 1))).unwrap();

@@ -47,7 +47,7 @@ fn a_segment_that_is_gone_is_reported_by_the_next_header() {
     }
     let (_, report) = read_back(&without(&disk, &[2]), &floor_of(2));
     let said = report.first_damage().unwrap();
-    assert_eq!(said, "000-0000000000000002.log: the segment is gone, and 4 acknowledged frames with it");
+    assert_eq!(said, "000-0000000000000002.log: the segment is missing, with 4 acknowledged frames");
 }
 
 #[test]
