@@ -239,10 +239,7 @@ mod tests {
             ("info,quiver_core=debug", "info,quiver_core=debug"),
             // Nothing else becomes silent.
             ("quiver_core=debug", "info,quiver_core=debug"),
-            (
-                "warn,quiver_core[flush{blocks=2}]=trace",
-                "warn,quiver_core[flush{blocks=2}]=trace",
-            ),
+            ("warn,quiver_core[flush{blocks=2}]=trace", "warn,quiver_core[flush{blocks=2}]=trace"),
         ] {
             assert_eq!(log_filter(text).as_deref(), Ok(want), "{text}");
         }

@@ -138,10 +138,7 @@ mod tests {
             "{one}"
         );
         let large = args(&|a| a.limit = vec!["query_memory_bytes_max=256GiB".into()]);
-        assert!(
-            large.contains("query_memory_bytes_max is 256GiB, more than the memory there is (23 GiB)"),
-            "{large}"
-        );
+        assert!(large.contains("query_memory_bytes_max is 256GiB, more than the memory there is (23 GiB)"), "{large}");
         assert!(large.contains("no query gets more than the latter"), "{large}");
         let sum = args(&|a| a.head_bytes = Some("12GiB".into()));
         assert!(sum.contains("together may take more"), "{sum}");

@@ -48,7 +48,8 @@ const EXPECTED: &[(&str, &str)] = &[
 ];
 
 /// What no command shows that was of use.
-const EMPTY_ANSWERS: [&str; 6] = ["no series", "nothing to draw", "\n0 rows", "\n0 samples", "\"result\":[]", "\"rows\":[]"];
+const EMPTY_ANSWERS: [&str; 6] =
+    ["no series", "nothing to draw", "\n0 rows", "\n0 samples", "\"result\":[]", "\"rows\":[]"];
 
 /// Commands that are not repeated until they show something.
 const ONCE: [&str; 4] = ["delete_series", "quiver snapshot", "quiver restore", "--repair"];
@@ -269,8 +270,7 @@ fn copy_folder(from: &Path, to: &Path) {
 fn commands_are_found_in_markdown() {
     let text = "# One\n```sh\n# nothing\ncargo run -- serve   # starts\nquiver sql \\\n  'SELECT 1 -- #1'\n```\n## Two\n\
                 ```json\n{}\n```\n```console\n$ quiver query 'a#b\n  + c'\noutput\n```\n";
-    let found: Vec<(usize, String, String)> =
-        steps(text).into_iter().map(|s| (s.line, s.heading, s.command)).collect();
+    let found: Vec<(usize, String, String)> = steps(text).into_iter().map(|s| (s.line, s.heading, s.command)).collect();
     let wanted = [
         (4, "One", "cargo run -- serve"),
         (5, "One", "quiver sql 'SELECT 1 -- #1'"),
