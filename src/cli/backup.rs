@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use super::client::Server;
 use super::data::{Data, DataArgs};
-use super::exit;
+use super::exit::{self, Failure};
 use super::place::{Place, Scratch, StoreArgs};
 use super::progress::Bytes as Progress;
 use super::terminal::elapsed;
@@ -70,8 +70,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Runs `quiver snapshot`.
-pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
-    let data = args.data.find()?;
+pub async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
+    let data = args.data.find().map_err(Failure::Usage)?;
     let (place, now) = (args.store.place(&args.out)?, SystemClock.now_ms());
     // Dropped last.
     let mut scratch = None;
@@ -90,11 +90,15 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), String> {
             blocking(move || backup.of_folder(&folder, verify, now, &done, &total)).await?
         }
         Data::Server(url) => {
-            let server = Server::new(&url).map_err(|e| e.to_string())?;
+            let server = Server::new(&url).map_err(|e| Failure::Usage(e.to_string()))?;
             let form = [("skip_head", args.skip_head.to_string())];
             let made = server.post_all("/api/v1/admin/tsdb/snapshot", &form).await.map_err(|e| e.to_string())?;
             let name = serde_json::from_slice::<Envelope<Name>>(&made).map_err(|e| e.to_string())?.data.name;
-            let fetched = fetch(&server, &name, backup, args.verify, &progress).await;
+            let fetched = tokio::select! {
+                fetched = fetch(&server, &name, backup, args.verify, &progress) => fetched,
+                // The server must not keep the snapshot for that.
+                _ = tokio::signal::ctrl_c() => Err("interrupted; the same command again completes the backup".to_owned()),
+            };
             // It served its purpose, whatever came of it.
             let path = format!("/api/v1/admin/tsdb/snapshots/{name}");
             if let Err(e) = server.send(Method::DELETE, &path).await {

@@ -80,11 +80,11 @@ impl Server {
         let bad = || ClientError::Url(url.to_owned());
         let base = match url.trim().split_once("://") {
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(ClientError::Tls(url.to_owned())),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => format!("http://{rest}"),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some(_) => return Err(bad()),
-            None => format!("http://{}", url.trim()),
+            None => url.trim(),
         };
-        let base = base.trim_end_matches('/').to_owned();
+        let base = format!("http://{}", base.trim_end_matches('/'));
         let uri: Uri = base.parse().map_err(|_| bad())?;
         if uri.host().is_none_or(str::is_empty) || uri.query().is_some() || base.contains('#') {
             return Err(bad());

@@ -11,10 +11,10 @@ use super::terminal;
 const GAP: usize = 2;
 /// A text is not cut to less, as long as columns can be left out instead.
 const TEXT_MIN: usize = 20;
-/// Without a terminal, longer texts do not make their column wider: they stand out to the right.
-const TEXT_WIDE: usize = 100;
-/// There, a column has no more of the ruler, so that it seldom wraps where such an output is shown.
-const RULE_MAX: usize = 40;
+/// A table without a terminal is laid out for about so many columns.
+const PIPE_WIDE: usize = 100;
+/// Where it takes more, longer texts do not make their column wider: they stand out to the right, and the ruler does not wrap.
+const PIPE_TEXT_MAX: usize = 40;
 
 /// How a column is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,10 @@ impl Table {
     pub fn show(&self, width: Option<usize>, bold_head: bool) -> Shown {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (places, widths) = match width {
-            None => (Places::all(all.len()), self.widths(&all, TEXT_WIDE)),
+            None => {
+                let text_max = if self.width() <= PIPE_WIDE { usize::MAX } else { PIPE_TEXT_MAX };
+                (Places::all(all.len()), self.widths(&all, text_max))
+            }
             Some(width) => self.fit(&all, width),
         };
         let is_cut = width.is_some();
@@ -95,17 +98,8 @@ impl Table {
         let head = self.line(&places, &widths, &head, "…", is_cut);
         text.push_str(&if bold_head { format!("\x1b[1m{head}\x1b[0m") } else { head });
         text.push('\n');
-        let rule_max = if is_cut { usize::MAX } else { RULE_MAX };
-        let rules: Vec<String> = places
-            .shown()
-            .zip(&widths)
-            .map(|(i, w)| {
-                let rule = "─".repeat((*w).min(rule_max.max(self.columns[i].name.width())));
-                let rest = " ".repeat(w - rule.width());
-                if self.columns[i].kind == Kind::Number { rest + &rule } else { rule + &rest }
-            })
-            .collect();
-        text.push_str(places.join(&rules, "─").trim_end());
+        let rules: Vec<String> = widths.iter().map(|w| "─".repeat(*w)).collect();
+        text.push_str(&places.join(&rules, "─"));
         text.push('\n');
         for row in &self.rows {
             let cells: Vec<&str> = row.iter().map(String::as_str).collect();

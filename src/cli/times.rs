@@ -21,7 +21,12 @@ fn parse_in<Z: TimeZone>(text: &str, now: i64, zone: &Z) -> Result<i64, String> 
     if let Some(ms) = relative(t, now) {
         return Ok(ms);
     }
-    if let Ok(ms) = parse_time(&t.replacen(' ', "T", usize::from(t.len() > 11))) {
+    let mut zoned = t.replacen(' ', "T", usize::from(t.len() > 11));
+    if t.get(16..17).is_some_and(|z| "Zz+-".contains(z)) {
+        // Seconds may be left out.
+        zoned.insert_str(16, ":00");
+    }
+    if let Ok(ms) = parse_time(&zoned) {
         return Ok(ms);
     }
     let Some(naive) = local(t, now, zone) else {
@@ -143,6 +148,8 @@ mod tests {
             ("12:10:01", NOW + 1000),
             ("2026-12-01T12:10:00Z", NOW),
             ("2026-12-01 12:10:00Z", NOW),
+            ("2026-12-01T12:10Z", NOW),
+            ("2026-12-01T13:10+01:00", NOW),
             ("2026-12-01T13:10:00.250+01:00", NOW + 250),
             ("1796127000", NOW),
             ("1796127000.5", NOW + 500),

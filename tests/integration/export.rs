@@ -228,7 +228,7 @@ fn an_export_of_nothing_says_so_and_scripts_see_it() {
     let (code, _, err) = quiver(&["query", "--offline", &out, "up"]);
     assert!(code == Some(1) && err.matches(out.as_str()).count() == 1, "{err}");
     // Times are written as for queries, and the last line names samples, folders and the time it took.
-    let text = succeeds(&["export", "--url", &url, "--out", &out, "--start", "2023-11-14T23:59:00Z", "--match", "odd"]);
+    let text = succeeds(&["export", "--url", &url, "--out", &out, "--start", "2023-11-14T23:45Z", "--match", "odd"]);
     assert!(text.contains("5 samples in 1 folder under") && text.contains(", in "), "{text}");
     let (code, _, err) = quiver(&["export", "--url", &url, "--out", &out, "--start", "whenever"]);
     assert!(code == Some(2) && err.contains("--start") && err.contains("now-1h"), "{err}");
