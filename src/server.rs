@@ -97,6 +97,9 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         },
     )
     .await?;
+    if config.allowed.any_origin() {
+        tracing::warn!("--cors-origins *: every web page that a user of this network opens may read all data");
+    }
     let reload = Reload::new(origin, config.clone(), database.clone(), Arc::clone(&clock));
     let by_request = Arc::clone(&reload);
     let gateway = Gateway::new(Services {
@@ -109,6 +112,7 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
         features: config.features,
         clock: Arc::clone(&clock),
         admin_api: config.admin_api,
+        allowed: config.allowed.clone(),
         about: About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: crate::COMMIT.to_owned(),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use quiver_gateway::http::origin::Allowed;
 use quiver_model::{Limits, did_you_mean, duration};
 use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
@@ -106,6 +107,12 @@ pub struct ServeArgs {
     /// Serve POST /api/v1/admin/… [default: off]
     #[arg(long, env = "QUIVER_ADMIN_API", value_name = "on|off")]
     pub admin_api: Option<Switch>,
+    /// Web pages of these origins may use the API from a browser, such as https://grafana.example.com; "*": all may read [default: none]
+    #[arg(long, env = "QUIVER_CORS_ORIGINS", value_name = "ORIGIN,…", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// Names under which browsers reach a server on a loopback address through a proxy, such as quiver.example.com [default: none]
+    #[arg(long, env = "QUIVER_ALLOWED_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
     /// Delete data older than this, such as 30d or 1y; off: keep everything [default: off]
     #[arg(long, env = "QUIVER_RETENTION", value_name = "DURATION|off")]
     pub retention: Option<String>,
@@ -228,6 +235,8 @@ pub struct Config {
     pub self_metrics: bool,
     /// Serves the admin API.
     pub admin_api: bool,
+    /// Pages of other origins, and names of this server, that browsers may use.
+    pub allowed: Allowed,
     /// Retention, ms.
     pub retention_ms: Option<i64>,
     /// Series that are kept for another time.
@@ -308,14 +317,35 @@ impl Loading<'_> {
         }
     }
 
-    fn features(&mut self, flags: &[String]) -> Features {
-        let names = match flags {
+    /// The texts of a key that takes several: by flag or environment, else by the file.
+    fn texts(&mut self, key: &str, flags: &[String]) -> Vec<Said> {
+        match flags {
             [] => {
-                let read = self.file.list("enable-feature");
+                let read = self.file.list(key);
                 self.note(read)
             }
-            flags => flags.iter().map(|text| self.given("enable-feature", text)).collect(),
-        };
+            flags => flags.iter().map(|text| self.given(key, text)).collect(),
+        }
+    }
+
+    /// Origins and hosts that browsers may use.
+    fn allowed(&mut self, origins: &[String], hosts: &[String]) -> Allowed {
+        let mut allowed = Allowed::default();
+        for said in self.texts("cors-origins", origins) {
+            if let Err(why) = allowed.add_origin(&said.text) {
+                self.errors.push(said.wrong(why));
+            }
+        }
+        for said in self.texts("allowed-hosts", hosts) {
+            if let Err(why) = allowed.add_host(&said.text) {
+                self.errors.push(said.wrong(why));
+            }
+        }
+        allowed
+    }
+
+    fn features(&mut self, flags: &[String]) -> Features {
+        let names = self.texts("enable-feature", flags);
         for said in &names {
             for name in Features::parse(&said.text).1 {
                 let near = did_you_mean(&name, FEATURES);
@@ -405,6 +435,7 @@ impl Config {
             features: of.features(&args.enable_feature),
             self_metrics: of.typed("self-metrics", args.self_metrics, Switch(true)).0,
             admin_api: of.typed("admin-api", args.admin_api, Switch(false)).0,
+            allowed: of.allowed(&args.cors_origins, &args.allowed_hosts),
             retention_ms: of.value("retention", args.retention.as_deref(), None, values::retention),
             retention_rules: of.retention_rules(),
             retention_bytes: match of.value("retention-size", args.retention_size.as_deref(), 0, values::size_or_off) {
@@ -441,6 +472,8 @@ impl Config {
             ("grpc-listen", listen(self.grpc)),
             ("self-metrics", switch(self.self_metrics)),
             ("admin-api", switch(self.admin_api)),
+            ("cors-origins", self.allowed.origins_text()),
+            ("allowed-hosts", self.allowed.hosts_text()),
             ("retention", keep_text(self.retention_ms)),
             ("retention-size", self.retention_bytes.map_or("off".into(), show_bytes)),
             ("retention-rules", self.rules_text()),
@@ -534,6 +567,9 @@ mod tests {
             ("limit", "labels_max=7", "{\"labels_max\": 7}"),
             ("limit", "labels_max=7", "\"labels_max=7\""),
             ("enable-feature", "type-and-unit-labels", "[\"type-and-unit-labels\"]"),
+            ("cors-origins", "https://a.example.com,*", "[\"https://a.example.com\", \"*\"]"),
+            ("cors-origins", "http://[::1]:3000", "\"http://[::1]:3000\""),
+            ("allowed-hosts", "a.example.com,b", "[\"a.example.com\", \"b\"]"),
             ("enable-feature", "type-and-unit-labels", "\"type-and-unit-labels\""),
             ("data-dir", "here", "\"here\""),
         ] {
@@ -552,6 +588,8 @@ mod tests {
             ("tier-drop-after", "30"),
             ("log", "loud"),
             ("admin-api", "maybe"),
+            ("cors-origins", "grafana.example.com"),
+            ("allowed-hosts", "https://quiver.example.com"),
             ("durability", "never"),
             ("enable-feature", "warp"),
             ("limit", "query_timeout_ms=0"),

@@ -45,6 +45,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// `POST /api/v1/admin/…` answers.
     pub admin_api: bool,
+    /// Pages of other origins, and names of this server, that browsers may use.
+    pub allowed: http::origin::Allowed,
     /// Facts for the status pages.
     pub about: About,
     /// Reads the configuration again, where that can be asked for over HTTP.
@@ -157,6 +159,10 @@ pub struct Gateway {
     pub rejections: Arc<rejections::Rejections>,
     /// How the configuration is.
     pub settings: Mutex<Settings>,
+    /// Connections to the HTTP port.
+    pub peers: Arc<http::peers::Peers>,
+    /// Room for answers that wait to be read.
+    pub answers: Arc<http::answers::AnswerRoom>,
     /// Room for bodies of writes.
     pub bodies: http::body::BodyRoom,
     /// Places for exports under way.
@@ -176,7 +182,11 @@ impl Gateway {
             flags: services.about.flags.clone(),
         };
         let bodies = http::body::BodyRoom::new(services.limits.get().write_bodies_bytes_max);
+        let peers = Arc::<http::peers::Peers>::default();
+        let answers = http::answers::AnswerRoom::new(services.limits.get().answer_bytes_max, Arc::clone(&peers));
         Arc::new(Self {
+            peers,
+            answers: Arc::new(answers),
             bodies,
             exports: Arc::new(tokio::sync::Semaphore::new(http::export::EXPORTS_MAX)),
             services,

@@ -60,6 +60,10 @@ pub struct Limits {
     pub query_memory_total_bytes_max: usize,
     /// Answers of range queries kept for when they are asked again, bytes; 0: none.
     pub result_cache_bytes_max: usize,
+    /// Answers that wait for their clients to read them, bytes.
+    pub answer_bytes_max: usize,
+    /// Time a client may be slower than 1 KiB a second while it sends a body or reads an answer, ms.
+    pub slow_client_ms_max: u64,
     /// Compiled size of one regular expression, bytes.
     pub regex_bytes_max: usize,
     /// Operators in one SQL statement.
@@ -96,6 +100,8 @@ impl Default for Limits {
             query_memory_bytes_max: 1 << 30,
             query_memory_total_bytes_max: 2 << 30,
             result_cache_bytes_max: 64 << 20,
+            answer_bytes_max: 128 << 20,
+            slow_client_ms_max: 20_000,
             regex_bytes_max: 10 << 20,
             sql_operators_max: 500,
             sql_rows_max: 10_000_000,
@@ -155,6 +161,8 @@ by_name! {
     query_memory_bytes_max: usize,
     query_memory_total_bytes_max: usize,
     result_cache_bytes_max: usize,
+    answer_bytes_max: usize,
+    slow_client_ms_max: u64,
     regex_bytes_max: usize,
     sql_operators_max: usize,
     sql_rows_max: usize,
@@ -162,7 +170,8 @@ by_name! {
 
 impl Limits {
     /// Those that are looked at once, at the start: queues and pools that are made of a size.
-    pub const FIXED: [&'static str; 5] = [
+    pub const FIXED: [&'static str; 6] = [
+        "answer_bytes_max",
         "write_bodies_bytes_max",
         "write_queue_max",
         "query_concurrency_max",

@@ -39,6 +39,22 @@ pub fn host_name() -> String {
     read_text(Path::new("/proc/sys/kernel/hostname")).map_or_else(|_| String::new(), |name| name.trim().to_owned())
 }
 
+/// Bytes that were written to a socket and that its peer has not acknowledged yet. `None` if the system does not tell.
+#[cfg(target_os = "linux")]
+pub fn unsent_bytes(socket: std::os::fd::RawFd) -> Option<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one `int` through the pointer, which is valid for it, and keeps nothing. A number that is no open
+    // socket is answered with an error.
+    let done = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) };
+    u64::try_from(bytes).ok().filter(|_| done == 0)
+}
+
+/// Bytes that were written to a socket and that its peer has not acknowledged yet. `None` if the system does not tell.
+#[cfg(not(target_os = "linux"))]
+pub fn unsent_bytes(_: std::os::fd::RawFd) -> Option<u64> {
+    None
+}
+
 /// Processor time that this thread has had, ns. Costs a call of the system: for work of microseconds.
 pub fn thread_cpu_ns() -> u64 {
     cpu_ns(ClockId::ThreadCPUTime)

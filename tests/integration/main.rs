@@ -6,6 +6,9 @@
 //! | `faults` | the fault matrix: processes that die anywhere, disks that fail, signals, reloads, formats, all of it mixed |
 //! | `disk_full` | a full disk refuses writes, goes on reading, heals |
 //! | `hostile` | bad input of every kind is a clear error and harms nobody else |
+//! | `http_errors` | requests that reach no handler: malformed, too long, to paths that do not exist |
+//! | `connections` | slow clients are closed, cost bounded memory, and delay nobody |
+//! | `cors` | which web pages may read and write, names on a loopback address |
 //! | `query_of_death` | limits hold: time, memory, errors, others go on; a stopped query stops in any kernel |
 //! | `scripts` | `tests/promql/*.test`: answers as Prometheus's, from head, blocks and after restarts |
 //! | `admission` | memory of a query and of all, how many run and wait |
@@ -36,11 +39,14 @@ mod api;
 mod cardinality;
 mod cli;
 mod config;
+mod connections;
+mod cors;
 mod disk_full;
 mod explain;
 mod export;
 mod faults;
 mod hostile;
+mod http_errors;
 mod maintenance;
 mod otlp;
 mod query_of_death;

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::exchange::TooSlow;
 use crate::write::plain;
 
 /// Longest silence between two pieces of a body.
@@ -64,6 +65,9 @@ pub enum BodyError {
     /// The client was silent for too long.
     #[error("request body did not arrive in time")]
     Slow,
+    /// It does not parse: chunks without a size.
+    #[error("request body is malformed: {0}")]
+    Malformed(String),
     /// The connection broke.
     #[error("request body broke off: {0}")]
     Broken(String),
@@ -75,6 +79,7 @@ impl BodyError {
     pub fn response(&self) -> Response<Body> {
         let code = match self {
             BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Malformed(_) => StatusCode::BAD_REQUEST,
             BodyError::Crowded | BodyError::Slow | BodyError::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut response = plain(code, self.to_string());
@@ -117,7 +122,7 @@ async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut H
         match tokio::time::timeout(silence, body.frame()).await {
             Err(_) => return Err(BodyError::Slow),
             Ok(None) => return Ok(out),
-            Ok(Some(Err(e))) => return Err(BodyError::Broken(e.to_string())),
+            Ok(Some(Err(e))) => return Err(broken(&e)),
             Ok(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     if out.len() + data.len() > max {
@@ -129,6 +134,23 @@ async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut H
             }
         }
     }
+}
+
+/// Why a body ended early: the client was slow, sent something that is not a body, or left. After the second it is not worth sending again.
+fn broken(e: &axum::Error) -> BodyError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(e) = cause {
+        if e.is::<TooSlow>() {
+            return BodyError::Slow;
+        }
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)
+        {
+            return BodyError::Malformed(io.to_string());
+        }
+        cause = e.source();
+    }
+    BodyError::Broken(e.to_string())
 }
 
 #[cfg(test)]
@@ -152,6 +174,9 @@ mod tests {
         let broken = read(body(vec![Ok(b"ab"), Err(reset)])).await.unwrap_err();
         assert!(matches!(broken, BodyError::Broken(_)));
         assert_eq!(broken.response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        let chunk = std::io::Error::new(std::io::ErrorKind::InvalidInput, "Invalid chunk size line");
+        let malformed = read(body(vec![Ok(b"ab"), Err(chunk)])).await.unwrap_err();
+        assert_eq!(malformed.response().status(), StatusCode::BAD_REQUEST);
         let silent = Body::from_stream(stream::pending::<Result<&'static [u8], std::io::Error>>());
         let slow = read_within(silent, 3, Duration::ZERO, &mut room.hold()).await.unwrap_err();
         assert!(matches!(slow, BodyError::Slow));

@@ -1,5 +1,7 @@
 //! Errors of the API and the one table of their status codes.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use quiver_core::{ReadError, WriteError};
@@ -30,6 +32,8 @@ pub enum ErrorType {
     TooMany,
     /// No such thing.
     NotFound,
+    /// A page or a name that is not allowed.
+    Forbidden,
 }
 
 impl ErrorType {
@@ -45,6 +49,7 @@ impl ErrorType {
             ErrorType::Unavailable => "unavailable",
             ErrorType::TooMany => "too_many_requests",
             ErrorType::NotFound => "not_found",
+            ErrorType::Forbidden => "forbidden",
         }
     }
 
@@ -62,6 +67,7 @@ impl ErrorType {
             ErrorType::Internal | ErrorType::Unavailable => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorType::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ErrorType::NotFound => StatusCode::NOT_FOUND,
+            ErrorType::Forbidden => StatusCode::FORBIDDEN,
         }
     }
 }
@@ -105,12 +111,24 @@ impl ApiError {
         }
     }
 
-    /// The response.
-    pub fn response(&self) -> Response<Body> {
+    /// The body of the response.
+    pub fn json(&self) -> Vec<u8> {
         let mut j = Json::default();
         j.raw(r#"{"status":"error","errorType":""#).raw(self.kind.as_str()).raw(r#"","error":"#);
-        j.string(&self.text).raw("}");
-        let mut r = Response::new(Body::from(j.into_bytes()));
+        j.string(&bounded(&self.text)).raw("}");
+        j.into_bytes()
+    }
+
+    /// The response with a status of its own.
+    pub fn with_status(&self, code: StatusCode) -> Response<Body> {
+        let mut r = self.response();
+        *r.status_mut() = code;
+        r
+    }
+
+    /// The response.
+    pub fn response(&self) -> Response<Body> {
+        let mut r = Response::new(Body::from(self.json()));
         *r.status_mut() = self.kind.status();
         r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.kind == ErrorType::TooMany {
@@ -119,6 +137,28 @@ impl ApiError {
         r.extensions_mut().insert(Cause::new(self.kind.reason(), &self.text));
         r
     }
+}
+
+/// Bytes of an error's text at most.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+/// Bytes kept of the beginning and of the end of a longer one.
+const TEXT_BYTES_KEPT: [usize; 2] = [1 << 10, 512];
+
+/// An error's text, cut in the middle where it repeats a long input.
+pub fn bounded(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Cow::Borrowed(text);
+    }
+    let [first, last] = TEXT_BYTES_KEPT;
+    let (head, tail) = (text.floor_char_boundary(first), text.ceil_char_boundary(text.len() - last));
+    Cow::Owned(format!("{} … ({} bytes left out) … {}", &text[..head], tail - head, &text[tail..]))
+}
+
+/// The response to a request for which there is no room now: 503, to be asked again in a second.
+pub fn unavailable(text: &str) -> Response<Body> {
+    let mut r = ApiError::new(ErrorType::Unavailable, text).with_status(StatusCode::SERVICE_UNAVAILABLE);
+    r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    r
 }
 
 impl From<ReadError> for ApiError {
@@ -181,6 +221,7 @@ pub fn body_error(error: &BodyError) -> Response<Body> {
         BodyError::TooLarge(_) => Reason::TooLarge,
         BodyError::Crowded => Reason::BodiesFull,
         BodyError::Slow => Reason::Slow,
+        BodyError::Malformed(_) => Reason::BadData,
         BodyError::Broken(_) => Reason::Broken,
         #[allow(unreachable_patterns)]
         _ => Reason::Decode,
@@ -191,4 +232,19 @@ pub fn body_error(error: &BodyError) -> Response<Body> {
         r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     r
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_repeat_a_long_input() {
+        assert_eq!(bounded("short"), "short");
+        let text = format!("cannot parse \"{}\" to a timestamp", "ä".repeat(500_000));
+        let cut = bounded(&text);
+        assert!(cut.len() < 2_000, "{}", cut.len());
+        assert!(cut.starts_with("cannot parse \"ä") && cut.ends_with("ä\" to a timestamp"), "{cut}");
+        assert!(cut.contains("bytes left out"));
+    }
 }

@@ -2,17 +2,23 @@
 
 pub mod accept;
 pub mod admin;
+pub mod answers;
 pub mod body;
 pub mod error;
+pub mod exchange;
 pub mod export;
+pub mod front;
 pub mod json;
 pub mod labels;
 pub mod media_type;
 mod multipart;
+pub mod origin;
 pub mod params;
+pub mod peers;
 pub mod protobuf;
 pub mod query;
 pub mod server;
+pub mod socket;
 pub mod sql;
 pub mod status;
 mod watch;
@@ -23,7 +29,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
 
 use self::error::ApiError;
 use self::json::Json;
@@ -41,7 +47,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/format_query", get(format_query).post(format_query))
         .route("/parse_query", get(parse_query).post(parse_query))
         .route("/labels", get(label_names).post(label_names))
-        .route("/label/{name}/values", get(label_values))
+        .route("/label/{name}/values", get(label_values).post(label_values))
         .route("/series", get(series).post(series))
         .route("/metadata", get(metadata))
         .route("/write", post(write))
@@ -65,7 +71,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/admin/tsdb/snapshots/{name}", get(snapshot_named).delete(snapshot_named))
         .route("/admin/tsdb/snapshots/{name}/{*path}", get(snapshot_file))
         .route("/admin/tasks/{verb}", post(admin_tasks).put(admin_tasks))
-        .fallback(any(|| async { ApiError::new(error::ErrorType::NotFound, "no such API route").response() }));
+        .fallback(front::missing_below)
+        .method_not_allowed_fallback(front::not_allowed_below);
     Router::new()
         .nest("/api/v1", api)
         .route("/v1/metrics", post(otlp))
@@ -75,6 +82,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/version", get(version))
         .route("/", get(index))
+        .fallback(front::missing)
+        .method_not_allowed_fallback(front::not_allowed)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), watch::watch))
         .with_state(gateway)
 }
@@ -103,11 +112,11 @@ fn envelope(warnings: &[String], infos: &[String], data: impl FnOnce(&mut Json))
     let mut j = Json::default();
     j.raw(r#"{"status":"success","data":"#);
     data(&mut j);
-    if !warnings.is_empty() {
-        j.raw(r#","warnings":"#).strings(warnings.iter().map(String::as_str));
-    }
-    if !infos.is_empty() {
-        j.raw(r#","infos":"#).strings(infos.iter().map(String::as_str));
+    for (key, list) in [(r#","warnings":"#, warnings), (r#","infos":"#, infos)] {
+        if !list.is_empty() {
+            let texts: Vec<_> = list.iter().map(|t| error::bounded(t)).collect();
+            j.raw(key).strings(texts.iter().map(AsRef::as_ref));
+        }
     }
     j.raw("}");
     j.into_bytes()

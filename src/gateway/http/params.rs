@@ -1,5 +1,7 @@
 //! Parameters: query string and form body, times, durations, limits — as Prometheus reads them.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, header};
 use quiver_model::calendar::{day_of, days_in_month};
@@ -153,6 +155,26 @@ pub fn unescape(bytes: &[u8]) -> Option<String> {
         i += 1;
     }
     String::from_utf8(out).ok()
+}
+
+/// Percent-decoding of a path, in which a plus is a plus.
+pub fn unescape_path(path: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut out = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(b) = bytes.next() {
+        let hex = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+        match b {
+            b'%' => match (hex(bytes.next()), hex(bytes.next())) {
+                (Some(high), Some(low)) => out.push((high * 16 + low) as u8),
+                _ => return Err("invalid URL escape"),
+            },
+            b => out.push(b),
+        }
+    }
+    String::from_utf8(out).map(Cow::Owned).map_err(|_| "it is not UTF-8")
 }
 
 /// The earliest time that Prometheus has, s and as text, and the latest, ms and as text: what its clients send for "all of time".

@@ -113,7 +113,7 @@ pub fn error(e: &ApiError, media_type: &'static str) -> Response<Body> {
     let message = pb::QueryResponse {
         status: pb::Status::Error.into(),
         error_type: e.kind.as_str().to_owned(),
-        error: e.text.clone(),
+        error: super::error::bounded(&e.text).into_owned(),
         ..pb::QueryResponse::default()
     };
     // Status and headers are those of the same error in JSON.

@@ -1,33 +1,45 @@
-//! The accept loop: connection cap, header deadline, drain on shutdown.
+//! The accept loop: connection cap, sweep of slow clients, drain on shutdown.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Response;
+use axum::http::{HeaderMap, Response, header};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::error::{ApiError, ErrorType};
+use super::exchange::{Inbound, Leftover, Outbound, read_on};
+use super::front;
+use super::origin::{self, Decision};
+use super::peers::{Cause, Peer, Phase, SWEEP_INTERVAL};
+use super::socket::{HEAD_BYTES_MAX, Socket};
 use crate::Gateway;
+use super::watch::door_of;
+use crate::rejections::Reason;
 use crate::write::Line;
 
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 12_000;
-/// Time a client has for the headers of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a new connection waits for the place of an idle one.
+const PLACE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Time between two lines in the log about slow clients.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// Time requests under way have to end after a shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -44,6 +56,7 @@ pub fn serve(
 async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tasks = TaskTracker::new();
+    let sweeping = tokio::spawn(sweep(Arc::clone(&gateway)));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -58,48 +71,183 @@ async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutd
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let _ = stream.set_nodelay(true);
-        let (router, gateway, shutdown) = (router.clone(), Arc::clone(&gateway), shutdown.clone());
-        tasks.spawn(async move {
-            gateway.counters.connections.fetch_add(1, Ordering::Relaxed);
-            let counted = Arc::clone(&gateway);
-            let line = Line::default();
-            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-                counted.counters.requests.add(1);
-                request.extensions_mut().insert(line.clone());
-                answered(router.clone(), request)
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_headers(100)
-                .max_buf_size(64 << 10)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                // A broken connection is the client's affair.
-                _ = connection.as_mut() => {}
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connection).await;
-                }
-            }
-            gateway.counters.connections.fetch_sub(1, Ordering::Relaxed);
-            drop(slot);
-        });
+        let Some(slot) = place(&slots, &gateway).await else { continue };
+        tasks.spawn(connected(stream, slot, router.clone(), Arc::clone(&gateway), shutdown.clone()));
     }
     drop(listener);
     tasks.close();
     tasks.wait().await;
+    sweeping.abort();
 }
 
-/// The answer to a request; a handler that panics is an internal error of its request.
-async fn answered(router: Router, request: hyper::Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
-    answer.unwrap_or_else(|_| {
-        tracing::error!(path, "a request handler panicked");
-        Ok(ApiError::new(ErrorType::Internal, "unexpected error: the request handler panicked").response())
+/// A place for a new connection: a free one, or that of a connection that has been idle for long.
+async fn place(slots: &Arc<Semaphore>, gateway: &Gateway) -> Option<OwnedSemaphorePermit> {
+    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        return Some(slot);
+    }
+    gateway.peers.close_idle();
+    tokio::time::timeout(PLACE_TIMEOUT, Arc::clone(slots).acquire_owned()).await.ok()?.ok()
+}
+
+async fn sweep(gateway: Arc<Gateway>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = (Instant::now() - TELL_INTERVAL, [0; Cause::SLOW.len()]);
+    loop {
+        ticks.tick().await;
+        gateway.peers.sweep(gateway.services.limits.get().slow_client_ms_max);
+        let closed = Cause::SLOW.map(|cause| gateway.peers.closed.of(cause));
+        if closed != told.1 && told.0.elapsed() >= TELL_INTERVAL {
+            let [slow_head, slow_reader, answer_room] = [0, 1, 2].map(|i| closed[i] - told.1[i]);
+            tracing::warn!(slow_head, slow_reader, answer_room, "closed connections of slow clients");
+            told = (Instant::now(), closed);
+        }
+    }
+}
+
+async fn connected(
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    router: Router,
+    gateway: Arc<Gateway>,
+    shutdown: CancellationToken,
+) {
+    gateway.counters.connections.fetch_add(1, Ordering::Relaxed);
+    let is_local = stream.local_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
+    let socket = Socket::new(stream, &gateway.peers);
+    let peer = Arc::clone(socket.peer());
+    // A connection that says nothing takes no buffers.
+    let begun = tokio::select! {
+        () = socket.readable() => true,
+        () = condemned(&peer) => false,
+        () = shutdown.cancelled() => false,
+    };
+    if begun {
+        let client = Client {
+            router,
+            gateway: Arc::clone(&gateway),
+            peer,
+            is_local,
+            line: Line::default(),
+            leftover: Leftover::default(),
+        };
+        // Boxed: a task is as large as all that it ever waits for.
+        Box::pin(serve_client(socket, client, shutdown)).await;
+    } else {
+        drop(socket);
+    }
+    gateway.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    drop(slot);
+}
+
+async fn condemned(peer: &Peer) {
+    poll_fn(|cx| {
+        peer.watch(cx.waker());
+        if peer.is_over() { Poll::Ready(()) } else { Poll::Pending }
     })
+    .await
+}
+
+/// One connection, as its requests see it.
+struct Client {
+    router: Router,
+    gateway: Arc<Gateway>,
+    peer: Arc<Peer>,
+    /// It came to a loopback address.
+    is_local: bool,
+    line: Line,
+    leftover: Leftover,
+}
+
+async fn serve_client(socket: Socket, client: Client, shutdown: CancellationToken) {
+    let client = Arc::new(client);
+    let peer = Arc::clone(&client.peer);
+    let service = service_fn(move |request: hyper::Request<Incoming>| answered(Arc::clone(&client), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(connection);
+    let mut stops = std::pin::pin!(shutdown.cancelled());
+    let mut is_stopping = false;
+    let ended = poll_fn(|cx| {
+        peer.watch(cx.waker());
+        if !is_stopping && stops.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        // A broken connection is the client's affair. A connection that is to be closed has its last word first.
+        let done = connection.as_mut().poll(cx).is_ready();
+        if done || peer.is_over() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = drained => {}
+    }
+}
+
+/// The answer to a request, on its way.
+async fn answered(client: Arc<Client>, request: hyper::Request<Incoming>) -> Result<Response<Outbound>, Infallible> {
+    let (g, peer) = (&client.gateway, &client.peer);
+    g.counters.requests.add(1);
+    peer.enter(Phase::Working);
+    let (mut parts, body) = request.into_parts();
+    let door = door_of(parts.uri.path());
+    let body = Inbound::new(body, peer, &client.leftover, expects_continue(&parts.headers));
+    let answer = match decided(&client, &parts) {
+        Ok(cors) => {
+            parts.extensions.insert(client.line.clone());
+            let mut answer = handled(client.router.clone(), hyper::Request::from_parts(parts, body)).await;
+            origin::add(&mut answer, cors.as_ref());
+            answer
+        }
+        Err(answer) => {
+            drop(body);
+            *answer
+        }
+    };
+    read_on(&client.leftover, peer);
+    let answer = Outbound::admit(answer, peer, &g.answers, |e| g.rejections.request(door, Reason::TooMany, &e)).await;
+    peer.answer_ended.store(false, Ordering::Relaxed);
+    peer.enter(Phase::Answering);
+    Ok(answer)
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whose page may read the answer; an error where the request is answered before it is handled.
+fn decided(client: &Client, parts: &axum::http::request::Parts) -> Result<Option<origin::Cors>, Box<Response<Body>>> {
+    let rejected = |reason, text: &str| client.gateway.rejections.request(door_of(parts.uri.path()), reason, text);
+    front::check(parts).map_err(|e| {
+        rejected(Reason::BadData, &e.text);
+        Box::new(e.response())
+    })?;
+    match origin::decide(parts, &client.gateway.services.allowed, client.is_local) {
+        Decision::Go(cors) => Ok(cors),
+        Decision::Answer(answer) => Err(Box::new(answer)),
+        Decision::Refuse(error) => {
+            rejected(Reason::Forbidden, &error.text);
+            Err(Box::new(error.response()))
+        }
+    }
+}
+
+/// What the routes answer; a handler that panics is an internal error of its request.
+async fn handled(router: Router, request: hyper::Request<Body>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let answer = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
+    match answer {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            tracing::error!(path, "a request handler panicked");
+            ApiError::new(ErrorType::Internal, "unexpected error: the request handler panicked").response()
+        }
+    }
 }

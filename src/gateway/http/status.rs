@@ -304,6 +304,12 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let mut list = vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
         gauge("quiver_http_connections", "Open HTTP connections.", c.connections.load(Ordering::Relaxed) as f64),
+        gauge("quiver_answer_bytes", "Answers that wait for their clients to read them.", g.answers.used() as f64),
+        counter(
+            "quiver_answers_refused_total",
+            "Answers that found no memory to wait in (503).",
+            g.answers.refused.get(),
+        ),
         counter("quiver_queries_total", "PromQL and SQL queries received.", c.queries.get()),
         counter("quiver_query_errors_total", "Queries that ended in an error.", c.query_errors.get()),
         counter("quiver_queries_limited_total", "Queries past a limit of cost.", c.queries_limited.get()),
@@ -460,6 +466,15 @@ pub fn own_metrics_text(g: &Gateway) -> String {
         let labels: Vec<_> = m.labels.iter().map(|(n, v)| format!("{n}=\"{v}\"")).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(out, "{}{labels} {}", m.name, m.value);
+    }
+    let _ = writeln!(
+        out,
+        "# HELP quiver_connections_closed_total Connections that the server closed, by cause.\n\
+         # TYPE quiver_connections_closed_total counter"
+    );
+    for cause in super::peers::Cause::ALL {
+        let (name, n) = (cause.as_str(), g.peers.closed.of(cause));
+        let _ = writeln!(out, "quiver_connections_closed_total{{cause=\"{name}\"}} {n}");
     }
     let _ = writeln!(out, "# HELP quiver_limit Limits in force, by name.\n# TYPE quiver_limit gauge");
     for (name, value) in g.services.limits.get().list() {

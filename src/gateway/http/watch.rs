@@ -14,6 +14,7 @@ use crate::rejections::{Cause, Door, PartlyKept, Reason};
 pub async fn watch(State(gateway): State<Arc<Gateway>>, request: Request<Body>, next: Next) -> Response<Body> {
     let door = door_of(request.uri().path());
     let mut response = next.run(request).await;
+    let door = response.extensions_mut().remove::<Door>().unwrap_or(door);
     let is_rejected = response.status().is_client_error() || response.status().is_server_error();
     if is_rejected && response.extensions().get::<PartlyKept>().is_none() {
         match response.extensions_mut().remove::<Cause>() {
@@ -24,7 +25,8 @@ pub async fn watch(State(gateway): State<Arc<Gateway>>, request: Request<Body>, 
     response
 }
 
-fn door_of(path: &str) -> Door {
+/// Which door a path belongs to.
+pub(super) fn door_of(path: &str) -> Door {
     let Some(route) = path.strip_prefix("/api/v1/") else {
         // Traces and logs are sent there, too, though nothing takes them.
         return if path.starts_with("/v1/") { Door::OtlpHttp } else { Door::Api };

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{self, HeaderValue};
 use bytes::Buf;
@@ -33,6 +33,7 @@ use super::weigh::weigh;
 use crate::Gateway;
 use crate::http::body::{BODY_TIMEOUT, BodyError, HeldRoom};
 use crate::http::error::{retry_after_s, write_reason};
+use crate::http::peers::RATE_BYTES;
 use crate::rejections::{Door, Reason, cut};
 
 /// Connections open at once.
@@ -77,8 +78,16 @@ impl tower::Service<http::Request<Body>> for Metrics {
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd);
             let held = gateway.bodies.hold();
-            let deadline = Box::pin(tokio::time::sleep(BODY_TIMEOUT));
-            let request = request.map(|body| Rationed { body, held, deadline, cause: cause.clone() });
+            let window = Duration::from_millis(gateway.services.limits.get().slow_client_ms_max).min(BODY_TIMEOUT);
+            let request = request.map(|body| Rationed {
+                body,
+                held,
+                began: Instant::now(),
+                window,
+                came: 0,
+                judged: Box::pin(tokio::time::sleep(window)),
+                cause: cause.clone(),
+            });
             let mut response = grpc.unary(Export(Arc::clone(&gateway), cause.clone()), request).await;
             let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
             // A message that is too large was out of range, which clients send again and again.
@@ -251,8 +260,29 @@ impl Decoder for ExportCodec {
 struct Rationed {
     body: Body,
     held: HeldRoom,
-    deadline: Pin<Box<Sleep>>,
+    began: Instant,
+    /// Time in which the rate is measured.
+    window: Duration,
+    /// Bytes that came in the present one.
+    came: usize,
+    /// Its end.
+    judged: Pin<Box<Sleep>>,
     cause: WhyRejected,
+}
+
+impl Rationed {
+    /// Is the client too slow, in this window or in all?
+    fn is_slow(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.judged.as_mut().poll(cx).is_ready() {
+            let least = u128::from(RATE_BYTES) * self.window.as_millis() / 1000;
+            if (self.came as u128) < least || self.began.elapsed() >= BODY_TIMEOUT {
+                return true;
+            }
+            self.came = 0;
+            self.judged.as_mut().reset(tokio::time::Instant::now() + self.window);
+        }
+        false
+    }
 }
 
 impl http_body::Body for Rationed {
@@ -267,11 +297,15 @@ impl http_body::Body for Rationed {
             Poll::Ready(Some(Err(later(1, e.to_string()))))
         };
         match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match this.held.take(frame.data_ref().map_or(0, bytes::Bytes::len)) {
-                Ok(()) => Poll::Ready(Some(Ok(frame))),
-                Err(e) => refused(e),
-            },
-            Poll::Pending if this.deadline.as_mut().poll(cx).is_ready() => refused(BodyError::Slow),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
+                this.came += bytes;
+                match this.held.take(bytes) {
+                    Ok(()) => Poll::Ready(Some(Ok(frame))),
+                    Err(e) => refused(e),
+                }
+            }
+            Poll::Pending if this.is_slow(cx) => refused(BodyError::Slow),
             other => other,
         }
     }
@@ -291,12 +325,13 @@ pub fn serve(listener: TcpListener, gateway: Arc<Gateway>, shutdown: Cancellatio
 }
 
 async fn run(listener: TcpListener, gateway: Arc<Gateway>, shutdown: CancellationToken) {
+    let rejections = Arc::clone(&gateway.rejections);
     let served = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_AFTER))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_routes(axum::Router::new().fallback_service(AllPaths(Metrics(gateway))).into())
-        .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX), shutdown.cancelled());
+        .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX, rejections), shutdown.cancelled());
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;

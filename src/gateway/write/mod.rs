@@ -233,7 +233,7 @@ fn status(code: StatusCode) -> Response<Body> {
 }
 
 pub(crate) fn plain(code: StatusCode, text: impl Into<String>) -> Response<Body> {
-    let mut text = text.into();
+    let mut text = crate::http::error::bounded(&text.into()).into_owned();
     text.push('\n');
     let mut r = Response::new(Body::from(text));
     *r.status_mut() = code;
