@@ -460,7 +460,10 @@ fn health_and_status_pages() {
     let tsdb = data(&server.get("/api/v1/status/tsdb", &[("limit", "1")]));
     assert_eq!(tsdb["headStats"]["numSeries"], 5);
     assert_eq!(tsdb["seriesCountByMetricName"], json!([{"name": "http_requests_total", "value": 2}]));
-    assert!(data(&server.get("/api/v1/status/runtimeinfo", &[]))["startTime"].is_string());
+    let runtime = data(&server.get("/api/v1/status/runtimeinfo", &[]));
+    for key in ["startTime", "CWD", "hostname"] {
+        assert!(runtime[key].as_str().is_some_and(|v| !v.is_empty()), "{key}: {runtime}");
+    }
     let text = server.get("/metrics", &[]).text();
     assert!(text.contains("# TYPE quiver_head_series gauge\nquiver_head_series 5\n"), "{text}");
     for path in

@@ -33,13 +33,11 @@ pub(super) fn push_value(value: Option<&AnyValue>, max: usize, out: &mut String)
         Any::DoubleValue(d) if d.is_infinite() => push(if *d > 0.0 { "Infinity" } else { "-Infinity" }, out),
         other => push_json(other, at, max, out),
     };
+    let done = done.and_then(|()| within(out.len() - at, max));
     if done.is_err() {
         out.truncate(at);
     }
-    match done.and_then(|()| within(out.len() - at, max)) {
-        Err(NoText::Unsayable) => Ok(()),
-        done => done,
-    }
+    if done == Err(NoText::Unsayable) { Ok(()) } else { done }
 }
 
 fn push(text: &str, out: &mut String) -> Result<(), NoText> {
