@@ -29,6 +29,7 @@ mod guard;
 mod promql_table;
 mod rows;
 mod scan;
+mod session;
 mod table;
 
 use std::sync::Arc;
@@ -38,11 +39,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use quiver_core::turns::take_turns;
@@ -195,25 +194,7 @@ impl SqlEngine {
     ) -> Result<Self, QueryError> {
         let limits: LiveLimits = limits.into();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let mut config = SessionConfig::new()
-            .with_information_schema(true)
-            .with_target_partitions(threads)
-            .with_create_default_catalog_and_schema(false)
-            .with_default_catalog_and_schema("quiver", "public");
-        // Metric and label names are case-sensitive.
-        config.options_mut().sql_parser.enable_ident_normalization = false;
-        let runtime_env = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(limits.get().query_memory_bytes_max)))
-            .build_arc()
-            .map_err(|e| error(&e))?;
-        let mut template = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime_env)
-            .with_default_features()
-            .build();
-        for name in guard::REMOVED_FUNCTIONS {
-            guard::remove_function(&mut template, name);
-        }
+        let template = session::template(threads, limits.get().query_memory_bytes_max)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(threads).thread_name("quiver-sql").on_thread_start(take_turns).enable_time();
         let runtime = build_with_workers(&mut builder)
