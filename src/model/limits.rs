@@ -50,11 +50,11 @@ pub struct Limits {
     pub query_series_max: usize,
     /// Time one query may take, ms.
     pub query_timeout_ms: u64,
-    /// Queries evaluated at once.
+    /// Queries that run at once: PromQL, SQL and exports together.
     pub query_concurrency_max: usize,
-    /// Queries waiting for a turn.
+    /// Queries of one class (PromQL, SQL, exports) that wait for their turn.
     pub query_queue_max: usize,
-    /// Memory one query may reserve, bytes.
+    /// Memory one query may reserve, bytes; PromQL inside a statement counts for the statement.
     pub query_memory_bytes_max: usize,
     /// Memory all queries together may reserve, bytes.
     pub query_memory_total_bytes_max: usize,
@@ -162,13 +162,7 @@ by_name! {
 
 impl Limits {
     /// Those that are looked at once, at the start: queues and pools that are made of a size.
-    pub const FIXED: [&'static str; 5] = [
-        "write_bodies_bytes_max",
-        "write_queue_max",
-        "query_concurrency_max",
-        "query_memory_total_bytes_max",
-        "result_cache_bytes_max",
-    ];
+    pub const FIXED: [&'static str; 3] = ["write_bodies_bytes_max", "write_queue_max", "result_cache_bytes_max"];
 
     /// Those for which 0 says something: no answer is kept, no query waits, no sample may be ahead of the clock. Any other limit of 0
     /// would refuse everything.

@@ -81,6 +81,8 @@ pub struct QueryContext {
     pub deadline: Option<Instant>,
     /// How it is to be run.
     pub hints: Hints,
+    /// Where its memory comes from; `None`: from the pool of all queries.
+    pub pool: Option<Arc<dyn MemoryPool>>,
     annotations: Mutex<Annotations>,
     samples_read: AtomicU64,
     samples_held: AtomicI64,
@@ -113,6 +115,7 @@ impl QueryContext {
             cancel: CancellationToken::new(),
             deadline: None,
             hints: Hints::default(),
+            pool: None,
             annotations: Mutex::new(Annotations::new()),
             samples_read: AtomicU64::new(0),
             samples_held: AtomicI64::new(0),

@@ -1,0 +1,141 @@
+//! Expressions that stop: they look whether the answer is still wanted, on as many rows at a time as take some milliseconds.
+//!
+//! An expression is evaluated on a batch of some thousand rows at once. A regular expression over long texts, or a function of
+//! lists, may take seconds for that. How many rows are taken at a time follows from how long the last ones took.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::common::Result;
+use datafusion::logical_expr::ColumnarValue;
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::sort_properties::ExprProperties;
+use datafusion::physical_expr::PhysicalExpr;
+
+use super::guarded::stopped;
+use crate::admission::Permit;
+
+/// Rows of the first evaluation.
+const ROWS_FIRST: usize = 64;
+/// More rows at a time than any batch has.
+const ROWS_MOST: usize = 1 << 20;
+/// An evaluation that takes longer is followed by one of half the rows; one of a quarter of it by one of twice the rows.
+const LONG: Duration = Duration::from_millis(10);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Checked {
+    inner: Arc<dyn PhysicalExpr>,
+    permit: Arc<Permit>,
+    rows: AtomicUsize,
+}
+
+impl Checked {
+    /// `inner`, which looks whether `permit` still holds.
+    pub fn wrap(inner: Arc<dyn PhysicalExpr>, permit: &Arc<Permit>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { inner, permit: Arc::clone(permit), rows: AtomicUsize::new(ROWS_FIRST) })
+    }
+
+    /// Evaluates on some rows and decides how many the next ones are.
+    fn timed(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        self.permit.ctx.check().map_err(stopped)?;
+        let began = Instant::now();
+        let value = self.inner.evaluate(batch)?;
+        let took = began.elapsed();
+        let rows = self.rows.load(Ordering::Relaxed);
+        if took > LONG {
+            self.rows.store((batch.num_rows().min(rows) / 2).max(1), Ordering::Relaxed);
+        } else if took < LONG / 4 && batch.num_rows() >= rows {
+            self.rows.store((rows * 2).min(ROWS_MOST), Ordering::Relaxed);
+        }
+        Ok(value)
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl PartialEq for Checked {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.as_ref() == other.inner.as_ref()
+    }
+}
+
+impl Eq for Checked {}
+
+impl Hash for Checked {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
+impl PhysicalExpr for Checked {
+    fn data_type(&self, schema: &Schema) -> Result<DataType> {
+        self.inner.data_type(schema)
+    }
+
+    fn nullable(&self, schema: &Schema) -> Result<bool> {
+        self.inner.nullable(schema)
+    }
+
+    fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
+        self.inner.return_field(schema)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        let all = batch.num_rows();
+        if all <= self.rows.load(Ordering::Relaxed) {
+            return self.timed(batch);
+        }
+        let mut parts: Vec<ArrayRef> = Vec::new();
+        let mut at = 0;
+        while at < all {
+            let n = self.rows.load(Ordering::Relaxed).min(all - at);
+            parts.push(self.timed(&batch.slice(at, n))?.into_array(n)?);
+            at += n;
+        }
+        let parts: Vec<&dyn arrow::array::Array> = parts.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&parts)?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.inner.children()
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        Ok(Self::wrap(Arc::clone(&self.inner).with_new_children(children)?, &self.permit))
+    }
+
+    fn evaluate_bounds(&self, children: &[&Interval]) -> Result<Interval> {
+        self.inner.evaluate_bounds(children)
+    }
+
+    fn propagate_constraints(&self, interval: &Interval, children: &[&Interval]) -> Result<Option<Vec<Interval>>> {
+        self.inner.propagate_constraints(interval, children)
+    }
+
+    fn get_properties(&self, children: &[ExprProperties]) -> Result<ExprProperties> {
+        self.inner.get_properties(children)
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt_sql(f)
+    }
+
+    fn snapshot_generation(&self) -> u64 {
+        self.inner.snapshot_generation()
+    }
+
+    fn is_volatile_node(&self) -> bool {
+        self.inner.is_volatile_node()
+    }
+}
