@@ -46,6 +46,10 @@ pub struct Limits {
     pub query_samples_max: u64,
     /// Samples one query may read from storage in all.
     pub query_samples_read_max: u64,
+    /// Samples that the windows over subqueries of one query look at in all, as planned; a tenth of it for one series.
+    pub query_window_samples_max: u64,
+    /// Bytes of one label value that a query makes.
+    pub query_label_bytes_max: usize,
     /// Series one selector may match.
     pub query_series_max: usize,
     /// Time one query may take, ms.
@@ -89,6 +93,8 @@ impl Default for Limits {
             query_points_max: 11_000,
             query_samples_max: 50_000_000,
             query_samples_read_max: 5_000_000_000,
+            query_window_samples_max: 10_000_000_000,
+            query_label_bytes_max: 64 << 10,
             query_series_max: 2_000_000,
             query_timeout_ms: 120_000,
             query_concurrency_max: 20,
@@ -148,6 +154,8 @@ by_name! {
     query_points_max: i64,
     query_samples_max: u64,
     query_samples_read_max: u64,
+    query_window_samples_max: u64,
+    query_label_bytes_max: usize,
     query_series_max: usize,
     query_timeout_ms: u64,
     query_concurrency_max: usize,

@@ -66,10 +66,10 @@ impl Entered {
 }
 
 impl ActiveQueries {
-    pub(super) fn enter(&self, class: Class, ctx: &Arc<QueryContext>) -> Entered {
+    pub(super) fn enter(&self, class: Class, ctx: &Arc<QueryContext>, is_running: bool) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        let entry = Entry { started_ms, class, is_running: false, ctx: Arc::clone(ctx) };
+        let entry = Entry { started_ms, class, is_running, ctx: Arc::clone(ctx) };
         self.list.lock().insert(id, entry);
         Entered { list: Arc::clone(&self.list), id }
     }

@@ -197,12 +197,16 @@ impl Admission {
     /// Takes a slot, or waits for one. A caller that drops the future leaves the queue.
     pub async fn enter(&self, class: Class, ctx: Arc<QueryContext>) -> Result<Permit, QueryError> {
         let began = Instant::now();
-        let entry = self.active.enter(class, &ctx);
-        let slot = match self.try_enter(class)? {
+        let slot = self.try_enter(class)?;
+        let entry = self.active.enter(class, &ctx, slot.is_ok());
+        let slot = match slot {
             Ok(slot) => slot,
-            Err(waiting) => self.wait(waiting, &ctx).await?,
+            Err(waiting) => {
+                let slot = self.wait(waiting, &ctx).await?;
+                entry.runs();
+                slot
+            }
         };
-        entry.runs();
         Ok(Permit { ctx, queued: began.elapsed(), kept: Mutex::default(), _entry: entry, _slot: slot })
     }
 

@@ -261,6 +261,12 @@ impl Engine {
         })
     }
 
+    /// A permit for an export, which may take as long as its client reads.
+    pub fn admit_export(&self, text: &str) -> BoxFuture<'_, Result<Permit, QueryError>> {
+        let ctx = Arc::new(self.context(text, &QueryOptions::default(), None));
+        Box::pin(self.inner.admission.enter(Class::Export, ctx))
+    }
+
     /// Waits for a permit, then runs `work` on a blocking thread with a deep stack.
     pub async fn admitted<T: Send + 'static>(
         &self,

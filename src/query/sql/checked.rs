@@ -1,7 +1,8 @@
 //! Expressions that stop: they look whether the answer is still wanted, on as many rows at a time as take some milliseconds.
 //!
 //! An expression is evaluated on a batch of some thousand rows at once. A regular expression over long texts, or a function of
-//! lists, may take seconds for that. How many rows are taken at a time follows from how long the last ones took.
+//! lists, may take seconds for that, and what it returns may be larger than all that the statement holds otherwise. How many rows are
+//! taken at a time follows from how long the last ones took; texts and lists are charged to the statement while they are made.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,13 +14,13 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::Result;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::sort_properties::ExprProperties;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::guarded::stopped;
-use crate::admission::Permit;
+use super::pool::StatementPool;
 
 /// Rows of the first evaluation.
 const ROWS_FIRST: usize = 64;
@@ -32,19 +33,19 @@ const LONG: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Checked {
     inner: Arc<dyn PhysicalExpr>,
-    permit: Arc<Permit>,
+    pool: Arc<StatementPool>,
     rows: AtomicUsize,
 }
 
 impl Checked {
-    /// `inner`, which looks whether `permit` still holds.
-    pub fn wrap(inner: Arc<dyn PhysicalExpr>, permit: &Arc<Permit>) -> Arc<dyn PhysicalExpr> {
-        Arc::new(Self { inner, permit: Arc::clone(permit), rows: AtomicUsize::new(ROWS_FIRST) })
+    /// `inner`, which looks whether the statement was stopped.
+    pub fn wrap(inner: Arc<dyn PhysicalExpr>, pool: &Arc<StatementPool>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { inner, pool: Arc::clone(pool), rows: AtomicUsize::new(ROWS_FIRST) })
     }
 
     /// Evaluates on some rows and decides how many the next ones are.
     fn timed(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.permit.ctx.check().map_err(stopped)?;
+        self.pool.check()?;
         let began = Instant::now();
         let value = self.inner.evaluate(batch)?;
         let took = began.elapsed();
@@ -97,10 +98,17 @@ impl PhysicalExpr for Checked {
             return self.timed(batch);
         }
         let mut parts: Vec<ArrayRef> = Vec::new();
+        let mut held = None;
         let mut at = 0;
         while at < all {
             let n = self.rows.load(Ordering::Relaxed).min(all - at);
-            parts.push(self.timed(&batch.slice(at, n))?.into_array(n)?);
+            let part = self.timed(&batch.slice(at, n))?.into_array(n)?;
+            if !part.data_type().is_primitive() {
+                let pool = || MemoryConsumer::new(format!("{self}")).register(&(Arc::clone(&self.pool) as _));
+                // Once more for the array that all of them become.
+                held.get_or_insert_with(pool).try_grow(2 * part.get_array_memory_size())?;
+            }
+            parts.push(part);
             at += n;
         }
         let parts: Vec<&dyn arrow::array::Array> = parts.iter().map(AsRef::as_ref).collect();
@@ -112,7 +120,7 @@ impl PhysicalExpr for Checked {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(Self::wrap(Arc::clone(&self.inner).with_new_children(children)?, &self.permit))
+        Ok(Self::wrap(Arc::clone(&self.inner).with_new_children(children)?, &self.pool))
     }
 
     fn evaluate_bounds(&self, children: &[&Interval]) -> Result<Interval> {

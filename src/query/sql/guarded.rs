@@ -9,11 +9,12 @@
 //! | between two operators | [`Guarded`], at each batch; it also yields by time |
 //! | inside a join while it probes | the join's filter ([`super::checked`]); joins that put nothing out while probing get one that is always true |
 //! | inside a filter or projection | its expressions ([`super::checked`]), on as many rows at a time as take some milliseconds |
+//! | inside an aggregate over a window | its accumulator, row by row ([`super::windows`]) |
 //! | where an operator asks for memory | the statement's pool ([`super::pool`]) |
 //!
 //! Invariants
 //! 1. A guarded plan is displayed, measured and downcast as the plan it is made of.
-//! 2. Every stream holds the permit, so that it is free when the last of them is dropped and not before.
+//! 2. Every stream holds the pool and with it the permit, so that the permit is free when the last of them is dropped and not before.
 
 use std::any::Any;
 use std::fmt;
@@ -37,44 +38,38 @@ use datafusion::physical_plan::joins::{
 };
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
 use futures::Stream;
 
 use super::checked::Checked;
-use crate::admission::Permit;
+use super::pool::StatementPool;
 
 /// An operator works so long before it lets other tasks of its thread run.
 const YIELD_AFTER: Duration = Duration::from_millis(10);
 
-/// The plan, made to stop when `permit` says so.
-pub fn guard(plan: &Arc<dyn ExecutionPlan>, permit: &Arc<Permit>) -> Result<Arc<dyn ExecutionPlan>> {
-    let children = plan.children().into_iter().map(|c| guard(c, permit)).collect::<Result<Vec<_>>>()?;
+/// The plan, made to stop when the statement is stopped.
+pub fn guard(plan: &Arc<dyn ExecutionPlan>, pool: &Arc<StatementPool>) -> Result<Arc<dyn ExecutionPlan>> {
+    let children = plan.children().into_iter().map(|c| guard(c, pool)).collect::<Result<Vec<_>>>()?;
     let plan = replace_children_if_necessary(Arc::clone(plan), children)?;
-    let plan = with_checked_expressions(plan, permit)?;
-    Ok(Arc::new(Guarded { plan, permit: Arc::clone(permit) }))
+    let plan = with_checked_expressions(plan, pool)?;
+    Ok(Arc::new(Guarded { plan, pool: Arc::clone(pool) }))
 }
 
-fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, permit: &Arc<Permit>) -> Result<Arc<dyn ExecutionPlan>> {
+fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, pool: &Arc<StatementPool>) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        let filter = match join.filter() {
-            None if join.null_aware => None,
-            filter => join_filter(filter, *join.join_type(), permit),
-        };
-        return match filter {
+        return match join_filter(join.filter(), *join.join_type(), pool) {
             Some(f) => HashJoinExecBuilder::from(join).with_filter(Some(f)).build_exec(),
             None => Ok(plan),
         };
     }
     if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
-        return match join_filter(join.filter(), *join.join_type(), permit) {
+        return match join_filter(join.filter(), *join.join_type(), pool) {
             Some(f) => Ok(Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(f)).build()?)),
             None => Ok(plan),
         };
     }
     if let Some(join) = plan.downcast_ref::<SortMergeJoinExec>() {
-        return match join_filter(join.filter().as_ref(), join.join_type(), permit) {
+        return match join_filter(join.filter().as_ref(), join.join_type(), pool) {
             Some(f) => Ok(Arc::new(SortMergeJoinExec::try_new(
                 Arc::clone(join.left()),
                 Arc::clone(join.right()),
@@ -88,14 +83,14 @@ fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, permit: &Arc<Permit>) 
         };
     }
     if let Some(filter) = plan.downcast_ref::<FilterExec>() {
-        let predicate = Checked::wrap(Arc::clone(filter.predicate()), permit);
+        let predicate = Checked::wrap(Arc::clone(filter.predicate()), pool);
         let input = Arc::clone(filter.input());
         let mut builder = FilterExecBuilder::from(filter);
         builder = builder.with_predicate(predicate).with_input(input);
         return Ok(Arc::new(builder.build()?));
     }
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
-        return checked_projection(&plan, projection, permit);
+        return checked_projection(&plan, projection, pool);
     }
     Ok(plan)
 }
@@ -103,7 +98,7 @@ fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, permit: &Arc<Permit>) 
 fn checked_projection(
     plan: &Arc<dyn ExecutionPlan>,
     projection: &ProjectionExec,
-    permit: &Arc<Permit>,
+    pool: &Arc<StatementPool>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     if projection.expr().iter().all(|e| e.expr.is::<Column>() || e.expr.is::<Literal>()) {
         return Ok(Arc::clone(plan));
@@ -111,7 +106,7 @@ fn checked_projection(
     let expressions = projection.expr().iter().map(|e| {
         let expr = match e.expr.is::<Column>() || e.expr.is::<Literal>() {
             true => Arc::clone(&e.expr),
-            false => Checked::wrap(Arc::clone(&e.expr), permit),
+            false => Checked::wrap(Arc::clone(&e.expr), pool),
         };
         ProjectionExpr { expr, alias: e.alias.clone() }
     });
@@ -123,9 +118,9 @@ fn checked_projection(
 
 /// The filter of a join, made to look. Joins that keep what they find for themselves while they probe get one that is always true:
 /// they would enumerate all pairs of a batch and all its partners in one call.
-fn join_filter(filter: Option<&JoinFilter>, kind: JoinType, permit: &Arc<Permit>) -> Option<JoinFilter> {
+fn join_filter(filter: Option<&JoinFilter>, kind: JoinType, pool: &Arc<StatementPool>) -> Option<JoinFilter> {
     if let Some(f) = filter {
-        let expression = Checked::wrap(Arc::clone(f.expression()), permit);
+        let expression = Checked::wrap(Arc::clone(f.expression()), pool);
         return Some(JoinFilter::new(expression, f.column_indices().to_vec(), Arc::clone(f.schema())));
     }
     let is_silent = matches!(
@@ -139,7 +134,7 @@ fn join_filter(filter: Option<&JoinFilter>, kind: JoinType, permit: &Arc<Permit>
     );
     is_silent.then(|| {
         let always: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Boolean(Some(true))));
-        JoinFilter::new(Checked::wrap(always, permit), Vec::new(), Arc::new(Schema::empty()))
+        JoinFilter::new(Checked::wrap(always, pool), Vec::new(), Arc::new(Schema::empty()))
     })
 }
 
@@ -147,12 +142,12 @@ fn join_filter(filter: Option<&JoinFilter>, kind: JoinType, permit: &Arc<Permit>
 #[derive(Debug)]
 struct Guarded {
     plan: Arc<dyn ExecutionPlan>,
-    permit: Arc<Permit>,
+    pool: Arc<StatementPool>,
 }
 
 impl Guarded {
     fn again(&self, plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { plan, permit: Arc::clone(&self.permit) })
+        Arc::new(Self { plan, pool: Arc::clone(&self.pool) })
     }
 }
 
@@ -199,10 +194,7 @@ impl ExecutionPlan for Guarded {
         Ok(self.again(Arc::clone(&self.plan).replace_children(children, options)?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self.again(replace_children_if_necessary(Arc::clone(&self.plan), children)?))
     }
 
@@ -226,9 +218,9 @@ impl ExecutionPlan for Guarded {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.permit.ctx.check().map_err(stopped)?;
+        self.pool.check()?;
         let input = self.plan.execute(partition, context)?;
-        Ok(Box::pin(GuardedStream { input, permit: Arc::clone(&self.permit), since: None, has_failed: false }))
+        Ok(Box::pin(GuardedStream { input, pool: Arc::clone(&self.pool), since: None, has_failed: false }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -252,7 +244,7 @@ pub fn stopped(error: crate::error::QueryError) -> DataFusionError {
 
 struct GuardedStream {
     input: SendableRecordBatchStream,
-    permit: Arc<Permit>,
+    pool: Arc<StatementPool>,
     /// When it last let others run.
     since: Option<Instant>,
     has_failed: bool,
@@ -265,9 +257,9 @@ impl Stream for GuardedStream {
         if self.has_failed {
             return Poll::Ready(None);
         }
-        if let Err(e) = self.permit.ctx.check() {
+        if let Err(e) = self.pool.check() {
             self.has_failed = true;
-            return Poll::Ready(Some(Err(stopped(e))));
+            return Poll::Ready(Some(Err(e)));
         }
         let now = Instant::now();
         if now.duration_since(*self.since.get_or_insert(now)) >= YIELD_AFTER {

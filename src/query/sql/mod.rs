@@ -38,6 +38,7 @@ mod rows;
 mod scan;
 mod session;
 mod table;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +49,7 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
@@ -278,12 +280,13 @@ impl Inner {
         planned: oneshot::Sender<SchemaRef>,
         batch: mpsc::Sender<RecordBatch>,
     ) -> Result<(), QueryError> {
-        let pool: Arc<dyn MemoryPool> = Arc::new(pool::StatementPool::new(self.promql.memory(), &permit));
+        let statement_pool = Arc::new(pool::StatementPool::new(self.promql.memory(), &permit));
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&statement_pool) as _;
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, &permit, &pool).await?;
         let context = self.session(&statement, &tables, &permit, &pool);
-        let physical = plan(&context, statement).await?;
-        let physical = guarded::guard(&physical, &permit).map_err(|e| error(&e))?;
+        let physical = plan(&context, statement, &statement_pool).await?;
+        let physical = guarded::guard(&physical, &statement_pool).map_err(|e| error(&e))?;
         let mut stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
         if planned.send(stream.schema()).is_err() {
             return Ok(());
@@ -326,7 +329,11 @@ impl Inner {
 }
 
 /// The physical plan of a statement that only reads.
-async fn plan(context: &SessionContext, statement: Statement) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
+async fn plan(
+    context: &SessionContext,
+    statement: Statement,
+    pool: &Arc<pool::StatementPool>,
+) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
     let plan = context.state().statement_to_plan(statement).await.map_err(|e| error(&e))?;
     SQLOptions::new()
         .with_allow_ddl(false)
@@ -335,12 +342,22 @@ async fn plan(context: &SessionContext, statement: Statement) -> Result<Arc<dyn 
         .verify_plan(&plan)
         .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
     let mut state = context.state();
-    let physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
+    let physical = physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))?;
     if !rereads_a_repartition(&physical) {
         return Ok(physical);
     }
     state.config_mut().options_mut().execution.target_partitions = 1;
-    state.create_physical_plan(&plan).await.map_err(|e| error(&e))
+    physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))
+}
+
+/// As [`SessionState::create_physical_plan`], with aggregates over windows that can be stopped.
+async fn physical_plan(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    pool: &Arc<pool::StatementPool>,
+) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let optimized = windows::checked(state.optimize(plan)?, pool)?;
+    state.query_planner().create_physical_plan(&optimized, state).await
 }
 
 /// Has the plan a nested-loop join over a repartition? Where such a join runs out of memory it executes its left input

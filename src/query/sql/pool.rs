@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::execution::memory_pool::{
-    FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
-};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
 use super::guarded::stopped;
 use crate::admission::Permit;
@@ -25,6 +23,11 @@ impl StatementPool {
     pub fn new(all: &Arc<dyn MemoryPool>, permit: &Arc<Permit>) -> Self {
         let own = FairSpillPool::new(permit.ctx.limits.query_memory_bytes_max);
         Self { all: Arc::clone(all), own, permit: Arc::clone(permit) }
+    }
+
+    /// Fails when the statement was stopped or is out of time.
+    pub fn check(&self) -> Result<()> {
+        self.permit.ctx.check().map_err(stopped)
     }
 }
 
@@ -60,7 +63,7 @@ impl MemoryPool for StatementPool {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         // One that can spill would write what it holds to disk instead of ending.
         if !reservation.consumer().can_spill() {
-            self.permit.ctx.check().map_err(stopped)?;
+            self.check()?;
         }
         self.own.try_grow(reservation, additional)?;
         self.all.try_grow(reservation, additional).inspect_err(|_| self.own.shrink(reservation, additional))
