@@ -46,15 +46,19 @@ pub struct Limits {
     pub query_samples_max: u64,
     /// Samples one query may read from storage in all.
     pub query_samples_read_max: u64,
+    /// Samples that the windows over subqueries of one query look at in all, as planned; a tenth of it for one series.
+    pub query_window_samples_max: u64,
+    /// Bytes of one label value that a query makes.
+    pub query_label_bytes_max: usize,
     /// Series one selector may match.
     pub query_series_max: usize,
     /// Time one query may take, ms.
     pub query_timeout_ms: u64,
-    /// Queries evaluated at once.
+    /// Queries that run at once: PromQL, SQL and exports together.
     pub query_concurrency_max: usize,
-    /// Queries waiting for a turn.
+    /// Queries of one class (PromQL, SQL, exports) that wait for their turn.
     pub query_queue_max: usize,
-    /// Memory one query may reserve, bytes.
+    /// Memory one query may reserve, bytes; PromQL inside a statement counts for the statement.
     pub query_memory_bytes_max: usize,
     /// Memory all queries together may reserve, bytes.
     pub query_memory_total_bytes_max: usize,
@@ -93,6 +97,8 @@ impl Default for Limits {
             query_points_max: 11_000,
             query_samples_max: 50_000_000,
             query_samples_read_max: 5_000_000_000,
+            query_window_samples_max: 10_000_000_000,
+            query_label_bytes_max: 64 << 10,
             query_series_max: 2_000_000,
             query_timeout_ms: 120_000,
             query_concurrency_max: 20,
@@ -154,6 +160,8 @@ by_name! {
     query_points_max: i64,
     query_samples_max: u64,
     query_samples_read_max: u64,
+    query_window_samples_max: u64,
+    query_label_bytes_max: usize,
     query_series_max: usize,
     query_timeout_ms: u64,
     query_concurrency_max: usize,
@@ -170,14 +178,8 @@ by_name! {
 
 impl Limits {
     /// Those that are looked at once, at the start: queues and pools that are made of a size.
-    pub const FIXED: [&'static str; 6] = [
-        "answer_bytes_max",
-        "write_bodies_bytes_max",
-        "write_queue_max",
-        "query_concurrency_max",
-        "query_memory_total_bytes_max",
-        "result_cache_bytes_max",
-    ];
+    pub const FIXED: [&'static str; 4] =
+        ["answer_bytes_max", "write_bodies_bytes_max", "write_queue_max", "result_cache_bytes_max"];
 
     /// Those for which 0 says something: no answer is kept, no query waits, no sample may be ahead of the clock. Any other limit of 0
     /// would refuse everything.

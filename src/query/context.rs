@@ -81,6 +81,8 @@ pub struct QueryContext {
     pub deadline: Option<Instant>,
     /// How it is to be run.
     pub hints: Hints,
+    /// Where its memory comes from; `None`: from the pool of all queries.
+    pub pool: Option<Arc<dyn MemoryPool>>,
     annotations: Mutex<Annotations>,
     samples_read: AtomicU64,
     samples_held: AtomicI64,
@@ -89,6 +91,8 @@ pub struct QueryContext {
     kept: OnceLock<Mutex<Kept>>,
     /// Samples that the selectors planned so far will read, about.
     samples_planned: AtomicU64,
+    /// Samples that the windows over subqueries planned so far will look at.
+    windows_planned: AtomicU64,
 }
 
 /// Memory that is reserved in pieces, since it is charged in many small ones.
@@ -113,12 +117,14 @@ impl QueryContext {
             cancel: CancellationToken::new(),
             deadline: None,
             hints: Hints::default(),
+            pool: None,
             annotations: Mutex::new(Annotations::new()),
             samples_read: AtomicU64::new(0),
             samples_held: AtomicI64::new(0),
             samples_peak: AtomicI64::new(0),
             kept: OnceLock::new(),
             samples_planned: AtomicU64::new(0),
+            windows_planned: AtomicU64::new(0),
         }
     }
 
@@ -141,12 +147,13 @@ impl QueryContext {
         Ok(())
     }
 
-    /// Fails where so many bytes at once are more than the query may use at all.
-    pub fn fits_bytes(&self, bytes: usize) -> Result<(), QueryError> {
-        let max = self.limits.query_memory_bytes_max;
+    /// Fails for a label value that is longer than a query may make one; `what` makes it.
+    pub fn check_label_bytes(&self, what: &str, label: &str, bytes: usize) -> Result<(), QueryError> {
+        let max = self.limits.query_label_bytes_max;
         if bytes > max {
-            let text = format!("query would use more than its {max} bytes of memory (a label of up to {bytes} bytes)");
-            return Err(QueryError::CostLimit(text));
+            return Err(QueryError::CostLimit(format!(
+                "{what} would make a value of the label {label:?} longer than query_label_bytes_max, {max} bytes"
+            )));
         }
         Ok(())
     }
@@ -212,6 +219,28 @@ impl QueryContext {
             return Err(QueryError::CostLimit(format!(
                 "query would read too many samples in query planning: about {all} ({samples} of {series} series in the \
                  last selector), the limit is {max}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Tells what windows over a subquery will look at: so many samples of each series. Constants cost nothing to read and as
+    /// much as others to look at, so this is decided when the query is planned.
+    pub fn plan_windows(&self, series: u64, samples: u64) -> Result<(), QueryError> {
+        let max = self.limits.query_window_samples_max;
+        let more = series.saturating_mul(samples);
+        let all = self.windows_planned.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        if samples > max / 10 {
+            return Err(QueryError::CostLimit(format!(
+                "windows over a subquery would look at {samples} samples of one series, a tenth of query_window_samples_max \
+                 is {}: use a larger step or a shorter range",
+                max / 10
+            )));
+        }
+        if all > max {
+            return Err(QueryError::CostLimit(format!(
+                "windows over subqueries would look at {all} samples ({samples} of each of {series} series in the last \
+                 one), query_window_samples_max is {max}: use a larger step or a shorter range"
             )));
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Queries: PromQL and SQL text in, DataFusion plans inside, columns out.
 //!
 //! ```text
+//! admission/ who may run: permits, queues, the memory of all queries, the list of active ones
 //! promql/   text ─▶ lexer ─▶ parser ─▶ checked AST with positions
 //! plan/     AST ─▶ logical nodes ─▶ physical operators
 //! optimize/ rules over logical plans
@@ -16,6 +17,7 @@
 //! 1. DataFusion is known here and nowhere else; below here nobody knows a query language.
 //! 2. What an answer says (values, annotations, errors, their order) does not depend on partitioning or block layout.
 
+pub mod admission;
 pub mod annotation;
 pub mod answer;
 pub mod context;

@@ -54,6 +54,7 @@ mod readme;
 mod reuse;
 mod same_numbers;
 mod sql;
+mod sql_cancel;
 mod survival;
 mod tidy;
 mod tier;

@@ -82,6 +82,8 @@ fn table() -> Vec<(&'static str, Ask, &'static str)> {
         let one = |q: String, _| format!("label_replace({q}, \"i\", \"$1$1$1$1\", \"i\", \"(.*)\")");
         (0..k).fold("known".to_owned(), one)
     };
+    let windows = "query_window_samples_max";
+    let twice = |f: &str, rest: &str| (0..30).fold("known".to_owned(), |q, _| format!("{f}({q}, \"i\", {rest})"));
     vec![
         ("aggregations", Ask::Once("sum(".repeat(n)), deep),
         ("parentheses", Ask::Once("(".repeat(n)), deep),
@@ -115,11 +117,34 @@ fn table() -> Vec<(&'static str, Ask, &'static str)> {
         ("wide windows over a year", year("quantile_over_time(0.5, known[365d])"), ""),
         ("fine steps", fine("known{i=~\"1.*\"}"), ""),
         ("labels joined", Ask::Once(joined(120)), ""),
-        ("labels doubled", Ask::Once(doubled(25)), ""),
+        ("labels doubled", Ask::Once(doubled(25)), "query_label_bytes_max"),
+        ("one label doubled", Ask::Once(twice("label_replace", "\"$1$1\", \"i\", \"(.*)\"")), "query_label_bytes_max"),
+        ("one label joined with itself", Ask::Once(twice("label_join", "\"\", \"i\", \"i\"")), "query_label_bytes_max"),
+        ("days of seconds of a constant", once("sum_over_time(sum_over_time(vector(1)[1d:1s])[1d:1s])"), windows),
+        ("days of seconds of the time", once("max_over_time(avg_over_time(vector(time())[1d:1s])[1d:1s])"), windows),
+        ("days of seconds of nothing", once("sum_over_time(sum_over_time(absent(nothing)[1d:1s])[1d:1s])"), windows),
+        (
+            "days of seconds of a label",
+            once("sum_over_time(sum_over_time(label_replace(vector(1), \"a\", \"b\", \"\", \"\")[1d:1s])[1d:1s])"),
+            windows,
+        ),
+        (
+            "sorted hours of seconds",
+            once("quantile_over_time(0.5, quantile_over_time(0.5, vector(1)[8h:1s])[8h:1s])"),
+            windows,
+        ),
+        ("hours of seconds of a sum", once("sum_over_time(count_over_time(sum(known)[1d:1s])[1d:1s])"), windows),
+        ("an hour of seconds of all at many steps", fine("sum_over_time((known + 1)[1h:1s])"), windows),
+        ("constants in a join", once("vector(1) * on () vector(2) + on () vector(3)"), ""),
+        (
+            "constants of half a day",
+            once("sum_over_time(vector(1)[12h:1s]) + on () sum_over_time(vector(time())[12h:1s])"),
+            "",
+        ),
         (
             "a huge replacement",
             Ask::Once(format!("label_replace(known, \"x\", \"{}\", \"i\", \"(.*)\")", "$1".repeat(400_000))),
-            "",
+            "query_label_bytes_max",
         ),
         ("the largest", once("topk(9e18, known)"), ""),
         ("a limit", once("limitk(9e18, known)"), ""),
@@ -218,7 +243,7 @@ fn a_query_of_death_ends_itself_only() {
 
 #[test]
 fn a_stopped_query_stops_in_the_middle_of_any_kernel() {
-    let server = server("query_timeout_ms=120000");
+    let server = server("query_timeout_ms=120000,query_window_samples_max=1000000000000");
     let at = format!("known @ {AT}");
     let inner = [
         at.clone(),

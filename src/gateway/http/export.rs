@@ -14,6 +14,7 @@ use axum::http::{HeaderName, HeaderValue, Response, header};
 use prost::Message;
 use quiver_core::{Need, SeriesSet, TimeRange};
 use quiver_model::{Histogram, Labels, SampleColumn, Span};
+use quiver_query::admission::Permit;
 use tokio::sync::mpsc::Sender;
 
 use super::error::{ApiError, ErrorType};
@@ -38,12 +39,15 @@ pub fn export(g: &Gateway, p: &Params) -> Result<Response<Body>, ApiError> {
     if selectors.is_empty() {
         selectors.push(Vec::new());
     }
+    let text = p.all("match[]").fold("export".to_owned(), |text, selector| text + " " + selector);
+    let permit =
+        tokio::runtime::Handle::current().block_on(g.services.engine.admit_export(&text)).map_err(ApiError::query)?;
     let snapshot = g.services.source.snapshot();
     let bounds = snapshot.time_bounds();
     let sets = selectors.iter().map(|s| snapshot.select(s, range, usize::MAX)).collect::<Result<Vec<_>, _>>()?;
     let (tx, rx) = tokio::sync::mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
-        send(&sets, range, &Out(tx));
+        send(&sets, range, &Out { frames: tx, permit });
         drop(slot);
     });
     let stream = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|frame| (frame, rx)) });
@@ -70,12 +74,26 @@ pub fn union(sets: &[Arc<dyn SeriesSet>]) -> Vec<(usize, usize)> {
 }
 
 /// Where frames go.
-struct Out(Sender<Result<Bytes, String>>);
+struct Out {
+    frames: Sender<Result<Bytes, String>>,
+    permit: Permit,
+}
 
 impl Out {
-    /// False where nobody takes it any more, or has not for long.
+    /// False if nobody takes it any more, or has not for long, or the export was stopped.
     fn put(&self, frame: Result<Bytes, String>) -> bool {
-        tokio::runtime::Handle::current().block_on(self.0.send_timeout(frame, STALL_TIMEOUT)).is_ok()
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                () = self.permit.ctx.cancel.cancelled() => false,
+                sent = self.frames.send_timeout(frame, STALL_TIMEOUT) => sent.is_ok(),
+            }
+        })
+    }
+
+    /// Breaks the connection off, so that nobody takes a part for the whole.
+    fn fail(&self, why: String) {
+        let _ = self.frames.try_send(Err(why));
     }
 }
 
@@ -83,8 +101,10 @@ fn send(sets: &[Arc<dyn SeriesSet>], range: TimeRange, out: &Out) {
     let mut frame = Frame::default();
     let mut column = SampleColumn::default();
     for (set, i) in union(sets) {
+        if let Err(e) = out.permit.ctx.check() {
+            return out.fail(e.to_string());
+        }
         if let Err(e) = sets[set].read(i, range, Need::ALL, &mut column) {
-            // The connection breaks off, so that nobody takes a part for the whole.
             out.put(Err(e.to_string()));
             return;
         }

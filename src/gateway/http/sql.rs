@@ -125,8 +125,10 @@ pub async fn body(format: Format, answer: SqlAnswer, guard: Option<DropGuard>) -
             Ok(Body::from_stream(Encoder::start(format, answer, guard).await?))
         }
         Format::Json | Format::Parquet => {
-            let (schema, batches) = answer.collect().await?;
-            let bytes = if format == Format::Json { json(&schema, &batches) } else { parquet(&schema, &batches) };
+            let mut answer = answer;
+            let batches = answer.rest().await?;
+            let schema = answer.schema();
+            let bytes = if format == Format::Json { json(schema, &batches) } else { parquet(schema, &batches) };
             Ok(Body::from(bytes.map_err(QueryError::Internal)?))
         }
     }

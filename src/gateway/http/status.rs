@@ -224,6 +224,8 @@ fn active_queries(g: &Gateway, j: &mut Json) {
     j.raw("[");
     for (i, q) in g.services.engine.active().list().iter().enumerate() {
         j.raw(if i > 0 { r#",{"id":"# } else { r#"{"id":"# }).int(q.id as i64);
+        j.raw(r#","kind":"#).string(q.class.name());
+        j.raw(r#","state":"#).string(if q.is_running { "running" } else { "waiting" });
         j.raw(r#","query":"#).string(&q.query).raw(r#","startTime":"#).string(&rfc3339(q.started_ms));
         j.raw(r#","samplesRead":"#)
             .int(q.samples_read as i64)

@@ -1,17 +1,15 @@
 //! The front: takes a query, gives an answer, within limits.
 //!
 //! ```text
-//! promql() ─▶ register ─▶ wait for a turn ─▶ blocking thread with a deep stack: parse, plan, look up series, evaluate ─▶ answer
+//! promql() ─▶ admission ─▶ blocking thread with a deep stack: parse, plan, look up series, evaluate ─▶ answer
 //! ```
 //!
 //! Invariants
-//! 1. At most `query_concurrency_max` queries are evaluated at once, and at most `query_queue_max` wait; others are told to come back.
+//! 1. Every evaluation holds a permit ([`crate::admission`]); one inside an SQL statement runs under the statement's.
 //! 2. A query whose caller went away, whose time is up, or that was killed stops at the next check, inside kernels too.
 //! 3. Memory is reserved from a pool of the query under one pool of all queries.
 
-mod active;
 mod light;
-mod memory;
 pub(crate) mod result;
 pub mod reuse;
 #[cfg(test)]
@@ -21,7 +19,6 @@ pub(crate) mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::memory_pool::MemoryPool;
@@ -30,9 +27,9 @@ use quick_cache::sync::Cache;
 use quiver_core::turns::take_turns;
 use quiver_core::{Snapshot, Source, build_with_workers};
 use quiver_model::{Limits, LiveLimits};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{ActiveQueries, Admission, Class, PERMITS_MAX, Permit, QueryPool};
 use crate::answer::{Answer, AnswerSeries, AnswerValue, PromqlRequest, QueryOptions, QueryStats};
 use crate::context::{Features, QueryContext};
 use crate::error::QueryError;
@@ -45,9 +42,7 @@ use crate::plan::{self, Lowered, PromNode};
 use crate::promql;
 use crate::promql::ast::{Expr, ValueType};
 
-pub use active::{ActiveQueries, ActiveQuery};
 use light::Parsed;
-pub use memory::QueryPool;
 pub use reuse::ReuseFigures;
 use reuse::{Known, Reuse};
 
@@ -108,10 +103,7 @@ struct Inner {
     options: EngineOptions,
     limits: LiveLimits,
     threads: usize,
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    active: ActiveQueries,
-    memory: Arc<dyn MemoryPool>,
+    admission: Admission,
     parsed: Cache<Arc<str>, Arc<Parsed>>,
     reuse: Reuse,
     runtime: Option<tokio::runtime::Runtime>,
@@ -149,9 +141,6 @@ pub struct Planned {
     pub env: Arc<RunEnv>,
 }
 
-/// Queries evaluated at once, whatever the limit: each may take a thread.
-const TURNS_MAX: usize = 4096;
-
 impl Engine {
     /// How queries are parsed here.
     pub fn parse_options(&self) -> promql::ParseOptions {
@@ -171,19 +160,16 @@ impl Engine {
         // Nothing runs on its own thread but blocking work.
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.thread_name("quiver-query").on_thread_start(take_turns).thread_stack_size(STACK_BYTES);
-        let turns = options.limits.query_concurrency_max.clamp(1, TURNS_MAX);
-        builder.max_blocking_threads(turns + 4);
+        // Threads are started when they are needed: permits bound their number.
+        builder.max_blocking_threads(PERMITS_MAX + 4);
         let runtime = build_with_workers(&mut builder)?;
-        let memory = memory::total(options.limits.query_memory_total_bytes_max);
+        let admission = Admission::new(limits.clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 source,
                 limits,
                 threads,
-                turns: Arc::new(Semaphore::new(turns)),
-                waiting: AtomicUsize::new(0),
-                active: ActiveQueries::default(),
-                memory,
+                admission,
                 parsed: Cache::new(PARSED_MAX),
                 reuse: Reuse::new(options.limits.result_cache_bytes_max, options.reuse_from),
                 runtime: Some(runtime),
@@ -199,7 +185,7 @@ impl Engine {
 
     /// Queries that wait or run.
     pub fn active(&self) -> &ActiveQueries {
-        &self.inner.active
+        self.inner.admission.active()
     }
 
     /// The present state of what is stored.
@@ -214,7 +200,12 @@ impl Engine {
 
     /// Memory all queries share.
     pub fn memory(&self) -> &Arc<dyn MemoryPool> {
-        &self.inner.memory
+        self.inner.admission.memory()
+    }
+
+    /// Who may run.
+    pub fn admission(&self) -> &Admission {
+        &self.inner.admission
     }
 
     /// Answers a query. (In a box, as all futures that other crates poll: what is inside is compiled here, and once.)
@@ -247,8 +238,36 @@ impl Engine {
         })
     }
 
-    /// Waits for a turn, then runs `work` on a blocking thread with a deep stack. Everything that evaluates goes through
-    /// here; SQL too.
+    /// Answers a query that is part of other work, under the permit of that work.
+    pub fn promql_under<'a>(
+        &'a self,
+        permit: &'a Arc<Permit>,
+        pool: &'a Arc<dyn MemoryPool>,
+        request: PromqlRequest,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        Box::pin(async move {
+            check_request(&request, &self.inner.limits.get())?;
+            let mut ctx = self.context(&request.query, &request.options, permit.ctx.deadline);
+            ctx.cancel = permit.ctx.cancel.child_token();
+            ctx.pool = Some(Arc::clone(pool));
+            let (ctx, held) = (Arc::new(ctx), Arc::clone(permit));
+            let work = move |engine: &Engine, ctx: &Arc<QueryContext>| {
+                let answer = engine.answer(&request, ctx, Duration::ZERO);
+                // What it read counts for the whole.
+                let counted = held.ctx.count_read(ctx.samples_read());
+                answer.and_then(|a| counted.map(|()| a))
+            };
+            self.evaluate_on(Place::Thread, &ctx, work).await
+        })
+    }
+
+    /// A permit for an export, which may take as long as its client reads.
+    pub fn admit_export(&self, text: &str) -> BoxFuture<'_, Result<Permit, QueryError>> {
+        let ctx = Arc::new(self.context(text, &QueryOptions::default(), None));
+        Box::pin(self.inner.admission.enter(Class::Export, ctx))
+    }
+
+    /// Waits for a permit, then runs `work` on a blocking thread with a deep stack.
     pub async fn admitted<T: Send + 'static>(
         &self,
         text: &str,
@@ -265,46 +284,38 @@ impl Engine {
         place: Place,
         work: impl FnOnce(&Engine, &Arc<QueryContext>, Duration) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
-        let inner = &self.inner;
-        let limits = inner.limits.get();
-        let now = Instant::now();
-        let timeout = options.timeout_ms.unwrap_or(limits.query_timeout_ms).min(limits.query_timeout_ms);
-        let deadline = now + Duration::from_millis(timeout);
+        let deadline = self.deadline(options.timeout_ms);
         let ctx = Arc::new(self.context(text, options, Some(deadline)));
         // Whoever drops this future (a client that left) stops the query.
         let _stop = StopOnDrop(ctx.cancel.clone());
-        let entry = inner.active.enter(text, &ctx);
-
-        let turn = match Arc::clone(&inner.turns).try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let _waiting = Waiting::new(&inner.waiting, limits.query_queue_max)?;
-                tokio::select! {
-                    turn = Arc::clone(&inner.turns).acquire_owned() => {
-                        turn.map_err(|_| QueryError::Busy("the engine is shutting down".into()))?
-                    }
-                    () = ctx.cancel.cancelled() => {
-                        return Err(QueryError::Canceled("query was canceled in query queue".into()));
-                    }
-                    () = tokio::time::sleep_until(deadline.into()) => {
-                        return Err(QueryError::Timeout("query timed out in query queue".into()));
-                    }
-                }
-            }
-        };
-        let queued = now.elapsed();
-        let Some(rt) = &inner.runtime else {
-            return Err(QueryError::Busy("the engine is shutting down".into()));
-        };
-        let engine = self.clone();
-        let job = move || {
-            let result = work(&engine, &ctx, queued).map_err(|e| ctx.reason(e));
-            drop(entry);
-            drop(turn);
+        let permit = self.inner.admission.enter(Class::Dashboard, Arc::clone(&ctx)).await?;
+        let work = move |engine: &Engine, ctx: &Arc<QueryContext>| {
+            let result = work(engine, ctx, permit.queued);
+            drop(permit);
             result
         };
+        self.evaluate_on(place, &ctx, work).await
+    }
+
+    /// When work that comes now has to be done.
+    pub(crate) fn deadline(&self, timeout_ms: Option<u64>) -> Instant {
+        let max = self.inner.limits.get().query_timeout_ms;
+        Instant::now() + Duration::from_millis(timeout_ms.unwrap_or(max).min(max))
+    }
+
+    async fn evaluate_on<T: Send + 'static>(
+        &self,
+        place: Place,
+        ctx: &Arc<QueryContext>,
+        work: impl FnOnce(&Engine, &Arc<QueryContext>) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let Some(rt) = &self.inner.runtime else {
+            return Err(QueryError::Busy("the engine is shutting down".into()));
+        };
+        let (engine, query) = (self.clone(), Arc::clone(ctx));
+        let job = move || work(&engine, &query).map_err(|e| query.reason(e));
         let panicked = || {
-            tracing::error!(query = text, "a query panicked");
+            tracing::error!(query = ctx.query, "a query panicked");
             Err(QueryError::Internal("unexpected error: the evaluation of the query panicked".into()))
         };
         if place == Place::Here {
@@ -317,7 +328,8 @@ impl Engine {
         }
     }
 
-    fn context(&self, text: &str, options: &QueryOptions, deadline: Option<Instant>) -> QueryContext {
+    /// What work under a permit of its own shares.
+    pub(crate) fn context(&self, text: &str, options: &QueryOptions, deadline: Option<Instant>) -> QueryContext {
         let o = &self.inner.options;
         let mut features = o.features;
         if let Some(on) = options.use_start_timestamps {
@@ -334,7 +346,8 @@ impl Engine {
 
     fn env(&self, ctx: &Arc<QueryContext>, explain: ExplainMode) -> Arc<RunEnv> {
         let profile = (explain != ExplainMode::Off).then(Arc::<Profile>::default);
-        let memory = QueryPool::profiled(&self.inner.memory, ctx.limits.query_memory_bytes_max, profile.clone());
+        let parent = ctx.pool.as_ref().unwrap_or_else(|| self.inner.admission.memory());
+        let memory = QueryPool::profiled(parent, ctx.limits.query_memory_bytes_max, profile.clone());
         // A hint may ask for fewer threads than there are, not for more.
         let threads = ctx.hints.parallelism.map_or(self.inner.threads, |n| n.min(self.inner.threads));
         let env = RunEnv::new(Arc::clone(ctx), self.inner.source.snapshot(), memory, threads);
@@ -619,23 +632,5 @@ struct StopOnDrop(CancellationToken);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
-    }
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize, max: usize) -> Result<Self, QueryError> {
-        if count.fetch_add(1, Ordering::SeqCst) >= max {
-            count.fetch_sub(1, Ordering::SeqCst);
-            return Err(QueryError::Busy("too many queries are waiting; try again later".into()));
-        }
-        Ok(Self(count))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -129,9 +129,6 @@ async fn a_full_queue_is_busy_and_a_killed_query_is_cancelled() {
     while e.active().list().len() < 2 {
         tokio::task::yield_now().await;
     }
-    while e.inner.waiting.load(Ordering::SeqCst) < 1 {
-        tokio::task::yield_now().await;
-    }
     let busy = e.admitted("third", &QueryOptions::default(), |_, _, _| Ok(())).await;
     assert!(matches!(busy, Err(QueryError::Busy(_))), "{busy:?}");
     let id = e.active().list().iter().find(|q| q.query == "hold").unwrap().id;

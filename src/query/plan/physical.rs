@@ -18,7 +18,7 @@ use crate::exec::operator::{PromExec, RunEnv, TileOperator};
 use crate::exec::raw::{RawRowsOp, RawScanOp};
 use crate::exec::shared::{Shared, SharedOp};
 use crate::exec::specs::{InstantSpec, WindowSpec};
-use crate::exec::tile::Roster;
+use crate::exec::tile::{Roster, StepGrid};
 use crate::exec::together::{Together, TogetherOp};
 use crate::exec::{histogram, transform, vector};
 use crate::hints::Rule;
@@ -64,6 +64,24 @@ fn scalar_valued(node: &PromNode) -> bool {
         },
         None => false,
     }
+}
+
+/// Samples that windows over one series of a subquery look at, over all steps. Functions that sort, or that keep a state for
+/// each sample, count them several times.
+fn window_samples(func: &str, window: &Window, outer: StepGrid, inner: StepGrid) -> u64 {
+    let steps = if window.fixed { 1 } else { outer.len as u64 };
+    let in_window = (window.range / inner.step.max(1)).unsigned_abs().saturating_add(1).min(inner.len as u64);
+    let weight = match func {
+        "quantile_over_time" | "mad_over_time" => 16,
+        "deriv"
+        | "predict_linear"
+        | "double_exponential_smoothing"
+        | "holt_winters"
+        | "stddev_over_time"
+        | "stdvar_over_time" => 4,
+        _ => 1,
+    };
+    steps.saturating_mul(in_window).saturating_mul(weight)
 }
 
 /// What a node aggregates, if it is one of the aggregations with one accumulator for each group and step.
@@ -329,10 +347,15 @@ impl<'a> Builder<'a> {
                 self.fold(node, scan, need, f.keeps_name(), fold)
             }
             None => {
-                if let Some(inner) = node.inputs.first().and_then(PromNode::of) {
+                let inner = node.inputs.first().and_then(PromNode::of);
+                if let Some(inner) = inner {
                     self.env.charge_samples(inner.grid)?;
                 }
                 let inputs = self.inputs(node)?;
+                if let Some(inner) = inner {
+                    let series = inputs.first().and_then(|i| i.roster()).map_or(1, |r| r.rows.len());
+                    self.env.ctx.plan_windows(series as u64, window_samples(func, window, node.grid, inner.grid))?;
+                }
                 let exec = self.exec(node, SubqueryFoldOp::new(node.grid, *window, fold), inputs);
                 if f.keeps_name() { Ok(exec) } else { self.drop_names(node, exec) }
             }

@@ -10,8 +10,9 @@ use quiver_model::Limits;
 
 use crate::error::QueryError;
 
-/// Functions whose result grows with an argument, beyond what the memory pool sees.
-pub const REMOVED_FUNCTIONS: [&str; 5] = ["repeat", "lpad", "rpad", "range", "array_repeat"];
+/// Functions whose result grows with an argument, beyond what the memory pool sees. (`generate_series` stays as a table.)
+pub const REMOVED_FUNCTIONS: [&str; 7] =
+    ["repeat", "lpad", "rpad", "range", "generate_series", "array_repeat", "array_resize"];
 
 /// Takes a function out of a session.
 pub fn remove_function(state: &mut SessionState, name: &str) {

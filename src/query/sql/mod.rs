@@ -1,12 +1,13 @@
 //! SQL over the same bytes: sessions, the catalog of metric tables, the `promql()` table functions.
 //!
 //! ```text
-//! text ─▶ tokens counted ─▶ parsed ─▶ promql() calls evaluated ─▶ logical plan, read-only ─▶ DataFusion
-//!                                          │                          │
-//!                                          └── PromQL engine          └── tables over one storage snapshot
+//! text ─▶ tokens counted ─▶ parsed ─▶ permit ─▶ promql() calls evaluated ─▶ logical plan, read-only ─▶ guarded plan ─▶ DataFusion
+//!                                                    │                          │
+//!                                                    └── PromQL engine          └── tables over one storage snapshot
 //! ```
 //!
-//! Statements run on threads of their own: what they compute does not keep the server from answering others.
+//! Each statement runs on threads of its own ([`lanes`]), under a permit ([`crate::admission`]) and with memory of the one budget of
+//! all queries ([`pool`]). Every operator looks whether the answer is still wanted ([`guarded`]).
 //!
 //! | table | columns |
 //! | --- | --- |
@@ -21,39 +22,47 @@
 //! 2. One statement sees one snapshot; figures of the caches are those of the moment it is planned.
 //! 3. A stale marker is a row whose `value` and `histogram` are both null.
 //! 4. A statement that panics is an error of that statement.
+//! 5. The caller is answered when its time is up, however long the work goes on. The permit is free when the work has stopped,
+//!    which does not wait for a client that reads slowly.
 
 mod caches;
 mod catalog;
+mod checked;
 mod filter;
 mod guard;
+mod guarded;
+mod lanes;
+mod pool;
 mod promql_table;
 mod rows;
 mod scan;
+mod session;
 mod table;
+mod windows;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use quiver_core::turns::take_turns;
-use quiver_core::{Asker, Maintain, Source, build_with_workers};
+use quiver_core::{Asker, Maintain, Source};
 use quiver_model::LiveLimits;
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinError;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::admission::{Class, Permit, QueryPool, until};
+use crate::answer::QueryOptions;
 use crate::engine::Engine;
 use crate::error::QueryError;
 
@@ -76,12 +85,15 @@ const BATCHES_AHEAD: usize = 2;
 /// An answer, batch by batch. Dropping it ends the statement.
 pub struct SqlAnswer {
     schema: SchemaRef,
-    batches: mpsc::Receiver<Result<RecordBatch, QueryError>>,
-    task: AbortOnDropHandle<()>,
+    batches: mpsc::Receiver<RecordBatch>,
+    work: JoinHandle<Result<(), QueryError>>,
     cancel: CancellationToken,
     deadline: Instant,
     rows_left: usize,
     rows_max: usize,
+    /// Memory of batches that were collected.
+    held: MemoryReservation,
+    _stop: DropGuard,
 }
 
 impl SqlAnswer {
@@ -95,16 +107,13 @@ impl SqlAnswer {
         let next = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(QueryError::Canceled("query was canceled".into())),
-            n = tokio::time::timeout_at(self.deadline.into(), self.batches.recv()) => n,
+            () = until(Some(self.deadline)) => return Err(QueryError::Timeout("query timed out".into())),
+            next = self.batches.recv() => next,
         };
-        let batch = match next {
-            Err(_) => return Err(QueryError::Timeout("query timed out".into())),
-            Ok(Some(result)) => result?,
-            Ok(None) => {
-                // The sender is gone: it has ended, well or not.
-                (&mut self.task).await.map_err(|e| ended(&e))?;
-                return Ok(None);
-            }
+        let Some(batch) = next else {
+            // The work has ended, well or not.
+            (&mut self.work).await.unwrap_or_else(|e| Err(ended(&e)))?;
+            return Ok(None);
         };
         if batch.num_rows() > self.rows_left {
             let text = format!("the answer has more than {} rows: add a LIMIT or aggregate", self.rows_max);
@@ -116,11 +125,18 @@ impl SqlAnswer {
 
     /// All batches.
     pub async fn collect(mut self) -> Result<(SchemaRef, Vec<RecordBatch>), QueryError> {
+        let batches = self.rest().await?;
+        Ok((Arc::clone(&self.schema), batches))
+    }
+
+    /// All batches that are left. Their memory counts for the budget of all queries until the answer is dropped.
+    pub async fn rest(&mut self) -> Result<Vec<RecordBatch>, QueryError> {
         let mut out = Vec::new();
         while let Some(b) = self.next().await? {
+            self.held.try_grow(b.get_array_memory_size()).map_err(|e| error(&e))?;
             out.push(b);
         }
-        Ok((Arc::clone(&self.schema), out))
+        Ok(out)
     }
 }
 
@@ -155,25 +171,16 @@ fn ended(e: &JoinError) -> QueryError {
 /// Answers SQL over a source.
 pub struct SqlEngine {
     inner: Arc<Inner>,
-    limits: LiveLimits,
-    runtime: Option<Runtime>,
+    lanes: lanes::Lanes,
 }
 
 struct Inner {
     source: Arc<dyn Source>,
+    /// Evaluates `promql()` calls, and says who may run.
     promql: Arc<Engine>,
     limits: LiveLimits,
     template: SessionState,
     caches: caches::Caches,
-}
-
-impl Drop for SqlEngine {
-    fn drop(&mut self) {
-        // May be dropped inside another runtime, where waiting is not allowed.
-        if let Some(rt) = self.runtime.take() {
-            rt.shutdown_background();
-        }
-    }
 }
 
 impl SqlEngine {
@@ -195,32 +202,11 @@ impl SqlEngine {
     ) -> Result<Self, QueryError> {
         let limits: LiveLimits = limits.into();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let mut config = SessionConfig::new()
-            .with_information_schema(true)
-            .with_target_partitions(threads)
-            .with_create_default_catalog_and_schema(false)
-            .with_default_catalog_and_schema("quiver", "public");
-        // Metric and label names are case-sensitive.
-        config.options_mut().sql_parser.enable_ident_normalization = false;
-        let runtime_env = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(limits.get().query_memory_bytes_max)))
-            .build_arc()
-            .map_err(|e| error(&e))?;
-        let mut template = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime_env)
-            .with_default_features()
-            .build();
-        for name in guard::REMOVED_FUNCTIONS {
-            guard::remove_function(&mut template, name);
-        }
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).thread_name("quiver-sql").on_thread_start(take_turns).enable_time();
-        let runtime = build_with_workers(&mut builder)
-            .map_err(|e| QueryError::Internal(format!("cannot start threads for SQL: {e}")))?;
+        let template = session::template(threads);
+        let lanes = lanes::Lanes::new(threads)?;
         let caches = caches::Caches::new(maintain, Arc::clone(&promql));
-        let inner = Arc::new(Inner { source, promql, limits: limits.clone(), template, caches });
-        Ok(Self { inner, limits, runtime: Some(runtime) })
+        let inner = Arc::new(Inner { source, promql, limits, template, caches });
+        Ok(Self { inner, lanes })
     }
 
     /// Plans a statement and starts it.
@@ -229,91 +215,149 @@ impl SqlEngine {
     }
 
     async fn start(&self, request: SqlRequest) -> Result<SqlAnswer, QueryError> {
-        let limits = self.limits.get();
-        let timeout_ms = request.timeout_ms.unwrap_or(u64::MAX).min(limits.query_timeout_ms);
-        let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+        let engine = &self.inner.promql;
+        let limits = self.inner.limits.get();
         let statement = guard::parse(&request.sql, &limits)?;
-        let Some(runtime) = &self.runtime else {
-            return Err(QueryError::Busy("the engine is shutting down".into()));
-        };
-        let cancel = request.cancel.clone();
+        let deadline = engine.deadline(request.timeout_ms);
+        let options = QueryOptions { cancel: request.cancel, ..QueryOptions::default() };
+        let ctx = Arc::new(engine.context(&request.sql, &options, Some(deadline)));
+        let cancel = ctx.cancel.clone();
+        // A caller that drops this future, or the answer, stops the statement.
+        let stop = cancel.clone().drop_guard();
+        let permit = Arc::new(engine.admission().enter(Class::Sql, ctx).await?);
+        let lane = self.lanes.borrow()?;
         let (planned, schema) = oneshot::channel();
         let (batch, batches) = mpsc::channel(BATCHES_AHEAD);
-        let inner = Arc::clone(&self.inner);
-        let mut task = AbortOnDropHandle::new(runtime.spawn(async move {
-            let mut stream = match inner.plan(statement, &request, deadline).await {
-                Ok(stream) => stream,
-                Err(e) => {
-                    let _ = planned.send(Err(e));
-                    return;
-                }
-            };
-            if planned.send(Ok(stream.schema())).is_err() {
-                return;
-            }
-            while let Some(next) = stream.next().await {
-                let failed = next.is_err();
-                if batch.send(next.map_err(|e| error(&e))).await.is_err() || failed {
-                    return;
-                }
-            }
-        }));
+        let work = lane.spawn(drive(Arc::clone(&self.inner), statement, Arc::clone(&permit), planned, batch));
+        // Back among the others when the work has ended.
+        permit.keep(lane);
+        drop(permit);
+        let Some(mut work) = work else {
+            return Err(QueryError::Busy("the engine is shutting down".into()));
+        };
         let schema = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(QueryError::Canceled("query was canceled".into())),
-            p = tokio::time::timeout_at(deadline.into(), schema) => match p {
-                Err(_) => return Err(QueryError::Timeout("query timed out".into())),
-                Ok(Ok(result)) => result?,
-                Ok(Err(_)) => return Err((&mut task).await.map_or_else(|e| ended(&e), |()| {
-                    QueryError::Internal("a statement ended without an answer".into())
-                })),
-            },
+            () = until(Some(deadline)) => return Err(QueryError::Timeout("query timed out".into())),
+            schema = schema => schema,
         };
+        let Ok(schema) = schema else {
+            return Err(match (&mut work).await {
+                Ok(Ok(())) => QueryError::Internal("a statement ended without an answer".into()),
+                Ok(Err(e)) => e,
+                Err(e) => ended(&e),
+            });
+        };
+        let pool = QueryPool::child(engine.memory(), limits.query_memory_bytes_max);
+        let held = MemoryConsumer::new("the answer").register(&pool);
         let rows_max = limits.sql_rows_max;
-        Ok(SqlAnswer { schema, batches, task, cancel, deadline, rows_left: rows_max, rows_max })
+        Ok(SqlAnswer { schema, batches, work, cancel, deadline, rows_left: rows_max, rows_max, held, _stop: stop })
+    }
+}
+
+/// The work of a statement: ends when it is done, stopped, or out of time. A client that takes no batch keeps it until then.
+async fn drive(
+    inner: Arc<Inner>,
+    statement: Statement,
+    permit: Arc<Permit>,
+    planned: oneshot::Sender<SchemaRef>,
+    batch: mpsc::Sender<RecordBatch>,
+) -> Result<(), QueryError> {
+    let ctx = Arc::clone(&permit.ctx);
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(QueryError::Canceled("query was canceled".into())),
+        () = until(ctx.deadline) => Err(QueryError::Timeout("query timed out".into())),
+        done = inner.run(statement, permit, planned, batch) => done,
     }
 }
 
 impl Inner {
-    async fn plan(
+    async fn run(
         &self,
-        statement: datafusion::sql::parser::Statement,
-        request: &SqlRequest,
-        deadline: Instant,
-    ) -> Result<SendableRecordBatchStream, QueryError> {
-        let explained = matches!(statement, datafusion::sql::parser::Statement::Explain(_));
+        statement: Statement,
+        permit: Arc<Permit>,
+        planned: oneshot::Sender<SchemaRef>,
+        batch: mpsc::Sender<RecordBatch>,
+    ) -> Result<(), QueryError> {
+        let statement_pool = Arc::new(pool::StatementPool::new(self.promql.memory(), &permit));
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&statement_pool) as _;
         let calls = promql_table::find_calls(&statement)?;
-        let tables = promql_table::evaluate(&self.promql, calls, request).await?;
-        let snapshot = self.source.snapshot();
-        let cancel = request.cancel.clone();
-        let asker = Asker::new(move || !cancel.is_cancelled() && Instant::now() < deadline);
-        let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(Arc::new(catalog::Catalogs::new(
-                snapshot,
-                self.limits.get().query_series_max,
-                explained,
-                asker,
-                self.caches.clone(),
-            )))
-            .build();
-        state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));
-        state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, &tables)));
-        let context = SessionContext::new_with_state(state);
-        let plan = context.state().statement_to_plan(statement).await.map_err(|e| error(&e))?;
-        SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false)
-            .verify_plan(&plan)
-            .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
-        let mut state = context.state();
-        let mut physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
-        if rereads_a_repartition(&physical) {
-            state.config_mut().options_mut().execution.target_partitions = 1;
-            physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
+        let tables = promql_table::evaluate(&self.promql, calls, &permit, &pool).await?;
+        let context = self.session(&statement, &tables, &permit, &pool);
+        let physical = plan(&context, statement, &statement_pool).await?;
+        let physical = guarded::guard(&physical, &statement_pool).map_err(|e| error(&e))?;
+        let mut stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
+        if planned.send(stream.schema()).is_err() {
+            return Ok(());
         }
-        execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))
+        while let Some(next) = stream.next().await {
+            if batch.send(next.map_err(|e| error(&e))?).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
+
+    /// A session for one statement: one snapshot, its own memory.
+    fn session(
+        &self,
+        statement: &Statement,
+        tables: &promql_table::Answers,
+        permit: &Arc<Permit>,
+        pool: &Arc<dyn MemoryPool>,
+    ) -> SessionContext {
+        let explained = matches!(statement, Statement::Explain(_));
+        let ctx = Arc::clone(&permit.ctx);
+        let asker = Asker::new(move || ctx.check().is_ok());
+        let catalogs = catalog::Catalogs::new(
+            self.source.snapshot(),
+            permit.ctx.limits.query_series_max,
+            explained,
+            asker,
+            self.caches.clone(),
+        );
+        let env = RuntimeEnv { memory_pool: Arc::clone(pool), ..RuntimeEnv::clone(self.template.runtime_env()) };
+        let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
+            .with_runtime_env(Arc::new(env))
+            .with_catalog_list(Arc::new(catalogs))
+            .build();
+        state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, tables)));
+        state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, tables)));
+        SessionContext::new_with_state(state)
+    }
+}
+
+/// The physical plan of a statement that only reads.
+async fn plan(
+    context: &SessionContext,
+    statement: Statement,
+    pool: &Arc<pool::StatementPool>,
+) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
+    let plan = context.state().statement_to_plan(statement).await.map_err(|e| error(&e))?;
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
+        .verify_plan(&plan)
+        .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
+    let mut state = context.state();
+    let physical = physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))?;
+    if !rereads_a_repartition(&physical) {
+        return Ok(physical);
+    }
+    state.config_mut().options_mut().execution.target_partitions = 1;
+    physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))
+}
+
+/// As [`SessionState::create_physical_plan`], with aggregates over windows that can be stopped.
+async fn physical_plan(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    pool: &Arc<pool::StatementPool>,
+) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let optimized = windows::checked(state.optimize(plan)?, pool)?;
+    state.query_planner().create_physical_plan(&optimized, state).await
 }
 
 /// Has the plan a nested-loop join over a repartition? Where such a join runs out of memory it executes its left input

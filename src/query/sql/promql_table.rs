@@ -15,15 +15,16 @@ use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::datasource::MemTable;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::logical_expr::Expr;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 use quiver_core::TimeRange;
 use quiver_model::{Histogram, METRIC_NAME};
 
-use super::SqlRequest;
 use super::rows::histogram_array;
 use super::table::{histogram_fields, label_column, text_type, time_type};
+use crate::admission::Permit;
 use crate::answer::{AnswerSeries, AnswerValue, PromqlRequest, QueryOptions};
 use crate::engine::Engine;
 use crate::error::QueryError;
@@ -54,6 +55,12 @@ fn key(instant: bool, arguments: &[Literal]) -> String {
 }
 
 type Tables = HashMap<String, Arc<MemTable>>;
+
+/// Answers of the calls of a statement, and their memory.
+pub struct Answers {
+    tables: Tables,
+    _held: MemoryReservation,
+}
 
 struct Finder(Vec<Call>);
 
@@ -154,16 +161,21 @@ fn step(l: &Literal) -> Result<i64, QueryError> {
     Ok(ms)
 }
 
-/// Evaluates the calls.
-pub async fn evaluate(engine: &Engine, calls: Vec<Call>, request: &SqlRequest) -> Result<Tables, QueryError> {
+/// Evaluates the calls, under the statement's permit and with its memory.
+pub async fn evaluate(
+    engine: &Engine,
+    calls: Vec<Call>,
+    permit: &Arc<Permit>,
+    pool: &Arc<dyn MemoryPool>,
+) -> Result<Answers, QueryError> {
+    let held = MemoryConsumer::new("answers of promql()").register(pool);
     let mut tables = HashMap::new();
     for call in calls {
         let name = key(call.instant, &call.arguments);
         if tables.contains_key(&name) {
             continue;
         }
-        let options =
-            QueryOptions { timeout_ms: request.timeout_ms, cancel: request.cancel.clone(), ..Default::default() };
+        let options = QueryOptions::default();
         let promql = match (call.instant, call.arguments.as_slice()) {
             (false, [Literal::Text(q), a, b, s]) => {
                 let (start, end, step) = (time(a)?, time(b)?, step(s)?);
@@ -180,14 +192,16 @@ pub async fn evaluate(engine: &Engine, calls: Vec<Call>, request: &SqlRequest) -
             (true, _) => return Err(QueryError::BadData("usage: promql_instant('expression', time)".into())),
         };
         let text = promql.query.clone();
-        let answer = engine.promql(promql).await?;
+        let answer = engine.promql_under(permit, pool, promql).await?;
         let columns = match &answer.value {
             AnswerValue::Vector(list) | AnswerValue::Matrix(list) if list.is_empty() => labels_of(engine, &text)?,
             _ => BTreeSet::new(),
         };
-        tables.insert(name, Arc::new(mem_table(answer.value, columns).map_err(|e| super::error(&e))?));
+        let (table, bytes) = mem_table(answer.value, columns).map_err(|e| super::error(&e))?;
+        held.try_grow(bytes).map_err(|e| super::error(&e))?;
+        tables.insert(name, Arc::new(table));
     }
-    Ok(tables)
+    Ok(Answers { tables, _held: held })
 }
 
 /// Label columns where an answer is empty: those that it may have had. A statement that names one of them is as right on
@@ -208,7 +222,7 @@ fn labels_of(engine: &Engine, promql: &str) -> Result<BTreeSet<String>, QueryErr
     Ok(names.into_iter().collect())
 }
 
-fn mem_table(value: AnswerValue, columns: BTreeSet<String>) -> Result<MemTable> {
+fn mem_table(value: AnswerValue, columns: BTreeSet<String>) -> Result<(MemTable, usize)> {
     let list = match value {
         AnswerValue::Scalar(t, v) => vec![AnswerSeries { floats: vec![(t, v)], ..Default::default() }],
         AnswerValue::String(..) => return plan_err!("the expression of promql() is a string"),
@@ -251,7 +265,8 @@ fn mem_table(value: AnswerValue, columns: BTreeSet<String>) -> Result<MemTable> 
     arrays.push(histogram_array(&histograms));
     let schema = Arc::new(Schema::new(fields));
     let batch = RecordBatch::try_new(Arc::clone(&schema), arrays)?;
-    MemTable::try_new(schema, vec![vec![batch]])
+    let bytes = batch.get_array_memory_size();
+    Ok((MemTable::try_new(schema, vec![vec![batch]])?, bytes))
 }
 
 /// The table function: looks answers up.
@@ -268,8 +283,8 @@ impl std::fmt::Debug for PromqlFunction {
 
 impl PromqlFunction {
     /// Over answers.
-    pub fn new(instant: bool, tables: &Tables) -> Self {
-        Self { instant, tables: tables.clone() }
+    pub fn new(instant: bool, answers: &Answers) -> Self {
+        Self { instant, tables: answers.tables.clone() }
     }
 }
 

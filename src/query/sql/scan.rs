@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -151,7 +152,7 @@ impl ExecutionPlan for SampleScan {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut builder = RecordBatchReceiverStream::builder(Arc::clone(&self.schema), 2);
         let Some(set) = self.set.clone() else { return Ok(builder.build()) };
         let reader = Reader {
@@ -163,6 +164,7 @@ impl ExecutionPlan for SampleScan {
             left: self.limit.unwrap_or(usize::MAX),
             out: builder.tx(),
             sent: Arc::clone(&self.rows),
+            _pool: Arc::clone(context.memory_pool()),
         };
         builder.spawn_blocking(move || reader.run());
         Ok(builder.build())
@@ -209,6 +211,8 @@ struct Reader {
     out: Sender<Result<RecordBatch>>,
     /// Rows sent so far, by all partitions.
     sent: Arc<AtomicUsize>,
+    /// The statement has not ended before its readers have.
+    _pool: Arc<dyn MemoryPool>,
 }
 
 impl Reader {

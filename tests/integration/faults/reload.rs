@@ -133,13 +133,16 @@ fn the_level_of_the_log_and_what_needs_a_new_start() {
     crate::remote_write::write(&mut server.client(), &[crate::remote_write::Series::new("a", &[]).float(1, 1.0)]);
     server.admin("flush");
     assert!(!server.log().contains("the head is flushed"), "{}", server.log());
-    let text = "{\"log\": \"info\", \"head-bytes\": \"1MiB\", \"limit\": {\"query_concurrency_max\": 3}}";
+    let text = "{\"log\": \"info\", \"head-bytes\": \"1MiB\", \"limit\": {\"write_queue_max\": 3, \
+                \"query_concurrency_max\": 3}}";
     std::fs::write(&config, text).expect("a configuration");
     assert_eq!(server.post("/-/reload", &[]).status, 200);
     let log = server.log();
-    let told = "configuration reloaded (log error → info); restart to apply: head-bytes, limit.query_concurrency_max";
+    let told = "configuration reloaded (log error → info); restart to apply: head-bytes, limit.write_queue_max";
     assert!(log.contains(told), "{log}");
-    assert_eq!(server.metric("quiver_limit{name=\"query_concurrency_max\"}"), 20.0, "in force is what is in force");
+    assert_eq!(server.metric("quiver_limit{name=\"write_queue_max\"}"), 1024.0, "in force is what is in force");
+    let running = server.metric("quiver_limit{name=\"query_concurrency_max\"}");
+    assert_eq!(running, 3.0, "a limit of queries takes effect at once");
     crate::remote_write::write(&mut server.client(), &[crate::remote_write::Series::new("a", &[]).float(2, 1.0)]);
     server.admin("flush");
     assert!(server.log().contains("the head is flushed"));

@@ -107,6 +107,7 @@ impl CountValues {
                     while hist.next_if(|(c, _)| (*c as usize) < at + step).is_some() {}
                     let out = if let Some((_, h)) = hist.next_if(|(c, _)| *c as usize == at + step) {
                         let text = h.to_string();
+                        ctx.check_label_bytes("count_values()", self.label.as_deref().unwrap_or_default(), text.len())?;
                         match self.histograms.get(&(g, text.clone())) {
                             Some(out) => *out,
                             None => {

@@ -155,11 +155,12 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
                 if !caps.is_match() {
                     return Ok(row.clone());
                 }
-                // A template may name groups many times: its size is known before it is made.
-                let len = expanded_len(replacement, value);
-                ctx.fits_bytes(len)?;
-                tick(len)?;
-                set(row, dst, &expand(replacement, value, &caps, &names))
+                // A template may name groups many times: it is not made longer than it may be.
+                let max = ctx.limits.query_label_bytes_max;
+                tick(expanded_len(replacement, value).min(max))?;
+                let (new, len) = expand(replacement, value, &caps, &names, max);
+                ctx.check_label_bytes("label_replace()", dst, len)?;
+                set(row, dst, &new)
             };
             input.rows.iter().map(one).collect::<Result<_, QueryError>>()?
         }
@@ -174,7 +175,7 @@ fn relabelled(spec: &RelabelSpec, input: &Roster, ctx: &QueryContext) -> Result<
                 let values: Vec<&str> = src.iter().map(|s| row.labels.get(s)).collect();
                 let between = separator.len().saturating_mul(values.len().saturating_sub(1));
                 let len = values.iter().map(|v| v.len()).fold(between, usize::saturating_add);
-                ctx.fits_bytes(len)?;
+                ctx.check_label_bytes("label_join()", dst, len)?;
                 tick(len + 16 * values.len())?;
                 set(row, dst, &values.join(separator))
             };
@@ -204,11 +205,15 @@ fn expanded_len(template: &str, value: &str) -> usize {
     template.len().saturating_add(groups.saturating_mul(value.len()))
 }
 
-/// Go's template: `$1`, `$name`, `${name}`, `$$`; an unknown group is empty, a `$` before anything else stands for itself.
-fn expand(template: &str, value: &str, caps: &Captures, names: &[(String, u32)]) -> String {
+/// Go's template: `$1`, `$name`, `${name}`, `$$`; an unknown group is empty, a `$` before anything else stands for itself. Gives the
+/// text and its length; it is cut where it is longer than `max`.
+fn expand(template: &str, value: &str, caps: &Captures, names: &[(String, u32)], max: usize) -> (String, usize) {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find('$') {
+        if out.len() > max {
+            break;
+        }
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(r) = rest.strip_prefix('$') {
@@ -238,7 +243,8 @@ fn expand(template: &str, value: &str, caps: &Captures, names: &[(String, u32)])
         out.push_str(span.and_then(|s| value.get(s.start..s.end)).unwrap_or(""));
     }
     out.push_str(rest);
-    out
+    let len = out.len();
+    (out, len)
 }
 
 #[cfg(test)]
@@ -283,6 +289,27 @@ mod tests {
         assert_eq!(ok, [(labels("i=1"), 0), (labels("i=1"), 1), (labels("i=2"), 0)]);
         let bad = run(&[vec![Some(1.0), None], vec![Some(1.0), Some(2.0)], vec![None, None]]).unwrap_err();
         assert_eq!(bad.to_string(), "vector cannot contain metrics with the same labelset");
+    }
+
+    #[test]
+    fn a_value_is_no_longer_than_it_may_be() {
+        let r = roster(&["__name__=m,i=12345678"]);
+        let mut ctx = context();
+        ctx.limits.query_label_bytes_max = 16;
+        let join = |n: usize| RelabelSpec::Join { dst: "j".into(), separator: String::new(), src: vec!["i".into(); n] };
+        let new = |s: &RelabelSpec| Relabel::new(s, &r, grid(1), &ctx).map(|(_, r)| r.rows[0].labels.clone());
+        let two = Ok(labels("__name__=m,i=12345678,j=1234567812345678"));
+        assert_eq!(new(&replace("j", "$1$1", "i", "(.*)")), two);
+        assert_eq!(new(&join(2)), two);
+        for (spec, what) in [
+            (replace("j", "$1$1-", "i", "(.*)"), "label_replace()"),
+            (replace("j", &"$1".repeat(400_000), "i", "(.*)"), "label_replace()"),
+            (join(3), "label_join()"),
+        ] {
+            let text =
+                format!("{what} would make a value of the label \"j\" longer than query_label_bytes_max, 16 bytes");
+            assert_eq!(new(&spec), Err(QueryError::CostLimit(text)));
+        }
     }
 
     #[test]

@@ -6,13 +6,68 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::common::Result as DfResult;
 use datafusion::common::resources_err;
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservation};
 
 use crate::explain::profile::Profile;
 
-/// The pool of all queries.
-pub fn total(bytes: usize) -> Arc<dyn MemoryPool> {
-    Arc::new(GreedyMemoryPool::new(bytes))
+/// The pool of all queries. Its size may change while queries hold parts of it.
+#[derive(Debug)]
+pub(super) struct TotalPool {
+    max: AtomicUsize,
+    used: AtomicUsize,
+}
+
+impl TotalPool {
+    /// Of so many bytes.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max: AtomicUsize::new(max), used: AtomicUsize::new(0) }
+    }
+
+    /// Changes its size: for what is asked for from now on.
+    pub(super) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for TotalPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queries({} of {} bytes)", self.reserved(), self.max.load(Ordering::Relaxed))
+    }
+}
+
+impl MemoryPool for TotalPool {
+    fn name(&self) -> &str {
+        "queries"
+    }
+
+    fn grow(&self, _: &MemoryReservation, additional: usize) {
+        self.used.fetch_add(additional, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, _: &MemoryReservation, shrink: usize) {
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> DfResult<()> {
+        let max = self.max.load(Ordering::Relaxed);
+        let take = |used: usize| used.checked_add(additional).filter(|n| *n <= max);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(used) => resources_err!(
+                "all queries together would use more than query_memory_total_bytes_max, {max} bytes ({} asked for \
+                 {additional} more, {used} are in use)",
+                reservation.consumer().name()
+            ),
+        }
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.max.load(Ordering::Relaxed))
+    }
 }
 
 /// The pool of one query: refuses past its own limit, and passes the rest on to the pool of all.
@@ -105,7 +160,7 @@ mod tests {
 
     #[test]
     fn both_limits_hold_and_what_is_refused_is_not_kept() {
-        let all = total(100);
+        let all: Arc<dyn MemoryPool> = Arc::new(TotalPool::new(100));
         let one = QueryPool::child(&all, 60);
         let two = QueryPool::child(&all, 60);
         let a = MemoryConsumer::new("a").register(&one);

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+use super::Class;
 use crate::context::QueryContext;
 
 /// One query that waits or runs.
@@ -16,6 +17,10 @@ pub struct ActiveQuery {
     pub id: u64,
     /// Text.
     pub query: String,
+    /// What kind of query it is.
+    pub class: Class,
+    /// False while it waits for its turn.
+    pub is_running: bool,
     /// When it came, ms since 1970.
     pub started_ms: i64,
     /// Samples decoded so far.
@@ -34,6 +39,8 @@ pub struct ActiveQueries {
 #[derive(Debug)]
 struct Entry {
     started_ms: i64,
+    class: Class,
+    is_running: bool,
     ctx: Arc<QueryContext>,
 }
 
@@ -49,11 +56,21 @@ impl Drop for Entered {
     }
 }
 
+impl Entered {
+    /// It waits no longer.
+    pub(super) fn runs(&self) {
+        if let Some(e) = self.list.lock().get_mut(&self.id) {
+            e.is_running = true;
+        }
+    }
+}
+
 impl ActiveQueries {
-    pub(super) fn enter(&self, _text: &str, ctx: &Arc<QueryContext>) -> Entered {
+    pub(super) fn enter(&self, class: Class, ctx: &Arc<QueryContext>, is_running: bool) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        self.list.lock().insert(id, Entry { started_ms, ctx: Arc::clone(ctx) });
+        let entry = Entry { started_ms, class, is_running, ctx: Arc::clone(ctx) };
+        self.list.lock().insert(id, entry);
         Entered { list: Arc::clone(&self.list), id }
     }
 
@@ -64,6 +81,8 @@ impl ActiveQueries {
             .map(|(id, e)| ActiveQuery {
                 id: *id,
                 query: e.ctx.query.clone(),
+                class: e.class,
+                is_running: e.is_running,
                 started_ms: e.started_ms,
                 samples_read: e.ctx.samples_read(),
                 samples_peak: e.ctx.samples_peak(),
