@@ -14,6 +14,7 @@ pub mod protobuf;
 pub mod query;
 pub mod server;
 pub mod sql;
+mod sql_json;
 pub mod status;
 mod watch;
 

@@ -24,10 +24,18 @@
 
 mod caches;
 mod catalog;
+mod errors;
 mod filter;
+mod float_order;
 mod guard;
+mod meaning;
+mod min_max;
+mod moving;
+mod names;
+mod promql_args;
 mod promql_table;
 mod rows;
+mod rules;
 mod scan;
 mod table;
 
@@ -56,6 +64,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+
+use errors::error;
 
 pub use caches::{CacheTier, cache_tiers};
 
@@ -124,25 +134,6 @@ impl SqlAnswer {
     }
 }
 
-/// A DataFusion error, by whose fault it is.
-fn error(e: &datafusion::error::DataFusionError) -> QueryError {
-    use datafusion::error::DataFusionError as E;
-    let root = e.find_root();
-    match root {
-        E::SQL(..) | E::Plan(_) | E::SchemaError(..) | E::NotImplemented(_) => {
-            QueryError::BadData(root.strip_backtrace())
-        }
-        E::ResourcesExhausted(_) => {
-            QueryError::Execution(format!("the query needs more memory than it may use: {}", root.strip_backtrace()))
-        }
-        E::External(inner) => match inner.downcast_ref::<QueryError>() {
-            Some(q) => q.clone(),
-            None => QueryError::Execution(root.strip_backtrace()),
-        },
-        _ => QueryError::Execution(root.strip_backtrace()),
-    }
-}
-
 /// Why a task of a statement gave no result.
 fn ended(e: &JoinError) -> QueryError {
     if e.is_panic() {
@@ -206,11 +197,7 @@ impl SqlEngine {
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.get().query_memory_bytes_max)))
             .build_arc()
             .map_err(|e| error(&e))?;
-        let mut template = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(runtime_env)
-            .with_default_features()
-            .build();
+        let mut template = rules::apply(SessionStateBuilder::new().with_config(config).with_runtime_env(runtime_env));
         for name in guard::REMOVED_FUNCTIONS {
             guard::remove_function(&mut template, name);
         }
@@ -277,11 +264,12 @@ impl SqlEngine {
 impl Inner {
     async fn plan(
         &self,
-        statement: datafusion::sql::parser::Statement,
+        mut statement: datafusion::sql::parser::Statement,
         request: &SqlRequest,
         deadline: Instant,
     ) -> Result<SendableRecordBatchStream, QueryError> {
         let explained = matches!(statement, datafusion::sql::parser::Statement::Explain(_));
+        promql_args::compute(&mut statement, &self.template).await?;
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, request).await?;
         let snapshot = self.source.snapshot();
@@ -289,7 +277,7 @@ impl Inner {
         let asker = Asker::new(move || !cancel.is_cancelled() && Instant::now() < deadline);
         let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
             .with_catalog_list(Arc::new(catalog::Catalogs::new(
-                snapshot,
+                Arc::clone(&snapshot),
                 self.limits.get().query_series_max,
                 explained,
                 asker,
@@ -299,7 +287,7 @@ impl Inner {
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, &tables)));
         state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, &tables)));
         let context = SessionContext::new_with_state(state);
-        let plan = context.state().statement_to_plan(statement).await.map_err(|e| error(&e))?;
+        let (plan, names) = names::plan(&context.state(), statement, snapshot.as_ref()).await?;
         SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
@@ -307,12 +295,14 @@ impl Inner {
             .verify_plan(&plan)
             .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
         let mut state = context.state();
-        let mut physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
+        let mut physical =
+            state.create_physical_plan(&plan).await.map_err(|e| errors::planning(&e, &names, snapshot.as_ref()))?;
         if rereads_a_repartition(&physical) {
             state.config_mut().options_mut().execution.target_partitions = 1;
             physical = state.create_physical_plan(&plan).await.map_err(|e| error(&e))?;
         }
-        execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))
+        let stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
+        Ok(names.restore(stream, explained))
     }
 }
 
