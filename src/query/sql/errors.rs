@@ -22,7 +22,7 @@ pub fn error(e: &DataFusionError) -> QueryError {
         E::SQL(e, _) => QueryError::BadData(e.to_string().replace("sql parser error: ", "")),
         E::SchemaError(e, _) => QueryError::BadData(schema_error(e)),
         E::Plan(text) => QueryError::BadData(text.trim().to_owned()),
-        E::NotImplemented(text) => QueryError::BadData(format!("not supported: {}", text.trim())),
+        E::NotImplemented(text) => QueryError::BadData(not_supported(text)),
         E::ResourcesExhausted(_) => {
             QueryError::Execution(format!("the query needs more memory than it may use: {}", root.strip_backtrace()))
         }
@@ -35,6 +35,21 @@ pub fn error(e: &DataFusionError) -> QueryError {
         E::Execution(text) => QueryError::Execution(text.trim().to_owned()),
         E::ArrowError(e, _) => QueryError::Execution(e.to_string()),
         _ => QueryError::Execution(root.strip_backtrace()),
+    }
+}
+
+fn not_supported(text: &str) -> String {
+    let known = [
+        ("Physical plan does not support logical expression Exists", "EXISTS in a SELECT list: use it in WHERE, or count rows"),
+        ("Physical plan does not support logical expression", "this kind of subquery in this place: use a join"),
+        (
+            "Conflicting ordering requirements in aggregate functions",
+            "aggregates with different ORDER BY in one SELECT: compute them in two and join them",
+        ),
+    ];
+    match known.into_iter().find(|(start, _)| text.starts_with(start)) {
+        Some((_, words)) => format!("not supported: {words}"),
+        None => format!("not supported: {}", text.trim()),
     }
 }
 

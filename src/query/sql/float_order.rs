@@ -3,7 +3,7 @@
 //! Arrow compares bits: a NaN with its sign set (what x86 makes of `Inf - Inf`) is less than −Inf, NaNs of other bits are
 //! other values, and −0 is less than 0. So wherever a float is compared, sorted, grouped or joined, its key takes its
 //! place: every NaN the same one, −0 as 0. What a statement returns is the value itself, except for a key of `GROUP BY` or
-//! `DISTINCT`.
+//! `DISTINCT`. A cast to a whole number rounds, as PostgreSQL's.
 
 use std::sync::{Arc, LazyLock};
 
@@ -45,45 +45,63 @@ fn flip(bits: i64) -> i64 {
     bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
-/// A float as its key or, for functions that take no floats, as its rank.
+/// What is made of a float.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Made {
+    Key,
+    /// For functions that take no floats.
+    Rank,
+    /// The nearest whole number, the even one of two.
+    Whole,
+}
+
+/// A float as something else of it.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct KeyFunction {
-    ranked: bool,
+struct FloatFunction {
+    made: Made,
     signature: Signature,
 }
 
-impl KeyFunction {
-    fn shared(ranked: bool) -> Arc<ScalarUDF> {
-        Arc::new(ScalarUDF::new_from_impl(Self { ranked, signature: Signature::any(1, Volatility::Immutable) }))
+impl FloatFunction {
+    fn shared(made: Made) -> Arc<ScalarUDF> {
+        Arc::new(ScalarUDF::new_from_impl(Self { made, signature: Signature::any(1, Volatility::Immutable) }))
     }
 
     fn of(&self, array: &ArrayRef) -> ArrayRef {
-        match (array.data_type(), self.ranked) {
-            (DataType::Float64, false) => Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(key)),
-            (DataType::Float32, false) => {
-                Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(|x| key(x.into()) as f32))
-            }
-            (DataType::Float64, true) => Arc::new(array.as_primitive::<Float64Type>().unary::<_, Int64Type>(rank)),
-            (DataType::Float32, true) => {
-                Arc::new(array.as_primitive::<Float32Type>().unary::<_, Int64Type>(|x| rank(x.into())))
-            }
+        macro_rules! unary {
+            ($from:ty, $to:ty, $f:expr) => {
+                Arc::new(array.as_primitive::<$from>().unary::<_, $to>($f)) as ArrayRef
+            };
+        }
+        match (array.data_type(), self.made) {
+            (DataType::Float64, Made::Key) => unary!(Float64Type, Float64Type, key),
+            (DataType::Float64, Made::Rank) => unary!(Float64Type, Int64Type, rank),
+            (DataType::Float64, Made::Whole) => unary!(Float64Type, Float64Type, f64::round_ties_even),
+            (DataType::Float32, Made::Key) => unary!(Float32Type, Float32Type, |x| key(x.into()) as f32),
+            (DataType::Float32, Made::Rank) => unary!(Float32Type, Int64Type, |x| rank(x.into())),
+            (DataType::Float32, Made::Whole) => unary!(Float32Type, Float32Type, f32::round_ties_even),
             _ => Arc::clone(array),
         }
     }
 }
 
-static KEY: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| KeyFunction::shared(false));
-static RANK: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| KeyFunction::shared(true));
+static KEY: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| FloatFunction::shared(Made::Key));
+static RANK: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| FloatFunction::shared(Made::Rank));
+static WHOLE: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| FloatFunction::shared(Made::Whole));
 
-impl ScalarUDFImpl for KeyFunction {
+impl ScalarUDFImpl for FloatFunction {
     fn name(&self) -> &str {
-        if self.ranked { "float_rank" } else { "float_key" }
+        match self.made {
+            Made::Key => "float_key",
+            Made::Rank => "float_rank",
+            Made::Whole => "float_whole",
+        }
     }
     fn signature(&self) -> &Signature {
         &self.signature
     }
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        Ok(if self.ranked { DataType::Int64 } else { types[0].clone() })
+        Ok(if self.made == Made::Rank { DataType::Int64 } else { types[0].clone() })
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         Ok(match &args.args[0] {
@@ -104,7 +122,7 @@ fn is_float(e: &Expr, schema: &DFSchema) -> bool {
 }
 
 fn is_key(e: &Expr) -> bool {
-    matches!(e, Expr::ScalarFunction(f) if f.func.inner().as_ref().is::<KeyFunction>())
+    matches!(e, Expr::ScalarFunction(f) if f.func == *KEY)
 }
 
 /// The key of a float expression.
@@ -233,6 +251,10 @@ fn boxed(e: Box<Expr>) -> Box<Expr> {
     Box::new(keyed(*e))
 }
 
+fn whole(e: Box<Expr>) -> Box<Expr> {
+    Box::new(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&WHOLE), vec![*e])))
+}
+
 fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let all = |list: Vec<Expr>| list.into_iter().map(|e| keyed_if_float(e, schema)).collect::<Vec<_>>();
     Ok(Transformed::yes(match e {
@@ -279,6 +301,15 @@ fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 }
                 _ => Expr::ScalarFunction(f),
             }
+        }
+        // PostgreSQL rounds where Arrow cuts.
+        Expr::Cast(mut c) if c.field.data_type().is_integer() && is_float(&c.expr, schema) => {
+            c.expr = whole(c.expr);
+            Expr::Cast(c)
+        }
+        Expr::TryCast(mut c) if c.field.data_type().is_integer() && is_float(&c.expr, schema) => {
+            c.expr = whole(c.expr);
+            Expr::TryCast(c)
         }
         Expr::AggregateFunction(mut a) => {
             let approximate = a.func.name() == "approx_distinct";

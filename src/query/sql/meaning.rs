@@ -5,6 +5,7 @@
 //! * `avg(value ORDER BY ts)` is `avg(value)`: the order is dropped where it cannot change the result. DataFusion passes it
 //!   on as one more argument, on which the grouped functions panic.
 //! * `labels['__name__']` is the metric's name, wherever it stands.
+//! * `ts - lag(ts)` is a length of time: `extract(epoch FROM …)` keeps its fraction, and an interval beside it is a length.
 //! * `ts` is in milliseconds. A text beside it would be cut to milliseconds, and `ts < '… 00.0005'` would lose the sample at
 //!   `00.000`: such a text becomes a time in nanoseconds, and `ts` is compared in those.
 
@@ -96,6 +97,7 @@ impl AnalyzerRule for Meaning {
                     Transformed::yes(Expr::WindowFunction(w))
                 }
                 Expr::ScalarFunction(f) if matches!(f.name(), "get_field" | "map_extract") => metric_name(f, schema)?,
+                Expr::ScalarFunction(f) if f.name() == "date_part" => seconds(f, schema),
                 e => exact_time(e, schema),
             })
         })
@@ -188,6 +190,7 @@ fn metric_name(f: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>
 fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
     match e {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
+            let (left, right) = lengths(left, right, schema);
             let zone = |e: &Expr| zone_of_milliseconds(e, schema);
             let (left, right) = match (&*left, &*right) {
                 (_, Expr::Literal(..)) => {
@@ -225,6 +228,49 @@ fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
             None => Transformed::no(Expr::InList(l)),
         },
         e => Transformed::no(e),
+    }
+}
+
+/// `extract(epoch FROM ts - lag(ts))` with the fraction, which DataFusion drops.
+fn seconds(f: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
+    let unit = match f.args.as_slice() {
+        [Expr::Literal(part, _), of] if part.try_as_str().flatten().is_some_and(|p| p.eq_ignore_ascii_case("epoch")) => {
+            match of.get_type(schema) {
+                Ok(DataType::Duration(unit)) => unit,
+                _ => return Transformed::no(Expr::ScalarFunction(f)),
+            }
+        }
+        _ => return Transformed::no(Expr::ScalarFunction(f)),
+    };
+    let cast = |e: Expr, to| Expr::Cast(Cast::new(Box::new(e), to));
+    let count = f.args.into_iter().nth(1).map(|of| cast(cast(of, DataType::Int64), DataType::Float64));
+    let second = Expr::Literal(ScalarValue::Float64(Some(per_second(unit) as f64)), None);
+    Transformed::yes(count.map_or_else(null, |c| c / second))
+}
+
+fn null() -> Expr {
+    Expr::Literal(ScalarValue::Null, None)
+}
+
+/// An interval beside a length of time as a length: DataFusion makes an interval of the length, whose days are all 0, and
+/// compares days first. A month is 30 days, as where PostgreSQL compares intervals.
+fn lengths(left: Box<Expr>, right: Box<Expr>, schema: &DFSchema) -> (Box<Expr>, Box<Expr>) {
+    let is_length = |e: &Expr| matches!(e.get_type(schema), Ok(DataType::Duration(_)));
+    let length = |e: Box<Expr>| match *e {
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(i)), _) => {
+            let days = i128::from(i.months) * 30 + i128::from(i.days);
+            let ns = days * 86_400_000_000_000 + i128::from(i.nanoseconds);
+            match i64::try_from(ns) {
+                Ok(ns) => Box::new(Expr::Literal(ScalarValue::DurationNanosecond(Some(ns)), None)),
+                Err(_) => e,
+            }
+        }
+        _ => e,
+    };
+    match (is_length(&left), is_length(&right)) {
+        (true, false) => (left, length(right)),
+        (false, true) => (length(left), right),
+        _ => (left, right),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! DataFusion's own begin a group at the least and the greatest finite number, so the minimum of `+Inf` alone is
 //! 1.797e308, and take whatever follows a NaN. These rank floats as whole numbers ([`super::float_order::rank`]) and let
-//! DataFusion compare those, which is also faster. Every other type is left to DataFusion.
+//! DataFusion compare those: half a nanosecond a row more than its own floats. Every other type is left to DataFusion.
 
 use std::sync::Arc;
 

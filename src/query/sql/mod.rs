@@ -37,6 +37,7 @@ mod promql_table;
 mod rows;
 mod rules;
 mod scan;
+mod syntax;
 mod table;
 
 use std::sync::Arc;
@@ -269,6 +270,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<SendableRecordBatchStream, QueryError> {
         let explained = matches!(statement, datafusion::sql::parser::Statement::Explain(_));
+        syntax::repair(&mut statement);
         promql_args::compute(&mut statement, &self.template).await?;
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, request).await?;

@@ -299,7 +299,7 @@ fn known_name(e: &Expr) -> Option<String> {
         Expr::Ceil { .. } => word("ceil"),
         Expr::Floor { .. } => word("floor"),
         Expr::Position { .. } => word("position"),
-        Expr::Substring { .. } => word("substring"),
+        Expr::Substring { shorthand, .. } => word(if *shorthand { "substr" } else { "substring" }),
         Expr::Overlay { .. } => word("overlay"),
         Expr::Trim { trim_where, .. } => word(match trim_where {
             Some(TrimWhereField::Leading) => "ltrim",
