@@ -28,7 +28,9 @@ mod workers;
 pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
-pub use host::{host_name, memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes, thread_cpu_ns, unsent_bytes};
+pub use host::{
+    host_name, memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes, thread_cpu_ns, unsent_bytes,
+};
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,
     ReplayReport, ReplayShard, replay,

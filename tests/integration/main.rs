@@ -16,6 +16,7 @@
 //! | `write` | remote write 1.0 and 2.0: answers, partial writes, what is kept |
 //! | `otlp` | OpenTelemetry metrics over HTTP and gRPC |
 //! | `sql` | SQL over HTTP: formats, pushdown, the example queries of `sql/` |
+//! | `sql_postgres` | SQL as PostgreSQL answers it: floats, labels, times, names of columns |
 //! | `reuse` | kept answers: what moves costs little, what changes is seen |
 //! | `explain` | explanations, hints, statistics, answers as protobuf |
 //! | `export` | Parquet out, and the same answers from it without a server |
@@ -55,6 +56,7 @@ mod reuse;
 mod same_numbers;
 mod sql;
 mod sql_cancel;
+mod sql_postgres;
 mod survival;
 mod tidy;
 mod tier;

@@ -20,6 +20,7 @@ pub mod query;
 pub mod server;
 pub mod socket;
 pub mod sql;
+mod sql_json;
 pub mod status;
 mod watch;
 

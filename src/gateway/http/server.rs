@@ -29,8 +29,8 @@ use super::front;
 use super::origin::{self, Decision};
 use super::peers::{Cause, Peer, Phase, SWEEP_INTERVAL};
 use super::socket::{HEAD_BYTES_MAX, Socket};
-use crate::Gateway;
 use super::watch::door_of;
+use crate::Gateway;
 use crate::rejections::Reason;
 use crate::write::Line;
 

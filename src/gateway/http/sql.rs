@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::body::read_body;
 use super::error::ApiError;
 use super::params::{Params, parse_duration};
+use super::sql_json;
 use crate::Gateway;
 
 /// How an answer is written.
@@ -159,7 +160,7 @@ impl Encoder {
         let internal = |e: String| QueryError::Internal(e);
         let sink = match format {
             Format::Arrow => Sink::Arrow(Box::new(
-                arrow::ipc::writer::StreamWriter::try_new(Vec::new(), answer.schema())
+                arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &sql_json::unique_names(answer.schema()))
                     .map_err(|e| internal(e.to_string()))?,
             )),
             Format::Csv => Sink::Csv { header: true },
@@ -198,7 +199,7 @@ impl Encoder {
         match &mut self.sink {
             Sink::Arrow(w) => {
                 match &batch {
-                    Some(b) => w.write(b),
+                    Some(b) => w.write(&renamed(b)?),
                     None => w.finish(),
                 }
                 .map_err(|e| e.to_string())?;
@@ -220,11 +221,7 @@ impl Encoder {
             }
             Sink::Lines => match batch {
                 None => Ok(Vec::new()),
-                Some(b) => {
-                    let mut w = arrow::json::LineDelimitedWriter::new(Vec::new());
-                    w.write(&plain(&b)?).and_then(|()| w.finish()).map_err(|e| e.to_string())?;
-                    Ok(w.into_inner())
-                }
+                Some(b) => sql_json::lines(&renamed(&plain(&b)?)?),
             },
         }
     }
@@ -232,7 +229,7 @@ impl Encoder {
 
 /// The batch with text by number turned into text.
 fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
-    map_columns(batch, |a| match a.data_type() {
+    map_columns(batch, |_, a| match a.data_type() {
         DataType::Dictionary(_, value) => arrow::compute::cast(a, value).map_err(|e| e.to_string()),
         _ => Ok(Arc::clone(a)),
     })
@@ -240,10 +237,10 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
 
 /// The batch with nested columns as JSON text, for CSV.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
-    map_columns(&plain(batch)?, |a| match a.data_type() {
+    map_columns(&plain(batch)?, |f, a| match a.data_type() {
         DataType::Struct(_) | DataType::List(_) | DataType::Map(..) => {
             let texts: Result<arrow::array::StringArray, String> =
-                json_values(a).map(|list| list.into_iter().map(|v| (v != "null").then_some(v)).collect());
+                sql_json::values(f, a).map(|list| list.into_iter().map(|v| (v != "null").then_some(v)).collect());
             texts.map(|t| Arc::new(t) as ArrayRef)
         }
         _ => Ok(Arc::clone(a)),
@@ -252,9 +249,11 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
 
 fn map_columns(
     batch: &RecordBatch,
-    each: impl Fn(&ArrayRef) -> Result<ArrayRef, String>,
+    each: impl Fn(&Field, &ArrayRef) -> Result<ArrayRef, String>,
 ) -> Result<RecordBatch, String> {
-    let columns: Vec<ArrayRef> = batch.columns().iter().map(each).collect::<Result<_, _>>()?;
+    let schema = batch.schema();
+    let pairs = schema.fields().iter().zip(batch.columns());
+    let columns: Vec<ArrayRef> = pairs.map(|(f, c)| each(f, c)).collect::<Result<_, _>>()?;
     let fields: Vec<_> = batch
         .schema()
         .fields()
@@ -265,48 +264,6 @@ fn map_columns(
     let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let schema = Arc::new(arrow::datatypes::Schema::new(fields));
     RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| e.to_string())
-}
-
-/// JSON text of each row of a column, as the writer made it: a parser in between would round numbers.
-fn json_values(column: &ArrayRef) -> Result<Vec<String>, String> {
-    let field = arrow::datatypes::Field::new("v", column.data_type().clone(), true);
-    let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
-    let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)]).map_err(|e| e.to_string())?;
-    let mut w = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-    w.write(&batch).and_then(|()| w.finish()).map_err(|e| e.to_string())?;
-    let bytes = w.into_inner();
-    bytes
-        .split(|b| *b == b'\n')
-        .filter(|l| !l.is_empty())
-        .map(|line| {
-            let value = line.strip_prefix(br#"{"v":"#).and_then(|l| l.strip_suffix(b"}"));
-            let text = value.and_then(|v| std::str::from_utf8(v).ok());
-            text.map(str::to_owned).ok_or_else(|| "a row that is not one JSON object".to_owned())
-        })
-        .collect()
-}
-
-/// Floats of a column as JSON: those that JSON has no number for are text.
-fn float_values(column: &arrow::array::Float64Array) -> Vec<String> {
-    (0..column.len())
-        .map(|i| {
-            if column.is_null(i) {
-                return "null".to_owned();
-            }
-            let v = column.value(i);
-            serde_json::Number::from_f64(v).map_or_else(
-                || {
-                    let mut text = "\"".to_owned();
-                    super::json::push_float(&mut text, v);
-                    text.push('"');
-                    text
-                },
-                |n| n.to_string(),
-            )
-        })
-        .collect()
 }
 
 fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
@@ -326,10 +283,8 @@ fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> 
         let columns: Vec<Vec<String>> = plain(batch)?
             .columns()
             .iter()
-            .map(|c| match c.as_any().downcast_ref::<arrow::array::Float64Array>() {
-                Some(f) => Ok(float_values(f)),
-                None => json_values(c),
-            })
+            .zip(schema.fields())
+            .map(|(c, f)| sql_json::values(f, c))
             .collect::<Result<_, _>>()?;
         for row in 0..batch.num_rows() {
             j.raw(if first { "[" } else { ",[" });
@@ -347,13 +302,24 @@ fn json(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> 
     Ok(j.into_bytes())
 }
 
+/// The batch, every column of it under a name of its own.
+fn renamed(batch: &RecordBatch) -> Result<RecordBatch, String> {
+    let schema = sql_json::unique_names(&batch.schema());
+    if Arc::ptr_eq(&schema, &batch.schema()) {
+        return Ok(batch.clone());
+    }
+    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema, batch.columns().to_vec(), &options).map_err(|e| e.to_string())
+}
+
 fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
     use parquet::arrow::ArrowWriter;
-    let properties = quiver_core::parquet_properties(schema).build();
+    let schema = sql_json::unique_names(schema);
+    let properties = quiver_core::parquet_properties(&schema).build();
     let mut out = Vec::new();
-    let mut w = ArrowWriter::try_new(&mut out, Arc::clone(schema), Some(properties)).map_err(|e| e.to_string())?;
+    let mut w = ArrowWriter::try_new(&mut out, schema, Some(properties)).map_err(|e| e.to_string())?;
     for b in batches {
-        w.write(b).map_err(|e| e.to_string())?;
+        w.write(&renamed(b)?).map_err(|e| e.to_string())?;
     }
     w.close().map_err(|e| e.to_string())?;
     Ok(out)

@@ -11,6 +11,9 @@ use quiver_model::{METRIC_NAME, Matcher};
 use super::caches::Caches;
 use super::table::{SampleTable, Shape};
 
+/// Tables beside those of metrics.
+pub const TABLES: [&str; 3] = ["samples", "series", "system.caches"];
+
 struct View {
     snapshot: Arc<dyn Snapshot>,
     series_max: usize,

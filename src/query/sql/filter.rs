@@ -6,6 +6,8 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use quiver_core::TimeRange;
 use quiver_model::{MatchOp, Matcher};
 
+use super::meaning::coarse;
+
 /// What a predicate says to storage.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pushed {
@@ -197,7 +199,8 @@ fn label_of(expr: &Expr, columns: &dyn Columns) -> Option<String> {
 }
 
 fn is_time(expr: &Expr) -> bool {
-    matches!(peel(expr, keeps_time), Expr::Column(c) if c.name == "ts")
+    let expr = peel(expr, keeps_time);
+    matches!(coarse(expr).unwrap_or(expr), Expr::Column(c) if c.name == "ts")
 }
 
 fn text_of(expr: &Expr) -> Option<String> {

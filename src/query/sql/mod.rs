@@ -28,15 +28,24 @@
 mod caches;
 mod catalog;
 mod checked;
+mod errors;
 mod filter;
+mod float_order;
 mod guard;
 mod guarded;
 mod lanes;
+mod meaning;
+mod min_max;
+mod moving;
+mod names;
 mod pool;
+mod promql_args;
 mod promql_table;
 mod rows;
+mod rules;
 mod scan;
 mod session;
+mod syntax;
 mod table;
 mod windows;
 
@@ -45,6 +54,7 @@ use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -55,7 +65,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use quiver_core::{Asker, Maintain, Source};
+use quiver_core::{Asker, Maintain, Snapshot, Source};
 use quiver_model::LiveLimits;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
@@ -65,6 +75,8 @@ use crate::admission::{Class, Permit, QueryPool, until};
 use crate::answer::QueryOptions;
 use crate::engine::Engine;
 use crate::error::QueryError;
+
+use errors::error;
 
 pub use caches::{CacheTier, cache_tiers};
 
@@ -137,25 +149,6 @@ impl SqlAnswer {
             out.push(b);
         }
         Ok(out)
-    }
-}
-
-/// A DataFusion error, by whose fault it is.
-fn error(e: &datafusion::error::DataFusionError) -> QueryError {
-    use datafusion::error::DataFusionError as E;
-    let root = e.find_root();
-    match root {
-        E::SQL(..) | E::Plan(_) | E::SchemaError(..) | E::NotImplemented(_) => {
-            QueryError::BadData(root.strip_backtrace())
-        }
-        E::ResourcesExhausted(_) => {
-            QueryError::Execution(format!("the query needs more memory than it may use: {}", root.strip_backtrace()))
-        }
-        E::External(inner) => match inner.downcast_ref::<QueryError>() {
-            Some(q) => q.clone(),
-            None => QueryError::Execution(root.strip_backtrace()),
-        },
-        _ => QueryError::Execution(root.strip_backtrace()),
     }
 }
 
@@ -275,19 +268,24 @@ async fn drive(
 impl Inner {
     async fn run(
         &self,
-        statement: Statement,
+        mut statement: Statement,
         permit: Arc<Permit>,
         planned: oneshot::Sender<SchemaRef>,
         batch: mpsc::Sender<RecordBatch>,
     ) -> Result<(), QueryError> {
         let statement_pool = Arc::new(pool::StatementPool::new(self.promql.memory(), &permit));
         let pool: Arc<dyn MemoryPool> = Arc::clone(&statement_pool) as _;
+        syntax::repair(&mut statement);
+        promql_args::compute(&mut statement, &self.template).await?;
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, &permit, &pool).await?;
-        let context = self.session(&statement, &tables, &permit, &pool);
-        let physical = plan(&context, statement, &statement_pool).await?;
+        let explained = matches!(statement, Statement::Explain(_));
+        let snapshot = self.source.snapshot();
+        let context = self.session(&snapshot, explained, &tables, &permit, &pool);
+        let (physical, names) = plan(&context, statement, snapshot.as_ref(), &statement_pool).await?;
         let physical = guarded::guard(&physical, &statement_pool).map_err(|e| error(&e))?;
-        let mut stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
+        let stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
+        let mut stream = names.restore(stream, explained);
         if planned.send(stream.schema()).is_err() {
             return Ok(());
         }
@@ -302,16 +300,16 @@ impl Inner {
     /// A session for one statement: one snapshot, its own memory.
     fn session(
         &self,
-        statement: &Statement,
+        snapshot: &Arc<dyn Snapshot>,
+        explained: bool,
         tables: &promql_table::Answers,
         permit: &Arc<Permit>,
         pool: &Arc<dyn MemoryPool>,
     ) -> SessionContext {
-        let explained = matches!(statement, Statement::Explain(_));
         let ctx = Arc::clone(&permit.ctx);
         let asker = Asker::new(move || ctx.check().is_ok());
         let catalogs = catalog::Catalogs::new(
-            self.source.snapshot(),
+            Arc::clone(snapshot),
             permit.ctx.limits.query_series_max,
             explained,
             asker,
@@ -328,13 +326,14 @@ impl Inner {
     }
 }
 
-/// The physical plan of a statement that only reads.
+/// The physical plan of a statement that only reads, and the names of its columns.
 async fn plan(
     context: &SessionContext,
     statement: Statement,
+    snapshot: &dyn Snapshot,
     pool: &Arc<pool::StatementPool>,
-) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
-    let plan = context.state().statement_to_plan(statement).await.map_err(|e| error(&e))?;
+) -> Result<(Arc<dyn ExecutionPlan>, names::Names), QueryError> {
+    let (plan, names) = names::plan(&context.state(), statement, snapshot).await?;
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
@@ -342,12 +341,13 @@ async fn plan(
         .verify_plan(&plan)
         .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
     let mut state = context.state();
-    let physical = physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))?;
-    if !rereads_a_repartition(&physical) {
-        return Ok(physical);
+    let failed = |e: &DataFusionError| errors::planning(e, &names, snapshot);
+    let mut physical = physical_plan(&state, &plan, pool).await.map_err(|e| failed(&e))?;
+    if rereads_a_repartition(&physical) {
+        state.config_mut().options_mut().execution.target_partitions = 1;
+        physical = physical_plan(&state, &plan, pool).await.map_err(|e| failed(&e))?;
     }
-    state.config_mut().options_mut().execution.target_partitions = 1;
-    physical_plan(&state, &plan, pool).await.map_err(|e| error(&e))
+    Ok((physical, names))
 }
 
 /// As [`SessionState::create_physical_plan`], with aggregates over windows that can be stopped.

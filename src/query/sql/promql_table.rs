@@ -23,7 +23,7 @@ use quiver_core::TimeRange;
 use quiver_model::{Histogram, METRIC_NAME};
 
 use super::rows::histogram_array;
-use super::table::{histogram_fields, label_column, text_type, time_type};
+use super::table::{histogram_fields, label_columns, text_type, time_type};
 use crate::admission::Permit;
 use crate::answer::{AnswerSeries, AnswerValue, PromqlRequest, QueryOptions};
 use crate::engine::Engine;
@@ -48,6 +48,8 @@ enum Literal {
 pub struct Call {
     instant: bool,
     arguments: Vec<Literal>,
+    /// Columns that the statement takes from it.
+    mentioned: Arc<BTreeSet<String>>,
 }
 
 fn key(instant: bool, arguments: &[Literal]) -> String {
@@ -94,7 +96,7 @@ impl ast::Visitor for Finder {
             let text = format!("a statement may call promql() {CALLS_MAX} times");
             return ControlFlow::Break(QueryError::BadData(text));
         }
-        self.0.push(Call { instant, arguments });
+        self.0.push(Call { instant, arguments, mentioned: Arc::default() });
         ControlFlow::Continue(())
     }
 }
@@ -123,7 +125,13 @@ pub fn find_calls(statement: &Statement) -> Result<Vec<Call>, QueryError> {
         _ => return Ok(Vec::new()),
     };
     match ast::Visit::visit(inner.as_ref(), &mut finder) {
-        ControlFlow::Continue(()) => Ok(finder.0),
+        ControlFlow::Continue(()) => {
+            if !finder.0.is_empty() {
+                let mentioned = Arc::new(super::promql_args::mentioned(inner));
+                finder.0.iter_mut().for_each(|c| c.mentioned = Arc::clone(&mentioned));
+            }
+            Ok(finder.0)
+        }
         ControlFlow::Break(e) => Err(e),
     }
 }
@@ -194,11 +202,15 @@ pub async fn evaluate(
         let text = promql.query.clone();
         let answer = engine.promql_under(permit, pool, promql).await?;
         let columns = match &answer.value {
-            AnswerValue::Vector(list) | AnswerValue::Matrix(list) if list.is_empty() => labels_of(engine, &text)?,
+            AnswerValue::Vector(list) | AnswerValue::Matrix(list) if list.is_empty() => {
+                let mut columns = labels_of(engine, &text)?;
+                columns.extend(call.mentioned.iter().cloned());
+                columns
+            }
             _ => BTreeSet::new(),
         };
-        let (table, bytes) = mem_table(answer.value, columns).map_err(|e| super::error(&e))?;
-        held.try_grow(bytes).map_err(|e| super::error(&e))?;
+        let (table, bytes) = mem_table(answer.value, columns).map_err(|e| super::errors::error(&e))?;
+        held.try_grow(bytes).map_err(|e| super::errors::error(&e))?;
         tables.insert(name, Arc::new(table));
     }
     Ok(Answers { tables, _held: held })
@@ -231,7 +243,9 @@ fn mem_table(value: AnswerValue, columns: BTreeSet<String>) -> Result<(MemTable,
     let mut names: BTreeSet<&str> = list.iter().flat_map(|s| s.labels.iter().map(|(n, _)| n)).collect();
     names.extend(columns.iter().map(String::as_str));
     let mut fields = vec![Field::new("ts", time_type(), false), Field::new("value", DataType::Float64, true)];
-    let column = |n: &str| if n == METRIC_NAME { "metric".to_owned() } else { label_column(n) };
+    let labels: Vec<&str> = names.iter().copied().filter(|n| *n != METRIC_NAME).collect();
+    let mut columns = label_columns(&labels).into_iter();
+    let mut column = |n: &str| if n == METRIC_NAME { "metric".to_owned() } else { columns.next().unwrap_or_default() };
     fields.extend(names.iter().map(|n| Field::new(column(n), text_type(), true)));
     fields.push(Field::new("histogram", DataType::Struct(histogram_fields()), true));
 

@@ -162,7 +162,7 @@ impl RowBuilder {
                 Cells::Value(b) => {
                     for i in range.clone() {
                         let absent = is_stale(s.values[i]) || s.histogram_at(i).is_some();
-                        b.append_option((!absent).then_some(s.values[i]));
+                        b.append_option((!absent).then(|| one_nan(s.values[i])));
                     }
                 }
                 Cells::Text(t) => t.keys.resize(t.keys.len() + n, t.current),
@@ -212,6 +212,12 @@ impl RowBuilder {
     }
 }
 
+/// Every NaN as one: operators compare bits.
+#[inline]
+fn one_nan(x: f64) -> f64 {
+    if x.is_nan() { f64::NAN } else { x }
+}
+
 /// Labels without the metric name as JSON text.
 pub fn labels_json(labels: &Labels) -> String {
     let map: serde_json::Map<_, _> = labels
@@ -227,7 +233,7 @@ pub fn histogram_array(list: &[Option<Arc<Histogram>>]) -> ArrayRef {
     // Fields are null where the histogram is: `histogram['count']` takes the field's own nulls.
     let validity: NullBuffer = list.iter().map(Option::is_some).collect();
     let floats = |f: &dyn Fn(&Histogram) -> f64| -> ArrayRef {
-        Arc::new(list.iter().map(|h| h.as_deref().map(f)).collect::<Float64Array>())
+        Arc::new(list.iter().map(|h| h.as_deref().map(|h| one_nan(f(h)))).collect::<Float64Array>())
     };
     let mut schema = Int32Builder::new();
     let (mut lower, mut upper, mut count) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,11 +1,11 @@
 //! The session that every statement starts from: its settings, functions and rules.
 //!
-//! Functions, analyzer rules and optimizer rules of our own are registered in [`register`] and nowhere else.
+//! [`rules`] adds functions and rules of our own; functions that are not safe here are removed.
 
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
-use super::guard;
+use super::{guard, rules};
 
 /// The state that the session of each statement is made from. `partitions`: how many parts a plan is split into.
 pub fn template(partitions: usize) -> SessionState {
@@ -17,14 +17,9 @@ pub fn template(partitions: usize) -> SessionState {
     // Metric and label names are case-sensitive.
     config.options_mut().sql_parser.enable_ident_normalization = false;
     // Each statement brings a memory pool of its own.
-    let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-    register(&mut state);
-    state
-}
-
-/// Adds our functions and rules, and removes functions that are not safe here.
-fn register(state: &mut SessionState) {
+    let mut state = rules::apply(SessionStateBuilder::new().with_config(config));
     for name in guard::REMOVED_FUNCTIONS {
-        guard::remove_function(state, name);
+        guard::remove_function(&mut state, name);
     }
+    state
 }

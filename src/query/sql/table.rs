@@ -1,5 +1,6 @@
 //! Tables of samples and of series, over a snapshot.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
@@ -54,9 +55,18 @@ impl std::fmt::Debug for SampleTable {
 /// Names that a label column may not take.
 const RESERVED: [&str; 7] = ["ts", "value", "histogram", "start_ts", "series_id", "metric", "labels"];
 
-/// The column of a label: its name, with `label_` before it where that name is taken.
-pub fn label_column(label: &str) -> String {
-    if RESERVED.contains(&label) { format!("label_{label}") } else { label.to_owned() }
+/// The columns of labels, which are all different: a label's name, with `label_` before it while a column of the table or
+/// another label has that name. So `ts` is `label_ts`, or `label_label_ts` beside a label that is called `label_ts`.
+pub fn label_columns<S: AsRef<str>>(labels: &[S]) -> Vec<String> {
+    let own: HashSet<&str> = labels.iter().map(AsRef::as_ref).collect();
+    let column = |label: &str| {
+        let mut name = label.to_owned();
+        while RESERVED.contains(&name.as_str()) || (name != label && own.contains(name.as_str())) {
+            name.insert_str(0, "label_");
+        }
+        name
+    };
+    labels.iter().map(|l| column(l.as_ref())).collect()
 }
 
 /// Type of a time column.
@@ -99,11 +109,12 @@ pub fn map_type() -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false)
 }
 
-fn field(column: &Column) -> Field {
+/// The field of a column; a label's is called `label_column`.
+fn field(column: &Column, label_column: Option<&String>) -> Field {
     match column {
         Column::Ts => Field::new("ts", time_type(), false),
         Column::Value => Field::new("value", DataType::Float64, true),
-        Column::Label(l) => Field::new(label_column(l), text_type(), true),
+        Column::Label(l) => Field::new(label_column.unwrap_or(l), text_type(), true),
         Column::Metric => Field::new("metric", text_type(), false),
         Column::Labels => Field::new("labels", map_type(), false),
         Column::LabelsJson => Field::new("labels_json", text_type(), false),
@@ -134,18 +145,26 @@ impl SampleTable {
             ],
             Shape::Series => vec![Column::Metric, Column::Labels, Column::LabelsJson, Column::SeriesId],
         };
-        let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+        let labels: Vec<&String> =
+            columns.iter().filter_map(|c| if let Column::Label(l) = c { Some(l) } else { None }).collect();
+        let mut names = label_columns(&labels).into_iter();
+        let fields = columns.iter().map(|c| match c {
+            Column::Label(_) => field(c, names.next().as_ref()),
+            _ => field(c, None),
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Self { snapshot, shape, columns, schema, series_max, explained, asker }
     }
 }
 
 impl Columns for SampleTable {
     fn label<'a>(&'a self, column: &str) -> Option<&'a str> {
-        self.columns.iter().find_map(|c| match c {
-            Column::Label(l) if label_column(l) == column => Some(l.as_str()),
-            Column::Metric if column == "metric" => Some(METRIC_NAME),
+        let (at, _) = self.schema.column_with_name(column)?;
+        match &self.columns[at] {
+            Column::Label(l) => Some(l),
+            Column::Metric => Some(METRIC_NAME),
             _ => None,
-        })
+        }
     }
     fn has_map(&self) -> bool {
         self.columns.contains(&Column::Labels)
@@ -223,5 +242,26 @@ impl TableProvider for SampleTable {
         let limit = limit.filter(|_| all_exact);
         let scan = SampleScan::new(set, matchers, range, columns, schema, per_series, limit, partitions);
         Ok(Arc::new(scan.explained(report.zip(reads))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_labels_are_all_different_and_those_of_the_table_stay() {
+        let columns = |labels: &[&str]| label_columns(labels);
+        assert_eq!(columns(&["job", "ts", "value"]), ["job", "label_ts", "label_value"]);
+        assert_eq!(columns(&["label_ts", "ts"]), ["label_ts", "label_label_ts"]);
+        assert_eq!(
+            columns(&["label_label_ts", "label_ts", "ts"]),
+            ["label_label_ts", "label_ts", "label_label_label_ts"]
+        );
+        assert_eq!(
+            columns(&["label_series_id", "Ts", "series_id"]),
+            ["label_series_id", "Ts", "label_label_series_id"]
+        );
+        assert_eq!(columns(&["label_label_value", "value"]), ["label_label_value", "label_value"]);
     }
 }
