@@ -227,7 +227,7 @@ pub fn decide(parts: &Parts, allowed: &Allowed, is_local: bool) -> Decision {
             if changes(&parts.method, path) {
                 let text =
                     "the Origin of a request to write or to administrate is not one: \"null\" and several are refused";
-                return Decision::Refuse("origin", forbidden(text.into()));
+                return forbidden(text.into());
             }
             let is_read = !changes(preflighted(parts).as_ref().unwrap_or(&parts.method), path);
             (allowed.any && is_read).then(|| Cors { origin: HeaderValue::from_static("*"), is_named: false })

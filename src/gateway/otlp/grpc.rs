@@ -291,7 +291,7 @@ impl http_body::Body for Rationed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
-        let cause = &this.cause;
+        let cause = Arc::clone(&this.cause);
         let refused = |e: BodyError| {
             let _ = cause.set(if matches!(e, BodyError::Crowded) { Reason::BodiesFull } else { Reason::Slow });
             Poll::Ready(Some(Err(later(1, e.to_string()))))

@@ -80,7 +80,7 @@ mod tests {
 
     fn repaired(condition: &str) -> String {
         let sql = format!("SELECT 1 WHERE {condition}");
-        let mut parser = DFParserBuilder::new(&sql).with_dialect(&PostgreSqlDialect {}).build().unwrap();
+        let mut parser = DFParserBuilder::new(sql.as_str()).with_dialect(&PostgreSqlDialect {}).build().unwrap();
         let mut statement = parser.parse_statements().unwrap().pop_front().unwrap();
         repair(&mut statement);
         // Displayed trees have no parentheses of their own: all of them are written out.
