@@ -165,6 +165,8 @@ pub struct Gateway {
     pub answers: Arc<http::answers::AnswerRoom>,
     /// Room for bodies of writes.
     pub bodies: http::body::BodyRoom,
+    /// Places for lookups, and for large answers being written.
+    pub turns: Arc<tokio::sync::Semaphore>,
     /// Places for exports under way.
     pub exports: Arc<tokio::sync::Semaphore>,
     scratches: Mutex<Vec<write::Scratch>>,
@@ -188,6 +190,7 @@ impl Gateway {
             peers,
             answers: Arc::new(answers),
             bodies,
+            turns: Arc::new(tokio::sync::Semaphore::new(http::TURNS_MAX)),
             exports: Arc::new(tokio::sync::Semaphore::new(http::export::EXPORTS_MAX)),
             services,
             counters: Counters::default(),

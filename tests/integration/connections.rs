@@ -155,11 +155,11 @@ fn slow_clients_are_closed_and_others_are_answered() {
         let before = slow.len();
         slow.retain(|s| !is_turned_away(s));
         let again = (before - slow.len()) as u64;
+        slow.iter_mut().for_each(Slow::tick);
         (turned_away, to_come) = (turned_away + again, to_come + again);
         let now = to_come.min(25);
         slow.extend((0..now).map(|_| Slow::new(address, Kind::Reader)));
         to_come -= now;
-        slow.iter_mut().for_each(|s| s.tick());
         while second.elapsed() < Duration::from_secs(1) {
             most = most.max(resident_kib(&server));
             std::thread::sleep(Duration::from_millis(20));

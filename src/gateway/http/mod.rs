@@ -31,11 +31,15 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use self::error::ApiError;
 use self::json::Json;
 use self::params::Params;
 use crate::Gateway;
+
+/// Lookups of series, labels, metadata and exemplars, and large answers being written, at once.
+pub const TURNS_MAX: usize = 8;
 
 type Shared = State<Arc<Gateway>>;
 
@@ -182,6 +186,34 @@ where
     .await
 }
 
+/// What may find much or write a large answer, on a thread, a few at a time: each holds what it found and what becomes of it. The
+/// others wait and hold less.
+async fn in_turn<W>(g: &Gateway, work: W) -> Result<Response<Body>, ApiError>
+where
+    W: FnOnce() -> Result<Response<Body>, ApiError> + Send + 'static,
+{
+    let internal = |e: String| ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"));
+    let turn = Arc::clone(&g.turns).acquire_owned().await.map_err(|e| internal(e.to_string()))?;
+    let job = tokio::task::spawn_blocking(move || {
+        let answer = work();
+        drop(turn);
+        answer
+    });
+    job.await.unwrap_or_else(|e| Err(internal(e.to_string())))
+}
+
+/// [`on_a_thread`], in turn.
+async fn looked_up<F>(g: Arc<Gateway>, request: Request<Body>, then: F) -> Response<Body>
+where
+    F: FnOnce(&Gateway, &HeaderMap, &Params) -> Result<Response<Body>, ApiError> + Send + 'static,
+{
+    with_params(request, |headers, params| async move {
+        let gateway = Arc::clone(&g);
+        in_turn(&gateway, move || then(&g, &headers, &params)).await
+    })
+    .await
+}
+
 async fn instant(State(g): Shared, request: Request<Body>) -> Response<Body> {
     with_params(request, |h, p| async move { query::asked(&h, query::instant(&g, &h, &p).await) }).await
 }
@@ -191,7 +223,7 @@ async fn range(State(g): Shared, request: Request<Body>) -> Response<Body> {
 }
 
 async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    on_a_thread(g, request, query::exemplars).await
+    looked_up(g, request, query::exemplars).await
 }
 
 async fn format_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
@@ -203,19 +235,19 @@ async fn parse_query(State(g): Shared, request: Request<Body>) -> Response<Body>
 }
 
 async fn label_names(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    on_a_thread(g, request, labels::names).await
+    looked_up(g, request, labels::names).await
 }
 
 async fn label_values(State(g): Shared, Path(name): Path<String>, request: Request<Body>) -> Response<Body> {
-    on_a_thread(g, request, move |g, h, p| labels::values(g, h, p, &name)).await
+    looked_up(g, request, move |g, h, p| labels::values(g, h, p, &name)).await
 }
 
 async fn series(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    on_a_thread(g, request, labels::series).await
+    looked_up(g, request, labels::series).await
 }
 
 async fn metadata(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    on_a_thread(g, request, labels::metadata).await
+    looked_up(g, request, labels::metadata).await
 }
 
 async fn write(State(g): Shared, request: Request<Body>) -> Response<Body> {

@@ -225,8 +225,7 @@ pub fn decide(parts: &Parts, allowed: &Allowed, is_local: bool) -> Decision {
         }
         Err(()) => {
             if changes(&parts.method, path) {
-                let text =
-                    "the Origin of a request to write or to administrate is not one: \"null\" and several are refused";
+                let text = "a write or admin request needs one valid Origin, or none: \"null\" and several are refused";
                 return forbidden(text.into());
             }
             let is_read = !changes(preflighted(parts).as_ref().unwrap_or(&parts.method), path);

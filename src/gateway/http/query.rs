@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 use prost::Message;
 use quiver_query::promql;
-use quiver_query::{Answer, ExplainMode, Hints, PromqlRequest, QueryOptions};
+use quiver_query::{Answer, AnswerValue, ExplainMode, Hints, PromqlRequest, QueryOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Form;
@@ -108,14 +108,36 @@ async fn run(
     if let Some(warning) = unknown_stats(p.get("stats")) {
         told.warnings.push(warning);
     }
-    Ok(match (accept::wanted(headers), &answer.explain) {
+    if points(&answer) <= POINTS_AT_ONCE {
+        return Ok(written(headers, &answer, shown, told));
+    }
+    // It takes milliseconds: on a thread of its own, so that no other answer waits for it.
+    let headers = headers.clone();
+    super::in_turn(g, move || Ok(written(&headers, &answer, shown, told))).await
+}
+
+/// Points of an answer that is written where it is.
+const POINTS_AT_ONCE: usize = 10_000;
+
+fn points(answer: &Answer) -> usize {
+    match &answer.value {
+        AnswerValue::Scalar(..) | AnswerValue::String(..) => 1,
+        AnswerValue::Vector(series) | AnswerValue::Matrix(series) => {
+            series.iter().map(|s| s.floats.len() + s.histograms.len() * 20 + 1).sum()
+        }
+    }
+}
+
+/// The answer in the form that the client asked for.
+fn written(headers: &HeaderMap, answer: &Answer, shown: Shown, told: Told) -> Response<Body> {
+    match (accept::wanted(headers), &answer.explain) {
         (Form::Protobuf(media_type), _) => {
-            let body = protobuf::message(&answer, shown, told).encode_to_vec();
+            let body = protobuf::message(answer, shown, told).encode_to_vec();
             super::sent_as(headers, body, media_type)
         }
         (Form::Text, Some(tree)) => super::sent_as(headers, tree.to_string().into_bytes(), "text/plain; charset=utf-8"),
-        _ => super::sent(headers, rendered(&answer, shown, &told)),
-    })
+        _ => super::sent(headers, rendered(answer, shown, &told)),
+    }
 }
 
 /// The response to a query, an error in the type that the client asked for.

@@ -251,3 +251,16 @@ async fn handled(router: Router, request: hyper::Request<Body>) -> Response<Body
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_says_nothing_is_small() {
+        fn size<A, B, C, D, E, R>(_: fn(A, B, C, D, E) -> R) -> usize {
+            size_of::<R>()
+        }
+        assert!(size(connected) <= 2 << 10, "{} bytes", size(connected));
+    }
+}
