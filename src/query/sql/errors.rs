@@ -137,7 +137,7 @@ fn missing_table(text: &str, snapshot: &dyn Snapshot) -> Option<String> {
         let metric = metric(table);
         return Some(format!("there is no table {written}; metrics are in the schema metrics: SELECT * FROM {metric}"));
     }
-    if let Some(near) = nearest(table, TABLES.into_iter()) {
+    if let Some(near) = nearest(table, TABLES) {
         return Some(format!("there is no table {written}; did you mean {near}?"));
     }
     if let Some(near) = nearest(table, metrics().iter().map(String::as_str)) {
