@@ -3,7 +3,7 @@
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use quiver_core::{Snapshot, TimeRange};
-use quiver_model::{METRIC_NAME, Matcher};
+use quiver_model::{METRIC_NAME, Matcher, nearest};
 
 use super::catalog::TABLES;
 use super::names::Names;
@@ -21,6 +21,9 @@ pub fn error(e: &DataFusionError) -> QueryError {
     match root {
         E::SQL(e, _) => QueryError::BadData(e.to_string().replace("sql parser error: ", "")),
         E::SchemaError(e, _) => QueryError::BadData(schema_error(e)),
+        E::Plan(text) if text.contains("require unique expression names") => QueryError::BadData(
+            "a SELECT list has the same columns twice by *: write * once, or name the columns".into(),
+        ),
         E::Plan(text) => QueryError::BadData(text.trim().to_owned()),
         E::NotImplemented(text) => QueryError::BadData(not_supported(text)),
         E::ResourcesExhausted(_) => {
@@ -134,7 +137,7 @@ fn missing_table(text: &str, snapshot: &dyn Snapshot) -> Option<String> {
         let metric = metric(table);
         return Some(format!("there is no table {written}; metrics are in the schema metrics: SELECT * FROM {metric}"));
     }
-    if let Some(near) = nearest(table, TABLES.into_iter()) {
+    if let Some(near) = nearest(table, TABLES) {
         return Some(format!("there is no table {written}; did you mean {near}?"));
     }
     if let Some(near) = nearest(table, metrics().iter().map(String::as_str)) {
@@ -146,48 +149,9 @@ fn missing_table(text: &str, snapshot: &dyn Snapshot) -> Option<String> {
     Some(format!("there is no table {written}; tables are {} and metrics.NAME for each metric", TABLES.join(", ")))
 }
 
-/// The name that is most like another, if one is like it at all.
-fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    let most = (name.chars().count() / 3).clamp(1, 3);
-    among
-        .filter(|other| other.len().abs_diff(name.len()) <= 3 * most)
-        .map(|other| (distance(&lower, &other.to_lowercase()), other))
-        .filter(|(d, _)| *d <= most)
-        .min()
-        .map(|(_, other)| other)
-}
-
-/// Letters to insert, remove or replace to make one name of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let here = if x == *y { diagonal } else { 1 + diagonal.min(row[j]).min(row[j + 1]) };
-            diagonal = row[j + 1];
-            row[j + 1] = here;
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_that_is_like_another_is_found() {
-        let among = ["up", "node_load1", "http_requests_total"];
-        let near = |name| nearest(name, among.into_iter());
-        assert_eq!(near("http_request_total"), Some("http_requests_total"));
-        assert_eq!(near("UP"), Some("up"));
-        assert_eq!(near("node_load5"), Some("node_load1"));
-        assert_eq!(near("memory"), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
 
     #[test]
     fn a_name_is_quoted_where_it_has_to_be() {

@@ -13,7 +13,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{Alias, GroupingSet, ScalarFunction};
+use datafusion::logical_expr::expr::{AggregateFunction, Alias, GroupingSet, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
@@ -247,12 +247,43 @@ fn compares(op: Operator) -> bool {
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
-fn boxed(e: Box<Expr>) -> Box<Expr> {
-    Box::new(keyed(*e))
+fn boxed(e: Expr) -> Box<Expr> {
+    Box::new(keyed(e))
 }
 
-fn whole(e: Box<Expr>) -> Box<Expr> {
-    Box::new(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&WHOLE), vec![*e])))
+fn whole(e: Expr) -> Box<Expr> {
+    Box::new(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&WHOLE), vec![e])))
+}
+
+/// `nullif` compares.
+fn null_if(mut f: ScalarFunction, schema: &DFSchema) -> Result<Expr> {
+    let (Some(b), Some(a)) = (f.args.pop(), f.args.pop()) else { return Ok(Expr::ScalarFunction(f)) };
+    let null = Expr::Literal(ScalarValue::try_from(&a.get_type(schema)?)?, None);
+    let is_same = keyed(a.clone()).eq(keyed_if_float(b, schema));
+    Ok(Expr::Case(Case {
+        expr: None,
+        when_then_expr: vec![(Box::new(is_same), Box::new(null))],
+        else_expr: Some(Box::new(a)),
+    }))
+}
+
+fn aggregate(mut a: AggregateFunction, schema: &DFSchema) -> AggregateFunction {
+    let is_sketch = a.func.name() == "approx_distinct";
+    if a.params.distinct || is_sketch || ORDERED_AGGREGATES.contains(&a.func.name()) {
+        a.params.args = a.params.args.into_iter().map(|e| keyed_if_float(e, schema)).collect();
+    }
+    if is_sketch {
+        // It takes whole numbers.
+        for arg in &mut a.params.args {
+            if let Expr::ScalarFunction(f) = arg
+                && f.func == *KEY
+            {
+                f.func = Arc::clone(&RANK);
+            }
+        }
+    }
+    a.params.order_by = keyed_sorts(a.params.order_by, schema);
+    a
 }
 
 fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -262,24 +293,24 @@ fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::BinaryExpr(b)
             if compares(b.op) && is_float(&b.left, schema) && !b.left.contains_outer() && !b.right.contains_outer() =>
         {
-            Expr::BinaryExpr(BinaryExpr { left: boxed(b.left), op: b.op, right: boxed(b.right) })
+            Expr::BinaryExpr(BinaryExpr { left: boxed(*b.left), op: b.op, right: boxed(*b.right) })
         }
         Expr::Between(mut b) if is_float(&b.expr, schema) => {
-            (b.expr, b.low, b.high) = (boxed(b.expr), boxed(b.low), boxed(b.high));
+            (b.expr, b.low, b.high) = (boxed(*b.expr), boxed(*b.low), boxed(*b.high));
             Expr::Between(b)
         }
         Expr::InList(mut l) if is_float(&l.expr, schema) => {
-            (l.expr, l.list) = (boxed(l.expr), all(l.list));
+            (l.expr, l.list) = (boxed(*l.expr), all(l.list));
             Expr::InList(l)
         }
         Expr::InSubquery(mut s) if is_float(&s.expr, schema) => {
-            s.expr = boxed(s.expr);
+            s.expr = boxed(*s.expr);
             s.subquery.subquery = projected(s.subquery.subquery)?;
             Expr::InSubquery(s)
         }
         Expr::Case(Case { expr: Some(of), when_then_expr, else_expr }) if is_float(&of, schema) => Expr::Case(Case {
-            expr: Some(boxed(of)),
-            when_then_expr: when_then_expr.into_iter().map(|(w, t)| (boxed(w), t)).collect(),
+            expr: Some(boxed(*of)),
+            when_then_expr: when_then_expr.into_iter().map(|(w, t)| (boxed(*w), t)).collect(),
             else_expr,
         }),
         Expr::ScalarFunction(mut f)
@@ -288,47 +319,19 @@ fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             f.args = all(f.args);
             Expr::ScalarFunction(f)
         }
-        Expr::ScalarFunction(mut f) if f.name() == "nullif" && f.args.len() == 2 && is_float(&f.args[0], schema) => {
-            match (f.args.pop(), f.args.pop()) {
-                (Some(b), Some(a)) => {
-                    let null = Expr::Literal(ScalarValue::try_from(&a.get_type(schema)?)?, None);
-                    let is_same = keyed(a.clone()).eq(keyed_if_float(b, schema));
-                    Expr::Case(Case {
-                        expr: None,
-                        when_then_expr: vec![(Box::new(is_same), Box::new(null))],
-                        else_expr: Some(Box::new(a)),
-                    })
-                }
-                _ => Expr::ScalarFunction(f),
-            }
+        Expr::ScalarFunction(f) if f.name() == "nullif" && f.args.len() == 2 && is_float(&f.args[0], schema) => {
+            null_if(f, schema)?
         }
         // PostgreSQL rounds where Arrow cuts.
         Expr::Cast(mut c) if c.field.data_type().is_integer() && is_float(&c.expr, schema) => {
-            c.expr = whole(c.expr);
+            c.expr = whole(*c.expr);
             Expr::Cast(c)
         }
         Expr::TryCast(mut c) if c.field.data_type().is_integer() && is_float(&c.expr, schema) => {
-            c.expr = whole(c.expr);
+            c.expr = whole(*c.expr);
             Expr::TryCast(c)
         }
-        Expr::AggregateFunction(mut a) => {
-            let approximate = a.func.name() == "approx_distinct";
-            if a.params.distinct || approximate || ORDERED_AGGREGATES.contains(&a.func.name()) {
-                a.params.args = all(a.params.args);
-            }
-            if approximate {
-                // The sketch takes whole numbers.
-                for arg in &mut a.params.args {
-                    if let Expr::ScalarFunction(f) = arg
-                        && f.func == *KEY
-                    {
-                        f.func = Arc::clone(&RANK);
-                    }
-                }
-            }
-            a.params.order_by = keyed_sorts(a.params.order_by, schema);
-            Expr::AggregateFunction(a)
-        }
+        Expr::AggregateFunction(a) => Expr::AggregateFunction(aggregate(a, schema)),
         Expr::WindowFunction(mut w) => {
             if w.params.distinct && matches!(w.fun, WindowFunctionDefinition::AggregateUDF(_)) {
                 w.params.args = all(w.params.args);

@@ -274,7 +274,7 @@ fn is_unnest(e: &Expr) -> bool {
 
 /// The name of an expression, as PostgreSQL has it; else its text.
 fn name_of(e: &Expr) -> String {
-    known_name(e).unwrap_or_else(|| {
+    known_name(e).map(|n| n.text).unwrap_or_else(|| {
         let text = e.to_string();
         match text.char_indices().nth(TEXT_MAX) {
             Some((at, _)) => format!("{}…", &text[..at]),
@@ -283,17 +283,26 @@ fn name_of(e: &Expr) -> String {
     })
 }
 
-fn known_name(e: &Expr) -> Option<String> {
-    let word = |w: &str| Some(w.to_owned());
+/// A name that PostgreSQL has for an expression. A type around a weak one takes its place.
+struct Known {
+    text: String,
+    is_weak: bool,
+}
+
+fn known_name(e: &Expr) -> Option<Known> {
+    let strong = |text: String| Some(Known { text, is_weak: false });
+    let word = |w: &str| Some(Known { text: w.to_owned(), is_weak: false });
+    let of_type = |t: &DataType| Some(Known { text: type_name(t), is_weak: true });
     match e {
-        Expr::Identifier(i) => Some(i.value.clone()),
-        Expr::CompoundIdentifier(list) => list.last().map(|i| i.value.clone()),
+        Expr::Identifier(i) => strong(i.value.clone()),
+        Expr::CompoundIdentifier(list) => list.last().and_then(|i| strong(i.value.clone())),
         Expr::Nested(e) | Expr::Collate { expr: e, .. } => known_name(e),
-        Expr::Cast { expr, data_type, .. } => known_name(expr).or_else(|| Some(type_name(data_type))),
-        Expr::TypedString(t) => Some(type_name(&t.data_type)),
-        Expr::Function(f) => f.name.0.last().and_then(|p| p.as_ident()).map(|i| i.value.to_lowercase()),
+        Expr::Cast { expr, data_type, .. } => known_name(expr).filter(|n| !n.is_weak).or_else(|| of_type(data_type)),
+        Expr::TypedString(t) => of_type(&t.data_type),
+        Expr::Function(f) => f.name.0.last().and_then(|p| p.as_ident()).and_then(|i| strong(i.value.to_lowercase())),
         Expr::Case { else_result, .. } => {
-            else_result.as_deref().filter(|e| is_column(e)).and_then(known_name).or_else(|| word("case"))
+            let otherwise = else_result.as_deref().and_then(known_name).filter(|n| !n.is_weak);
+            otherwise.or_else(|| Some(Known { text: "case".into(), is_weak: true }))
         }
         Expr::Extract { .. } => word("extract"),
         Expr::Ceil { .. } => word("ceil"),
@@ -309,12 +318,12 @@ fn known_name(e: &Expr) -> Option<String> {
         Expr::AtTimeZone { .. } => word("timezone"),
         Expr::Array(_) => word("array"),
         Expr::Exists { .. } => word("exists"),
-        Expr::Interval(_) => word("interval"),
-        Expr::Value(v) if matches!(v.value, Value::Boolean(_)) => word("bool"),
+        Expr::Interval(_) => Some(Known { text: "interval".into(), is_weak: true }),
+        Expr::Value(v) if matches!(v.value, Value::Boolean(_)) => Some(Known { text: "bool".into(), is_weak: true }),
         Expr::Subquery(q) => match q.body.as_ref() {
             SetExpr::Select(s) => match s.projection.as_slice() {
                 [SelectItem::UnnamedExpr(e)] => known_name(e),
-                [SelectItem::ExprWithAlias { alias, .. }] => Some(alias.value.clone()),
+                [SelectItem::ExprWithAlias { alias, .. }] => strong(alias.value.clone()),
                 _ => None,
             },
             _ => None,
@@ -323,8 +332,22 @@ fn known_name(e: &Expr) -> Option<String> {
     }
 }
 
+/// PostgreSQL's own name of a type.
 fn type_name(t: &DataType) -> String {
-    t.to_string().to_lowercase()
+    match t {
+        DataType::SmallInt(_) | DataType::Int2(_) => "int2".into(),
+        DataType::Int(_) | DataType::Integer(_) | DataType::Int4(_) => "int4".into(),
+        DataType::BigInt(_) | DataType::Int8(_) => "int8".into(),
+        DataType::Real | DataType::Float4 => "float4".into(),
+        DataType::Double(_) | DataType::DoublePrecision | DataType::Float8 => "float8".into(),
+        DataType::Boolean | DataType::Bool => "bool".into(),
+        DataType::Varchar(_) | DataType::CharacterVarying(_) => "varchar".into(),
+        DataType::Timestamp(_, zone) => match zone {
+            ast::TimezoneInfo::WithTimeZone | ast::TimezoneInfo::Tz => "timestamptz".into(),
+            _ => "timestamp".into(),
+        },
+        t => t.to_string().to_lowercase(),
+    }
 }
 
 /// Does an error say that two columns have one name?
