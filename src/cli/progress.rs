@@ -47,7 +47,7 @@ impl Bar {
         Self { bar, begun: Instant::now() }
     }
 
-    /// Nobody sees it.
+    /// Standard error is no terminal: no progress is shown.
     pub fn is_hidden(&self) -> bool {
         self.bar.is_hidden()
     }

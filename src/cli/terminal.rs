@@ -21,7 +21,7 @@ pub fn width() -> Option<usize> {
     Some(if told == 0 { WIDTH_DEFAULT } else { told.max(WIDTH_MIN) })
 }
 
-/// Whether a stream is a terminal that takes colours, and nobody switched them off.
+/// Whether a stream is a terminal that shows colours, and colours are not switched off (`NO_COLOR`).
 pub fn has_colour(stream: &(impl IsTerminal + AsFd)) -> bool {
     stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())

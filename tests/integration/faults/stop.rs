@@ -83,7 +83,7 @@ fn a_second_signal_ends_it_at_once() {
             server.faults("sync@log/=slow:8000");
             std::thread::sleep(Duration::from_millis(30));
             server.signal("TERM");
-            server.wait_until("it stops", |s| s.log().contains("stopping: requests under way"));
+            server.wait_until("it stops", |s| s.log().contains("stopping; waiting for running requests"));
             assert!(server.ended_within(Duration::from_millis(100)).is_none(), "it waits for what is under way");
             let begun = Instant::now();
             server.signal("TERM");
