@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 /// A server or a folder.
 pub enum Asker {
     /// Over HTTP.
-    Server(Server),
+    Server(Box<Server>),
     /// Read here.
     Folder(Box<Folder>),
 }
@@ -26,7 +26,10 @@ impl Asker {
     pub fn new(offline: Option<&Path>, url: &str, features: &[String]) -> Result<Self, Failure> {
         match offline {
             Some(folder) => Ok(Asker::Folder(Box::new(Folder::open(folder, features)?))),
-            None => Ok(Asker::Server(Server::new(url).map_err(|e| Failure::Usage(e.to_string()))?)),
+            None => {
+                let server = Server::new(url).map_err(|e| Failure::Usage(e.to_string()))?;
+                Ok(Asker::Server(Box::new(server)))
+            }
         }
     }
 

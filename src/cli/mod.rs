@@ -36,9 +36,9 @@ use crate::reload::{Origin, SetLog};
 use exit::Failure;
 use terminal::{count as grouped, plural as counted};
 
-/// A time series database for metrics: remote write and OTLP in, PromQL and SQL out, export as Parquet.
+/// A time series database for metrics: Prometheus remote write and OpenTelemetry in, PromQL and SQL out, export as Parquet
 #[derive(Parser, Debug)]
-#[command(name = "quiver", version = crate::VERSION, about, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "quiver", version = crate::VERSION, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -51,11 +51,11 @@ that lost some).";
 const COMPLETIONS_HELP: &str = "\
 To load them:
 
-  bash  source <(quiver completions bash)                    in ~/.bashrc
-  zsh   source <(quiver completions zsh)                     in ~/.zshrc, after compinit
-  fish  quiver completions fish | source                     in ~/.config/fish/config.fish
+  bash  put into ~/.bashrc:                     source <(quiver completions bash)
+  zsh   put into ~/.zshrc, after compinit:      source <(quiver completions zsh)
+  fish  put into ~/.config/fish/config.fish:    quiver completions fish | source
 
-elvish and powershell: add the script that is printed to the shell's own configuration.";
+For elvish and powershell, add the printed script to the shell's configuration.";
 
 #[derive(Subcommand, Debug)]
 enum Command {

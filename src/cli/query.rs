@@ -73,7 +73,8 @@ pub async fn run(args: QueryArgs) -> Result<(), Failure> {
     if data["result"].as_array().is_some_and(Vec::is_empty) {
         let at = if when.step == 0 { format!("at {}", when.shown()) } else { format!("from {}", when.shown()) };
         let reasons = why::empty(&asker, &args.expression, when).await;
-        let reasons: String = reasons.iter().map(|r| format!("  {}\n", terminal::printable(r))).collect();
+        let reasons: String =
+            reasons.iter().map(|r| terminal::wrap(&terminal::printable(r), 2, 4, terminal::width())).collect();
         super::print(&format!("no series {at}\n{reasons}"));
     } else if args.graph {
         super::print(&graph(&args.expression, data, when));
@@ -110,12 +111,14 @@ fn cut_note(shown: usize, all: usize, noun: &str) -> String {
 fn with_names(list: &[Value], width: Option<usize>, fill: impl Fn(&dyn Fn(&Value) -> String) -> Table) -> String {
     let full = fill(&series::name);
     let named = Named::of(list.iter().map(|s| &s["metric"]));
-    let common = named.common();
+    let common = named.hoisted();
     if common.is_empty() || width.is_none_or(|w| full.width() <= w) {
         return full.show(width, has_colour()).text;
     }
     let common = terminal::printable(&common).into_owned();
-    fill(&|metric| named.short(metric)).show(width, has_colour()).text + &format!("all with {common}\n")
+    let all = if list.len() == 1 { "" } else { "all " };
+    fill(&|metric| named.short(metric)).show(width, has_colour()).text
+        + &terminal::wrap(&format!("{all}with {common}"), 0, 4, width)
 }
 
 /// The samples of a series, floats and histograms together, in order of time.

@@ -41,11 +41,13 @@ impl Named {
 
     /// What they have in common, as a selector; empty if that is nothing, or if there is one series alone.
     pub fn common(&self) -> String {
-        if self.one || self.common.is_empty() {
-            return String::new();
-        }
-        let rest =
-            pairs(self.common.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or(""))).filter(|(n, _)| *n != NAME));
+        if self.one { String::new() } else { self.hoisted() }
+    }
+
+    /// The same; of a single series all its labels.
+    pub fn hoisted(&self) -> String {
+        let common = self.common.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or("")));
+        let rest = pairs(common.filter(|(n, _)| *n != NAME));
         if rest.is_empty() { String::new() } else { format!("{{{rest}}}") }
     }
 
@@ -83,6 +85,7 @@ mod tests {
         assert_eq!(names, [r#"a="1""#, r#"a="2""#, r#"up{b="x"}"#]);
         assert_eq!(named.short(&list[0]), r#"up{a="1"}"#);
         let one = Named::of(&list[..1]);
+        assert_eq!((one.hoisted().as_str(), one.short(&list[0]).as_str()), (r#"{a="1", b="x"}"#, "up"));
         assert_eq!((one.common(), one.differing(&list[0])), (String::new(), r#"up{a="1", b="x"}"#.to_owned()));
         assert_eq!(name(&serde_json::json!({})), "{}");
         assert_eq!(name(&serde_json::json!({"__name__": "up"})), "up");

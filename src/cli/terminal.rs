@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
 use terminal_size::{Width, terminal_size_of};
+use unicode_width::UnicodeWidthStr;
 
 /// Columns of a terminal that does not tell.
 const WIDTH_DEFAULT: usize = 80;
@@ -51,6 +52,29 @@ fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A line, so far in; on a terminal, what is too long for its width goes on below, further in.
+pub fn wrap(line: &str, indent: usize, further: usize, width: Option<usize>) -> String {
+    let width = width.unwrap_or(usize::MAX);
+    let further = further.min(width / 2);
+    let mut out = " ".repeat(indent);
+    let mut used = indent;
+    for (i, word) in line.split(' ').enumerate() {
+        let n = word.width();
+        if i > 0 && used + 1 + n > width {
+            out.push('\n');
+            out.push_str(&" ".repeat(further));
+            used = further;
+        } else if i > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += n;
+    }
+    out.push('\n');
+    out
+}
+
 /// 1234567 as `1,234,567`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -95,6 +119,14 @@ mod tests {
         );
         let times = [Duration::from_micros(1234), Duration::from_millis(250), Duration::from_secs(125)].map(elapsed);
         assert_eq!(times, ["1.2 ms", "250 ms", "2 min 05 s"]);
+    }
+
+    #[test]
+    fn long_lines_go_on_further_in() {
+        assert_eq!(wrap("one two three", 2, 4, Some(10)), "  one two\n    three\n");
+        assert_eq!(wrap("one two three", 2, 4, None), "  one two three\n");
+        assert_eq!(wrap("", 0, 4, Some(10)), "\n");
+        assert_eq!(wrap("averylongword b", 0, 80, Some(10)), "averylongword\n     b\n");
     }
 
     #[test]

@@ -74,7 +74,8 @@ fn local<Z: TimeZone>(text: &str, now: i64, zone: &Z) -> Option<NaiveDateTime> {
     if let Some(time) = time(text) {
         return Some(today()?.and_time(time));
     }
-    let (day, rest) = text.split_once(['T', 't', ' '])?;
+    // "yesterday" has a t of its own.
+    let (day, rest) = text.split_once(' ').or_else(|| text.split_once(['T', 't']))?;
     Some(date(day)?.and_time(time(rest)?))
 }
 
@@ -110,9 +111,9 @@ pub fn span(start: i64, end: i64) -> String {
 /// A time on an axis that spans so much: as short as it can be told from others.
 pub fn on_axis(ms: i64, span_ms: i64) -> String {
     let form = match span_ms {
-        ..=600_000 => "%H:%M:%S",
-        ..=86_400_000 => "%H:%M",
-        ..=2_592_000_000 => "%m-%d %H:%M",
+        ms if ms <= 600_000 => "%H:%M:%S",
+        ms if ms <= 86_400_000 => "%H:%M",
+        ms if ms <= 2_592_000_000 => "%m-%d %H:%M",
         _ => "%Y-%m-%d",
     };
     at(ms).map_or_else(|| format!("{ms} ms"), |t| t.format(form).to_string())

@@ -108,7 +108,7 @@ fn wrong_command_lines_are_explained() {
         (&["explain", "up", "--url", "https://x"], "cannot connect by https yet"),
         (&["sql", "select 1", "--url", ""], "http://127.0.0.1:9095"),
         (&["export", "--out", "/nowhere", "--url", "https://x"], "cannot connect by https yet"),
-        (&["sql", "-- nothing"], "no statement"),
+        (&["sql", "/* nothing */"], "no statement"),
         (&["sql", "select 1; select 2", "--format", "parquet"], "one statement"),
     ] {
         let o = run(arguments);

@@ -42,6 +42,8 @@ const EXPECTED: &[(&str, &str)] = &[
     ("quiver check", "read"),
     ("--version", "quiver "),
     ("format=parquet", ""),
+    ("--format csv", ","),
+    ("--json", "{"),
     ("curl", "success"),
     ("quiver query", "─"),
     ("quiver sql", "row"),
@@ -143,6 +145,10 @@ impl Place {
         for name in ["bin", "target/release", "target/debug"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
             symlink(QUIVER, folder.join(name).join("quiver")).unwrap();
+        }
+        // The reader stands in the folder of the sources.
+        for name in ["sql", "examples"] {
+            symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), folder.join(name)).unwrap();
         }
         copy_folder(&server.data, &folder.join("quiver-data"));
         copy_folder(&server.data, &folder.join("copied-data-folder"));

@@ -120,7 +120,7 @@ impl Rows {
                         out.push('\n');
                     }
                     out.push_str(&format!("{}\n", terminal::printable(&name.replace('_', " "))));
-                    plan.lines().for_each(|line| push_wrapped(&mut out, line, layout.width));
+                    plan.lines().for_each(|line| out.push_str(&plan_line(line, layout.width)));
                 }
             }
         }
@@ -128,31 +128,12 @@ impl Rows {
     }
 }
 
-/// A line of a plan; on a terminal, what is too long is continued further in than it begins.
-fn push_wrapped(out: &mut String, line: &str, width: Option<usize>) {
+/// A line of a plan, with its own indentation.
+fn plan_line(line: &str, width: Option<usize>) -> String {
     let line = terminal::printable(line.trim_end());
-    let indent = line.len() - line.trim_start().len();
-    let width = width.unwrap_or(usize::MAX);
-    let deeper = (indent + 8).min(width / 2);
-    let mut used = 0;
-    out.push_str("  ");
-    used += 2;
-    let mut is_first = true;
-    for word in line.split_inclusive(' ') {
-        let n = word.trim_end().chars().count();
-        if !is_first && used + n > width {
-            while out.ends_with(' ') {
-                out.pop();
-            }
-            out.push('\n');
-            out.push_str(&" ".repeat(deeper));
-            used = deeper;
-        }
-        out.push_str(word);
-        used += word.chars().count();
-        is_first &= word.trim().is_empty();
-    }
-    out.push('\n');
+    let text = line.trim_start();
+    let indent = line.len() - text.len() + 2;
+    terminal::wrap(text, indent, indent + 6, width)
 }
 
 fn kind(field: &Field) -> Kind {

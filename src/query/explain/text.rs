@@ -12,10 +12,10 @@ use super::{Explain, ExplainMatcher, ExplainNode, ExplainPlace, ExplainRead, Exp
 const PLACES_MAX: usize = 6;
 /// Longest details of an operator, and longest matcher.
 const TEXT_MAX: usize = 60;
-/// Part of the query at the end of a line, at least, however narrow the terminal is.
-const PART_MIN: usize = 20;
-/// Columns of a text that is made for no terminal in particular.
-const WIDTH_DEFAULT: usize = 160;
+/// Less of the query at the end of a line says nothing.
+const PART_MIN: usize = 12;
+/// Most of it, in a text that is made for no terminal in particular.
+const PART_DEFAULT: usize = 100;
 /// Columns of a number at least.
 const NUMBER_MIN: usize = 9;
 
@@ -31,19 +31,19 @@ pub fn selector(matchers: &[Matcher]) -> String {
 }
 
 impl Explain {
-    /// The tree as text whose lines have at most `width` characters, as far as that is possible.
-    pub fn text(&self, width: usize) -> String {
-        Fitted(self, width).to_string()
+    /// The tree as text for a terminal of so many columns.
+    pub fn text(&self, columns: usize) -> String {
+        Fitted(self, Some(columns)).to_string()
     }
 }
 
 impl fmt::Display for Explain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Fitted(self, WIDTH_DEFAULT).fmt(f)
+        Fitted(self, None).fmt(f)
     }
 }
 
-struct Fitted<'a>(&'a Explain, usize);
+struct Fitted<'a>(&'a Explain, Option<usize>);
 
 impl fmt::Display for Fitted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,29 +52,50 @@ impl fmt::Display for Fitted<'_> {
     }
 }
 
+/// Writes a text behind a prefix; what is too wide goes on in the next line, a little further in.
+fn wrapped(f: &mut fmt::Formatter<'_>, prefix: &str, text: &str, columns: Option<usize>) -> fmt::Result {
+    let columns = columns.unwrap_or(usize::MAX);
+    let indent = text.len() - text.trim_start().len();
+    let mut used = width(prefix) + indent;
+    write!(f, "{prefix}{}", &text[..indent])?;
+    for (i, word) in text[indent..].split(' ').enumerate() {
+        if i > 0 && used + 1 + width(word) > columns {
+            write!(f, "\n{prefix}{:1$}", "", indent + 4)?;
+            used = width(prefix) + indent + 4;
+        } else if i > 0 {
+            f.write_str(" ")?;
+            used += 1;
+        }
+        f.write_str(word)?;
+        used += width(word);
+    }
+    writeln!(f)
+}
+
 impl Explain {
-    fn write(&self, f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, columns: Option<usize>) -> fmt::Result {
         writeln!(f, "{}", one_line(&self.query, usize::MAX))?;
+        let mut head = String::new();
         if let Some(root) = &self.root {
             let g = &root.grid;
-            match g.steps {
-                1 => write!(f, "at {} UTC", clock(g.start))?,
-                n => write!(f, "{} steps of {}, {} UTC", count(n), duration(g.step), span(g.start, g.end))?,
-            }
+            head = match g.steps {
+                1 => format!("at {} UTC", clock(g.start)),
+                n => format!("{} steps of {}, {} UTC", count(n), duration(g.step), span(g.start, g.end)),
+            };
         }
         if !self.hints.is_empty() {
-            write!(f, "; hints: {}", self.hints.join(", "))?;
+            let _ = write!(head, "; hints: {}", self.hints.join(", "));
         }
-        writeln!(f)?;
+        wrapped(f, "", &head, columns)?;
         if let Some(t) = &self.total {
-            writeln!(
-                f,
+            let total = format!(
                 "evaluated in {}, planned in {}, queued for {}; memory at most {}",
                 duration(t.eval_seconds),
                 duration(t.prepare_seconds),
                 duration(t.queue_seconds),
                 bytes(t.memory_peak_bytes)
-            )?;
+            );
+            wrapped(f, "", &total, columns)?;
         }
         let Some(root) = &self.root else { return Ok(()) };
         let mut lines = Vec::new();
@@ -88,15 +109,16 @@ impl Explain {
         head.iter().zip(&numbers).try_for_each(|(h, n)| write!(f, "  {h:>n$}"))?;
         writeln!(f)?;
         let left = widest + numbers.iter().map(|n| n + 2).sum::<usize>() + 2;
-        let part_max = columns.saturating_sub(left).max(PART_MIN);
+        let part_max = columns.map_or(PART_DEFAULT, |c| c.saturating_sub(left));
         for l in &lines {
-            write!(f, "{}", l.tree)?;
-            if !l.columns.is_empty() {
-                write!(f, "{:1$}", "", widest - width(&l.tree))?;
-                l.columns.iter().zip(&numbers).try_for_each(|(c, n)| write!(f, "  {c:>n$}"))?;
-                if !l.text.is_empty() {
-                    write!(f, "  {}", one_line(&l.text, part_max))?;
-                }
+            if l.columns.is_empty() {
+                wrapped(f, &l.tree, &l.text, columns)?;
+                continue;
+            }
+            write!(f, "{}{:2$}", l.tree, "", widest - width(&l.tree))?;
+            l.columns.iter().zip(&numbers).try_for_each(|(c, n)| write!(f, "  {c:>n$}"))?;
+            if !l.text.is_empty() && part_max >= PART_MIN {
+                write!(f, "  {}", one_line(&l.text, part_max))?;
             }
             writeln!(f)?;
         }
@@ -131,11 +153,12 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
         }
         (None, _) => vec![node.series.map_or("?".to_owned(), count)],
     };
-    lines.push(Line { tree, columns, text: node.text.clone() });
+    // A line without figures is shown as a note.
+    let text = if columns.is_empty() { String::new() } else { node.text.clone() };
+    lines.push(Line { tree, columns, text });
     let stem = if node.inputs.is_empty() { "   " } else { "│  " };
     let mut note = |text: String| {
-        let tree = format!("{rest}{stem}{text}");
-        lines.push(Line { tree, columns: Vec::new(), text: String::new() });
+        lines.push(Line { tree: format!("{rest}{stem}"), columns: Vec::new(), text });
     };
     for s in &node.scans {
         scan(s, &mut note);
@@ -452,6 +475,11 @@ mod tests {
         let line = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap();
         assert_eq!(at(line("Join"), "ms"), at(line("├─ Instant"), "ms"), "{text}");
         assert_eq!(width(line("Join")), 100, "{text}");
-        assert!(wide.text(10).lines().all(|l| !l.starts_with("Join") || l.ends_with('…')));
+        let narrow = wide.text(60);
+        assert!(!narrow.contains("xxx…"), "{narrow}");
+        for line in narrow.lines().skip(1).filter(|l| !l.contains(" ms ") && !l.contains("samples  ")) {
+            assert!(width(line) <= 60, "{line}");
+        }
+        assert!(e.to_string().lines().any(|l| width(l) > 70), "elsewhere nothing is wrapped");
     }
 }
