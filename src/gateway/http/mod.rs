@@ -31,7 +31,6 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
 
 use self::error::ApiError;
 use self::json::Json;
