@@ -80,7 +80,10 @@ fn table() -> Vec<(&'static str, Duration, String)> {
             BATCHES,
             "SELECT count(a.value + b.value) FROM metrics.m a CROSS JOIN metrics.m b".into(),
         ),
-        ("hash join, build", ONE_CALL, format!("SELECT count(*) FROM metrics.m c JOIN (SELECT a.i, a.value + g.value v FROM {many}) d ON c.value = d.v AND c.i = d.i")),
+        ("hash join, build", ONE_CALL, format!(
+                "SELECT count(*) FROM metrics.m c JOIN (SELECT a.i, a.value + g.value v FROM {many}) d ON c.value = d.v \
+                 AND c.i = d.i"
+            )),
         ("aggregate input", BATCHES, format!("SELECT a.i, sum(a.value * g.value) FROM {many} GROUP BY a.i")),
         ("many groups", ONE_CALL, format!("SELECT count(*) FROM (SELECT a.value + g.value v, count(*) FROM {many} GROUP BY v)")),
         ("distinct", ONE_CALL, format!("SELECT count(*) FROM (SELECT DISTINCT a.value + g.value FROM {many})")),
