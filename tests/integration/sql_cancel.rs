@@ -80,7 +80,10 @@ fn table() -> Vec<(&'static str, Duration, String)> {
             BATCHES,
             "SELECT count(a.value + b.value) FROM metrics.m a CROSS JOIN metrics.m b".into(),
         ),
-        ("hash join, build", ONE_CALL, format!("SELECT count(*) FROM metrics.m c JOIN (SELECT a.i, a.value + g.value v FROM {many}) d ON c.value = d.v AND c.i = d.i")),
+        ("hash join, build", ONE_CALL, format!(
+                "SELECT count(*) FROM metrics.m c JOIN (SELECT a.i, a.value + g.value v FROM {many}) d ON c.value = d.v \
+                 AND c.i = d.i"
+            )),
         ("aggregate input", BATCHES, format!("SELECT a.i, sum(a.value * g.value) FROM {many} GROUP BY a.i")),
         ("many groups", ONE_CALL, format!("SELECT count(*) FROM (SELECT a.value + g.value v, count(*) FROM {many} GROUP BY v)")),
         ("distinct", ONE_CALL, format!("SELECT count(*) FROM (SELECT DISTINCT a.value + g.value FROM {many})")),
@@ -116,7 +119,7 @@ fn table() -> Vec<(&'static str, Duration, String)> {
         (
             "expression",
             BATCHES,
-            format!("SELECT count(*) FROM {many} WHERE regexp_replace(a.job || g.value, '(j|[0-9]*)*x', 'y') = 'z'"),
+            format!("SELECT count(*) FROM {many} WHERE regexp_replace(a.job || g.value::text, '(j|[0-9]*)*x', 'y') = 'z'"),
         ),
     ]
     .into()
@@ -338,6 +341,10 @@ fn promql_in_a_statement_runs_under_the_permit_of_the_statement() {
     let call = |k: u32| format!("(SELECT max(value) FROM promql_instant('count(m) + {k}', 1700000000))");
     let r = server.post("/api/v1/sql", &[("query", &format!("SELECT {} + {}", call(0), call(1)))]);
     assert_eq!(r.json()["data"]["rows"][0][0], 601.0, "{}", r.text());
+    // So do other table functions that differ in their arguments only.
+    let call = |n: u32| format!("(SELECT max(value) FROM generate_series(1, {n}) a)");
+    let r = server.post("/api/v1/sql", &[("query", &format!("SELECT {} + {}", call(3), call(5)))]);
+    assert_eq!(r.json()["data"]["rows"][0][0].to_string().trim_matches('"'), "8", "{}", r.text());
     // It is stopped with the statement, and it is the statement that is in the list.
     let part = |k: u32| format!("quantile_over_time(0.5, (m @ 1700000000)[1h:1s] offset {k}s)");
     let long = (1..=60).map(part).collect::<Vec<_>>().join(" or on (nothing) ");

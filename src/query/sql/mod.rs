@@ -26,6 +26,7 @@
 //!    which does not wait for a client that reads slowly.
 
 mod caches;
+mod calls;
 mod catalog;
 mod checked;
 mod errors;
@@ -279,9 +280,12 @@ impl Inner {
         promql_args::compute(&mut statement, &self.template).await?;
         let calls = promql_table::find_calls(&statement)?;
         let tables = promql_table::evaluate(&self.promql, calls, &permit, &pool).await?;
+        let renamed = calls::tell_apart(&mut statement);
         let explained = matches!(statement, Statement::Explain(_));
         let snapshot = self.source.snapshot();
-        let context = self.session(&snapshot, explained, &tables, &permit, &pool);
+        let mut state = self.session(&snapshot, explained, &tables, &permit, &pool);
+        calls::register(&mut state, &renamed);
+        let context = SessionContext::new_with_state(state);
         let (physical, names) = plan(&context, statement, snapshot.as_ref(), &statement_pool).await?;
         let physical = guarded::guard(&physical, &statement_pool).map_err(|e| error(&e))?;
         let stream = execute_stream(physical, context.task_ctx()).map_err(|e| error(&e))?;
@@ -305,7 +309,7 @@ impl Inner {
         tables: &promql_table::Answers,
         permit: &Arc<Permit>,
         pool: &Arc<dyn MemoryPool>,
-    ) -> SessionContext {
+    ) -> SessionState {
         let ctx = Arc::clone(&permit.ctx);
         let asker = Asker::new(move || ctx.check().is_ok());
         let catalogs = catalog::Catalogs::new(
@@ -322,7 +326,7 @@ impl Inner {
             .build();
         state.register_udtf("promql", Arc::new(promql_table::PromqlFunction::new(false, tables)));
         state.register_udtf("promql_instant", Arc::new(promql_table::PromqlFunction::new(true, tables)));
-        SessionContext::new_with_state(state)
+        state
     }
 }
 

@@ -138,7 +138,8 @@ fn the_level_of_the_log_and_what_needs_a_new_start() {
     std::fs::write(&config, text).expect("a configuration");
     assert_eq!(server.post("/-/reload", &[]).status, 200);
     let log = server.log();
-    let told = "configuration reloaded (log error → info, limit.query_concurrency_max 20 → 3); restart to apply: head-bytes, limit.write_queue_max";
+    let told = "configuration reloaded (log error → info, limit.query_concurrency_max 20 → 3); restart to apply: \
+                head-bytes, limit.write_queue_max";
     assert!(log.contains(told), "{log}");
     assert_eq!(server.metric("quiver_limit{name=\"write_queue_max\"}"), 1024.0, "in force is what is in force");
     let running = server.metric("quiver_limit{name=\"query_concurrency_max\"}");
