@@ -45,7 +45,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// A body as a handler gets it.
-    pub fn new(body: Incoming, peer: &Arc<Peer>, leftover: &Leftover, expects_continue: bool) -> Body {
+    pub fn wrap(body: Incoming, peer: &Arc<Peer>, leftover: &Leftover, expects_continue: bool) -> Body {
         if body.is_end_stream() {
             return Body::empty();
         }

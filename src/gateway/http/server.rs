@@ -197,7 +197,7 @@ async fn answered(client: Arc<Client>, request: hyper::Request<Incoming>) -> Res
     peer.enter(Phase::Working);
     let (mut parts, body) = request.into_parts();
     let door = door_of(parts.uri.path());
-    let body = Inbound::new(body, peer, &client.leftover, expects_continue(&parts.headers));
+    let body = Inbound::wrap(body, peer, &client.leftover, expects_continue(&parts.headers));
     let answer = match decided(&client, &parts) {
         Ok(cors) => {
             parts.extensions.insert(client.line.clone());
