@@ -221,10 +221,8 @@ pub fn body_error(error: &BodyError) -> Response<Body> {
         BodyError::TooLarge(_) => Reason::TooLarge,
         BodyError::Crowded => Reason::BodiesFull,
         BodyError::Slow => Reason::Slow,
-        BodyError::Malformed(_) => Reason::BadData,
+        BodyError::Malformed(_) => Reason::Decode,
         BodyError::Broken(_) => Reason::Broken,
-        #[allow(unreachable_patterns)]
-        _ => Reason::Decode,
     };
     let mut r = error.response();
     r.extensions_mut().insert(Cause::new(reason, &error.to_string()));
