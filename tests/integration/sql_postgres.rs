@@ -217,6 +217,8 @@ fn columns_of_one_name_are_shown_and_told_apart_where_names_are_keys() {
         ("SELECT job AS a, zone AS a FROM metrics.t ORDER BY a", "ambiguous"),
         ("SELECT nothing FROM metrics.t", "there is no column nothing; columns are"),
         ("SELECT jbo FROM metrics.t", "did you mean job?"),
+        ("SELECT s.job FROM (SELECT job, job FROM metrics.t) s", "the column job is ambiguous"),
+        ("WITH c AS (SELECT max(value), max(ts) FROM metrics.t) SELECT max FROM c", "the column max is ambiguous"),
         ("SELECT *, * FROM metrics.t", "the same columns twice by *"),
         ("SELECT EXISTS (SELECT q, q FROM metrics.t)", "not supported: EXISTS in a SELECT list"),
     ] {

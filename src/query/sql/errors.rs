@@ -100,6 +100,14 @@ fn schema_error(e: &SchemaError) -> String {
 pub fn planning(e: &DataFusionError, names: &Names, snapshot: &dyn Snapshot) -> QueryError {
     let error = match e.find_root() {
         DataFusionError::Plan(text) => missing_table(text, snapshot).map_or_else(|| error(e), QueryError::BadData),
+        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+            SchemaError::FieldNotFound { field, valid_fields }
+                if valid_fields.iter().any(|c| c.name != field.name && names.shown(&c.name) == field.name) =>
+            {
+                QueryError::BadData(format!("the column {} is ambiguous: two columns have this name", field.name()))
+            }
+            _ => error(e),
+        },
         _ => error(e),
     };
     match error {

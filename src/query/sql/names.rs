@@ -65,7 +65,8 @@ fn make_unique(statement: &mut Statement, aliases: bool) -> Result<Names, QueryE
 }
 
 impl Names {
-    fn shown<'a>(&'a self, name: &'a str) -> &'a str {
+    /// The name that an answer shows for a column.
+    pub fn shown<'a>(&'a self, name: &'a str) -> &'a str {
         self.shown.get(name).map_or(name, String::as_str)
     }
 
