@@ -150,7 +150,6 @@ impl Place {
         for name in ["sql", "examples"] {
             symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join(name), folder.join(name)).unwrap();
         }
-        symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), folder.join("sql")).unwrap();
         copy_folder(&server.data, &folder.join("quiver-data"));
         copy_folder(&server.data, &folder.join("copied-data-folder"));
         let has_curl = Command::new("curl").arg("--version").output().is_ok_and(|o| o.status.success());

@@ -298,7 +298,8 @@ fn sample_bits(server: &Server, metric: &str) -> u64 {
     use prost::Message;
     use quiver_gateway::proto::query_v1 as pb;
     let accept = [("accept", "application/x-protobuf")];
-    let r = server.client().get(&format!("/api/v1/query?query={metric}&time={AT}"), &accept).unwrap();
+    let path = format!("/api/v1/query?query={metric}&time={AT}");
+    let r = server.client().request("GET", &path, &accept, b"").unwrap();
     let answer = pb::QueryResponse::decode(r.body.as_slice()).unwrap();
     let Some(pb::query_response::Result::Vector(v)) = answer.result else { panic!("{answer:?}") };
     match v.samples[0].value {
