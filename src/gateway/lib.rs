@@ -165,8 +165,10 @@ pub struct Gateway {
     pub answers: Arc<http::answers::AnswerRoom>,
     /// Room for bodies of writes.
     pub bodies: http::body::BodyRoom,
-    /// Places for lookups, and for large answers being written.
-    pub turns: Arc<tokio::sync::Semaphore>,
+    /// Places for threads that write large answers.
+    pub writers: Arc<http::turns::Writers>,
+    /// Places for lookups of series, labels, metadata and exemplars.
+    pub lookups: Arc<tokio::sync::Semaphore>,
     /// Places for exports under way.
     pub exports: Arc<tokio::sync::Semaphore>,
     scratches: Mutex<Vec<write::Scratch>>,
@@ -190,7 +192,8 @@ impl Gateway {
             peers,
             answers: Arc::new(answers),
             bodies,
-            turns: Arc::new(tokio::sync::Semaphore::new(http::TURNS_MAX)),
+            writers: Arc::default(),
+            lookups: Arc::new(tokio::sync::Semaphore::new(http::LOOKUPS_MAX)),
             exports: Arc::new(tokio::sync::Semaphore::new(http::export::EXPORTS_MAX)),
             services,
             counters: Counters::default(),

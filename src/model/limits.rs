@@ -106,7 +106,7 @@ impl Default for Limits {
             query_memory_bytes_max: 1 << 30,
             query_memory_total_bytes_max: 2 << 30,
             result_cache_bytes_max: 64 << 20,
-            answer_bytes_max: 128 << 20,
+            answer_bytes_max: 96 << 20,
             slow_client_ms_max: 20_000,
             regex_bytes_max: 10 << 20,
             sql_operators_max: 500,

@@ -11,6 +11,9 @@ use super::params::Params;
 use super::success;
 use crate::Gateway;
 
+/// Entries of a list that needs no turn to be written.
+const LIST_AT_ONCE: usize = 1_000;
+
 const TRUNCATED: &str = "results truncated due to limit";
 
 /// One more than the limit is asked for, to know whether the list was cut.
@@ -18,12 +21,13 @@ fn ask(limit: usize) -> usize {
     if limit == 0 { usize::MAX } else { limit.saturating_add(1) }
 }
 
-fn strings(headers: &HeaderMap, mut list: Vec<String>, limit: usize) -> Response<Body> {
+fn strings(g: &Gateway, headers: &HeaderMap, mut list: Vec<String>, limit: usize) -> Response<Body> {
     let mut warnings = Vec::new();
     if limit > 0 && list.len() > limit {
         list.truncate(limit);
         warnings.push(TRUNCATED.to_owned());
     }
+    let _turn = (list.len() > LIST_AT_ONCE).then(|| g.writers.enter());
     success(headers, &warnings, &[], |j| {
         j.strings(list.iter().map(String::as_str));
     })
@@ -33,7 +37,7 @@ fn strings(headers: &HeaderMap, mut list: Vec<String>, limit: usize) -> Response
 pub fn names(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<Body>, ApiError> {
     let (limit, range, selectors) = (p.limit()?, p.time_range()?, p.narrow_selectors(g)?);
     let list = g.services.source.snapshot().label_names(&selectors, range, ask(limit))?;
-    Ok(strings(headers, list, limit))
+    Ok(strings(g, headers, list, limit))
 }
 
 /// `/label/NAME/values`
@@ -51,7 +55,7 @@ pub fn values(g: &Gateway, headers: &HeaderMap, p: &Params, name: &str) -> Resul
     }
     let (limit, range, selectors) = (p.limit()?, p.time_range()?, p.narrow_selectors(g)?);
     let list = g.services.source.snapshot().label_values(name, &selectors, range, ask(limit))?;
-    Ok(strings(headers, list, limit))
+    Ok(strings(g, headers, list, limit))
 }
 
 /// Prometheus's value-encoded names after their `U__`: `_HEX_` is a character, `__` an underscore.
@@ -102,6 +106,7 @@ pub fn series(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<Response<B
         list.truncate(limit);
         warnings.push(TRUNCATED.to_owned());
     }
+    let _turn = (list.len() > LIST_AT_ONCE).then(|| g.writers.enter());
     Ok(success(headers, &warnings, &[], |j| {
         j.raw("[");
         for (i, l) in list.iter().enumerate() {

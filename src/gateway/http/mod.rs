@@ -22,6 +22,7 @@ pub mod socket;
 pub mod sql;
 mod sql_json;
 pub mod status;
+pub mod turns;
 mod watch;
 
 use std::sync::Arc;
@@ -37,8 +38,8 @@ use self::json::Json;
 use self::params::Params;
 use crate::Gateway;
 
-/// Lookups of series, labels, metadata and exemplars, and large answers being written, at once.
-pub const TURNS_MAX: usize = 8;
+/// Lookups of series, labels, metadata and exemplars at once.
+pub const LOOKUPS_MAX: usize = 8;
 
 type Shared = State<Arc<Gateway>>;
 
@@ -185,30 +186,20 @@ where
     .await
 }
 
-/// What may find much or write a large answer, on a thread, a few at a time: each holds what it found and what becomes of it. The
-/// others wait and hold less.
-async fn in_turn<W>(g: &Gateway, work: W) -> Result<Response<Body>, ApiError>
-where
-    W: FnOnce() -> Result<Response<Body>, ApiError> + Send + 'static,
-{
-    let internal = |e: String| ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"));
-    let turn = Arc::clone(&g.turns).acquire_owned().await.map_err(|e| internal(e.to_string()))?;
-    let job = tokio::task::spawn_blocking(move || {
-        let answer = work();
-        drop(turn);
-        answer
-    });
-    job.await.unwrap_or_else(|e| Err(internal(e.to_string())))
-}
-
-/// [`on_a_thread`], in turn.
+/// [`on_a_thread`] for what may find much, a few at a time: each holds what it found. The others wait and hold nothing.
 async fn looked_up<F>(g: Arc<Gateway>, request: Request<Body>, then: F) -> Response<Body>
 where
     F: FnOnce(&Gateway, &HeaderMap, &Params) -> Result<Response<Body>, ApiError> + Send + 'static,
 {
     with_params(request, |headers, params| async move {
-        let gateway = Arc::clone(&g);
-        in_turn(&gateway, move || then(&g, &headers, &params)).await
+        let internal = |e: String| ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"));
+        let turn = Arc::clone(&g.lookups).acquire_owned().await.map_err(|e| internal(e.to_string()))?;
+        let job = tokio::task::spawn_blocking(move || {
+            let answer = then(&g, &headers, &params);
+            drop(turn);
+            answer
+        });
+        job.await.unwrap_or_else(|e| Err(internal(e.to_string())))
     })
     .await
 }

@@ -1,5 +1,7 @@
 //! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 use prost::Message;
@@ -8,7 +10,7 @@ use quiver_query::{Answer, AnswerValue, ExplainMode, Hints, PromqlRequest, Query
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Form;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorType};
 use super::json::Json;
 use super::params::{Params, parse_duration};
 use super::{accept, protobuf, success};
@@ -100,23 +102,24 @@ async fn run(
     let request = PromqlRequest { query, start, end, step, options };
     let text = request.query.clone();
     g.counters.queries.add(1);
-    let answer = g.services.engine.promql(request).await.map_err(|e| {
+    let (headers, stats) = (headers.clone(), p.get("stats").to_owned());
+    let (slot, writers) = (Arc::new(OnceLock::new()), Arc::clone(&g.writers));
+    let filled = Arc::clone(&slot);
+    let then = move |answer: Answer| {
+        let mut told = Told::of(&answer, &text);
+        told.warnings.extend(unknown_stats(&stats));
+        let _turn = (points(&answer) > POINTS_AT_ONCE).then(|| writers.enter());
+        let _ = filled.set(written(&headers, &answer, shown, told));
+    };
+    g.services.engine.promql_then(request, Box::new(then)).await.map_err(|e| {
         g.counters.query_failed(&e);
         ApiError::query(e)
     })?;
-    let mut told = Told::of(&answer, &text);
-    if let Some(warning) = unknown_stats(p.get("stats")) {
-        told.warnings.push(warning);
-    }
-    if points(&answer) <= POINTS_AT_ONCE {
-        return Ok(written(headers, &answer, shown, told));
-    }
-    // It takes milliseconds: on a thread of its own, so that no other answer waits for it.
-    let headers = headers.clone();
-    super::in_turn(g, move || Ok(written(&headers, &answer, shown, told))).await
+    let answer = Arc::into_inner(slot).and_then(OnceLock::into_inner);
+    answer.ok_or_else(|| ApiError::new(ErrorType::Internal, "unexpected error: the answer was not written"))
 }
 
-/// Points of an answer that is written where it is.
+/// Points of an answer that needs no turn to be written.
 const POINTS_AT_ONCE: usize = 10_000;
 
 fn points(answer: &Answer) -> usize {

@@ -131,8 +131,7 @@ async fn connected(
             line: Line::default(),
             leftover: Leftover::default(),
         };
-        // Boxed: a task is as large as all that it ever waits for.
-        Box::pin(serve_client(socket, client, shutdown)).await;
+        serve_client(socket, client, shutdown).await;
     } else {
         drop(socket);
     }
@@ -159,7 +158,12 @@ struct Client {
     leftover: Leftover,
 }
 
-async fn serve_client(socket: Socket, client: Client, shutdown: CancellationToken) {
+/// Serves a connection. Boxed: a task is as large as all that it ever waits for.
+fn serve_client(socket: Socket, client: Client, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+    served(socket, client, shutdown).boxed()
+}
+
+async fn served(socket: Socket, client: Client, shutdown: CancellationToken) {
     let client = Arc::new(client);
     let peer = Arc::clone(&client.peer);
     let service = service_fn(move |request: hyper::Request<Incoming>| answered(Arc::clone(&client), request));

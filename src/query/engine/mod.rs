@@ -210,7 +210,25 @@ impl Engine {
 
     /// Answers a query. (In a box, as all futures that other crates poll: what is inside is compiled here, and once.)
     pub fn promql(&self, request: PromqlRequest) -> BoxFuture<'_, Result<Answer, QueryError>> {
-        Box::pin(async move {
+        Box::pin(self.promql_as(request, |answer| answer))
+    }
+
+    /// Answers a query and hands the answer to `then`, still under the permit of the query and on its thread: how many answers
+    /// there are that nothing was made of yet is bounded, too.
+    pub fn promql_then(
+        &self,
+        request: PromqlRequest,
+        then: Box<dyn FnOnce(Answer) + Send>,
+    ) -> BoxFuture<'_, Result<(), QueryError>> {
+        Box::pin(self.promql_as(request, then))
+    }
+
+    fn promql_as<T: Send + 'static>(
+        &self,
+        request: PromqlRequest,
+        then: impl FnOnce(Answer) -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, QueryError>> + Send {
+        async move {
             check_request(&request, &self.inner.limits.get())?;
             let (text, options) = (request.query.clone(), request.options.clone());
             let is_instant = request.step == 0 && request.start == request.end;
@@ -223,10 +241,10 @@ impl Engine {
                 if is_plain && let Some(parsed) = engine.inner.parsed.get(&*request.query) {
                     parsed.took(began.elapsed());
                 }
-                answer
+                answer.map(then)
             };
             self.run(&text, &options, place, work).await
-        })
+        }
     }
 
     /// The logical and the physical plan of a query as text.
