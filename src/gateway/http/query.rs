@@ -1,9 +1,10 @@
 //! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
+use parking_lot::Mutex;
 use prost::Message;
 use quiver_query::promql;
 use quiver_query::{Answer, AnswerValue, ExplainMode, Hints, PromqlRequest, QueryOptions};
@@ -103,19 +104,19 @@ async fn run(
     let text = request.query.clone();
     g.counters.queries.add(1);
     let (headers, stats) = (headers.clone(), p.get("stats").to_owned());
-    let (slot, writers) = (Arc::new(OnceLock::new()), Arc::clone(&g.writers));
+    let (slot, writers) = (Arc::new(Mutex::new(None)), Arc::clone(&g.writers));
     let filled = Arc::clone(&slot);
     let then = move |answer: Answer| {
         let mut told = Told::of(&answer, &text);
         told.warnings.extend(unknown_stats(&stats));
         let _turn = (points(&answer) > POINTS_AT_ONCE).then(|| writers.enter());
-        let _ = filled.set(written(&headers, &answer, shown, told));
+        *filled.lock() = Some(written(&headers, &answer, shown, told));
     };
     g.services.engine.promql_then(request, Box::new(then)).await.map_err(|e| {
         g.counters.query_failed(&e);
         ApiError::query(e)
     })?;
-    let answer = Arc::into_inner(slot).and_then(OnceLock::into_inner);
+    let answer = slot.lock().take();
     answer.ok_or_else(|| ApiError::new(ErrorType::Internal, "unexpected error: the answer was not written"))
 }
 

@@ -223,28 +223,26 @@ impl Engine {
         Box::pin(self.promql_as(request, then))
     }
 
-    fn promql_as<T: Send + 'static>(
+    async fn promql_as<T: Send + 'static>(
         &self,
         request: PromqlRequest,
         then: impl FnOnce(Answer) -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T, QueryError>> + Send {
-        async move {
-            check_request(&request, &self.inner.limits.get())?;
-            let (text, options) = (request.query.clone(), request.options.clone());
-            let is_instant = request.step == 0 && request.start == request.end;
-            let is_plain = is_instant && options.explain == ExplainMode::Off && !self.inner.source.may_wait();
-            let is_light = is_plain && self.inner.parsed.get(&*text).is_some_and(|p| p.is_light());
-            let place = if is_light { Place::Here } else { Place::Thread };
-            let work = move |engine: &Engine, ctx: &Arc<QueryContext>, queued| {
-                let began = Instant::now();
-                let answer = engine.answer(&request, ctx, queued);
-                if is_plain && let Some(parsed) = engine.inner.parsed.get(&*request.query) {
-                    parsed.took(began.elapsed());
-                }
-                answer.map(then)
-            };
-            self.run(&text, &options, place, work).await
-        }
+    ) -> Result<T, QueryError> {
+        check_request(&request, &self.inner.limits.get())?;
+        let (text, options) = (request.query.clone(), request.options.clone());
+        let is_instant = request.step == 0 && request.start == request.end;
+        let is_plain = is_instant && options.explain == ExplainMode::Off && !self.inner.source.may_wait();
+        let is_light = is_plain && self.inner.parsed.get(&*text).is_some_and(|p| p.is_light());
+        let place = if is_light { Place::Here } else { Place::Thread };
+        let work = move |engine: &Engine, ctx: &Arc<QueryContext>, queued| {
+            let began = Instant::now();
+            let answer = engine.answer(&request, ctx, queued);
+            if is_plain && let Some(parsed) = engine.inner.parsed.get(&*request.query) {
+                parsed.took(began.elapsed());
+            }
+            answer.map(then)
+        };
+        self.run(&text, &options, place, work).await
     }
 
     /// The logical and the physical plan of a query as text.
