@@ -442,12 +442,16 @@ fn a_prompt_for_sql() {
     pty.enter("count(*) as n from metrics.squares;");
     pty.wait_for("a;b  120");
     pty.wait_for("1 row");
+    pty.wait_for("quiver> ");
     pty.enter(".tables squar");
     pty.wait_for("metrics.squares");
+    pty.wait_for("quiver> ");
     pty.enter(".nosuch");
     pty.wait_for("unknown command .nosuch");
+    pty.wait_for("quiver> ");
     pty.enter("select nosuch from metrics.squares; select 'not ' || 'reached';");
     pty.wait_for("error: ");
+    pty.wait_for("quiver> ");
     // Ctrl-C drops what is typed, and cancels what runs: the server stops, too.
     pty.enter("select 'dropped'");
     pty.wait_for("   ...> ");
@@ -458,8 +462,10 @@ fn a_prompt_for_sql() {
     server.wait_until("the statement runs", |s| s.metric("quiver_queries_total") > asked);
     pty.send("\u{3}");
     pty.wait_for("canceled");
+    pty.wait_for("quiver> ");
     pty.enter("select 'still ' || 'here' as y;");
     pty.wait_for("still here");
+    pty.wait_for("quiver> ");
     pty.enter(".help");
     pty.wait_for(".format FORMAT");
     // Ctrl-D ends.
