@@ -229,22 +229,6 @@ fn columns_of_one_name_are_shown_and_told_apart_where_names_are_keys() {
 }
 
 #[test]
-fn calls_of_a_table_function_are_told_apart_by_their_arguments() {
-    let server = filled();
-    let series = |n: u32| format!("(SELECT max(value) FROM generate_series(1, {n}))");
-    let statement = format!("SELECT {}, {} + {}, {0}", series(10), series(10), series(20));
-    assert_eq!(server.sql(&statement), [[json!(10), json!(30), json!(10)]]);
-    let promql = |k: u32| format!("(SELECT max(value) FROM promql_instant('vector({k})', 0))");
-    assert_eq!(
-        server.sql(&format!("SELECT {} + {} * 10 + {} * 100", promql(1), promql(2), promql(1))),
-        [[json!(121.0)]]
-    );
-    let joined = "SELECT a.value, b.value FROM promql_instant('vector(1)', 0) a, promql_instant('vector(2)', 0) b";
-    assert_eq!(server.sql(joined), [[json!(1.0), json!(2.0)]]);
-    assert_eq!(server.sql("SELECT job || 1 || value::int FROM metrics.t WHERE q = 'e' AND value > 1"), [["api12"]]);
-}
-
-#[test]
 fn odd_floats_and_long_numbers_survive_json() {
     let server = filled();
     let ask = |statement: &str, format: &str| {

@@ -1,7 +1,7 @@
 //! What is put right before types are made equal: aggregates over labels, orders inside of aggregates that mean nothing,
 //! and times finer than a millisecond.
 //!
-//! * A label is text by number, and `||` and several aggregates of DataFusion take text only: they get the text.
+//! * A label is text by number, and several aggregates of DataFusion take text only: they get the text.
 //! * `avg(value ORDER BY ts)` is `avg(value)`: the order is dropped where it cannot change the result. DataFusion passes it
 //!   on as one more argument, on which the grouped functions panic.
 //! * `labels['__name__']` is the metric's name, wherever it stands.
@@ -97,10 +97,6 @@ impl AnalyzerRule for Meaning {
                     Transformed::yes(Expr::WindowFunction(w))
                 }
                 Expr::ScalarFunction(f) if matches!(f.name(), "get_field" | "map_extract") => metric_name(f, schema)?,
-                Expr::BinaryExpr(b) if b.op == Operator::StringConcat => {
-                    let (left, right) = (Box::new(text(*b.left, schema)), Box::new(text(*b.right, schema)));
-                    Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op: b.op, right }))
-                }
                 Expr::ScalarFunction(f) if f.name() == "date_part" => seconds(f, schema),
                 e => exact_time(e, schema),
             })
