@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a manifest that can be read, a log segment, a block  ─▶ ours, whatever else lies there
-//! else: nothing but our names and harmless ones        ─▶ empty
+//! else: nothing but our names, harmless ones and logs   ─▶ empty
 //! else                                                  ─▶ foreign: refused, untouched
 //! ```
 
@@ -81,7 +81,8 @@ pub(crate) fn judge(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
         LOG_DIR => !is_bare(&segments),
         name => !OWN.contains(&name) && !is_harmless(name),
     };
-    let mut strange: Vec<String> = folders.iter().chain(&files).filter(|n| is_strange(n)).cloned().collect();
+    let strange_files = files.iter().filter(|n| is_strange(n) && !is_of_a_service(n));
+    let mut strange: Vec<String> = folders.iter().filter(|n| is_strange(n)).chain(strange_files).cloned().collect();
     // What tells a reader most comes first.
     strange.sort_by_key(|name| name.starts_with('.'));
     Ok(if strange.is_empty() { Folder::Empty } else { Folder::Foreign(strange) })
@@ -98,6 +99,12 @@ pub(crate) fn refuse_foreign(disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
 /// Is it what file systems and version control leave in an empty folder?
 pub(crate) fn is_harmless(name: &str) -> bool {
     HARMLESS.contains(&name) || name.starts_with(".nfs")
+}
+
+/// Is it a file that a service manager or a shell writes for a server, such as `server.log` or `quiver.pid`? Databases number their logs.
+fn is_of_a_service(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && [".log", ".out", ".err", ".pid"].iter().any(|end| name.ends_with(end))
 }
 
 fn is_unfinished(name: &str) -> bool {
@@ -141,6 +148,7 @@ mod tests {
         for empty in [
             &[][..],
             &["lost+found/", ".gitkeep", ".nfs000001"],
+            &["server.log", "quiver.pid"],
             // A start that was cut off.
             &["LOCK"],
             &["LOCK", "log/", "blocks/", "MANIFEST.tmp"],
