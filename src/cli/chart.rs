@@ -90,7 +90,7 @@ pub fn figure(v: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// A line of blocks, as high as the values; blank where there are none.
+/// A line of blocks, as high as the values; a missing value is a blank.
 pub fn sparkline(points: &[(f64, f64)], (x0, x1): (f64, f64)) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let mut sums = [(0.0, 0u32); SPARKS];

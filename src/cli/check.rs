@@ -48,7 +48,7 @@ pub async fn run(args: CheckArgs) -> Result<(), Failure> {
     ended
 }
 
-/// What is printed of a check, and how it ends.
+/// The text that a check prints, and its exit code.
 fn told(report: &CheckReport, is_repair: bool, folder: &str) -> (String, Result<(), Failure>) {
     let mut text: String = report.findings.iter().map(line).collect();
     for (file, s) in &report.salvaged {

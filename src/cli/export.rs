@@ -43,7 +43,7 @@ pub struct ExportArgs {
     end: Option<String>,
 }
 
-/// What was done so far, shown while it goes on.
+/// The progress of a long command, shown while it runs.
 struct Progress {
     bar: Bar,
     samples: u64,

@@ -39,7 +39,7 @@ impl Named {
         Self { common, one }
     }
 
-    /// What they have in common, as a selector; empty if that is nothing, or if there is one series alone.
+    /// Labels that all series share, as a selector. Empty if they share none, or if there is only one series.
     pub fn common(&self) -> String {
         if self.one { String::new() } else { self.hoisted() }
     }

@@ -61,7 +61,7 @@ fn read(editor: &mut Terminal) -> Result<Option<String>, ReadlineError> {
     }
 }
 
-/// What is no statement: a command with a dot, or a word that other programs of this kind know.
+/// A command of the prompt instead of a statement: a word with a dot, or one that other SQL prompts know.
 fn command(line: &str) -> Option<&str> {
     let line = line.trim();
     let bare = line.trim_end_matches(';').trim_end();
