@@ -55,6 +55,14 @@ pub fn unsent_bytes(_: std::os::fd::RawFd) -> Option<u64> {
     None
 }
 
+/// A copy of `bytes` in pages of its own, which return to the system when it is dropped. An allocator keeps memory that a thread
+/// other than the one that asked for it frees. `None` if the system gives no pages.
+pub fn in_own_pages(bytes: &[u8]) -> Option<memmap2::Mmap> {
+    let mut pages = memmap2::MmapMut::map_anon(bytes.len()).ok()?;
+    pages.copy_from_slice(bytes);
+    pages.make_read_only().ok()
+}
+
 /// Processor time that this thread has had, ns. Costs a call of the system: for work of microseconds.
 pub fn thread_cpu_ns() -> u64 {
     cpu_ns(ClockId::ThreadCPUTime)
@@ -127,6 +135,13 @@ mod tests {
         let none = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(memory(&[machine, v1, none]), Some(16 << 20));
         assert_eq!(memory(&[machine, ("/proc/self/cgroup", "rubbish\n::\n")]), Some(16 << 20));
+    }
+
+    #[test]
+    fn a_copy_in_own_pages_is_the_same() {
+        let bytes: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
+        assert!(in_own_pages(&bytes).unwrap()[..] == bytes[..]);
+        assert!(in_own_pages(&[]).unwrap().is_empty());
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct QueryContext {
     /// The query text, for messages.
     pub query: String,
     /// Limits in force.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// Features in force.
     pub features: Features,
     /// How far back an instant selector looks, ms.
@@ -107,10 +107,10 @@ const PIECE: usize = 1 << 20;
 
 impl QueryContext {
     /// A context without deadline.
-    pub fn new(query: &str, limits: Limits, features: Features) -> Self {
+    pub fn new(query: &str, limits: impl Into<Arc<Limits>>, features: Features) -> Self {
         Self {
             query: query.to_owned(),
-            limits,
+            limits: limits.into(),
             features,
             lookback_ms: 300_000,
             default_step_ms: 60_000,

@@ -159,6 +159,16 @@ impl Taken {
     }
 }
 
+/// Answers from this size on wait in pages of their own.
+const OWN_PAGES_BYTES: usize = 1 << 20;
+
+/// The bytes of an answer as they wait for the client. Those of a large one return to the system as soon as they are sent: another
+/// thread than the one that wrote the answer frees them, so that an allocator would keep them.
+pub fn settled(body: Vec<u8>) -> Bytes {
+    let pages = if body.len() < OWN_PAGES_BYTES { None } else { quiver_core::in_own_pages(&body) };
+    pages.map_or_else(|| Bytes::from(body), Bytes::from_owner)
+}
+
 struct Held {
     bytes: Bytes,
     _taken: Arc<Taken>,

@@ -89,7 +89,6 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/", get(index))
         .fallback(front::missing)
         .method_not_allowed_fallback(front::not_allowed)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), watch::watch))
         .with_state(gateway)
 }
 
@@ -138,8 +137,8 @@ fn sent(headers: &HeaderMap, body: Vec<u8>) -> Response<Body> {
 
 /// A body of a media type, compressed where that pays.
 fn sent_as(headers: &HeaderMap, body: Vec<u8>, media_type: &'static str) -> Response<Body> {
-    let typed = |body| {
-        let mut r = Response::new(Body::from(body));
+    let typed = |body: Vec<u8>| {
+        let mut r = Response::new(Body::from(answers::settled(body)));
         r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         r
     };

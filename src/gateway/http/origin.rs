@@ -138,6 +138,9 @@ fn is_loopback_name(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|a| a.to_canonical().is_loopback())
 }
 
+/// A browser says by it where a request comes from; other clients do not send it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// Routes that answer POST and change nothing, below `/api/v1/`.
 const READS: [&str; 10] = [
     "query",
@@ -192,8 +195,12 @@ pub struct Cors {
 pub fn decide(parts: &Parts, allowed: &Allowed, is_local: bool) -> Decision {
     let headers = &parts.headers;
     let path = parts.uri.path();
+    let has_origin = headers.contains_key(header::ORIGIN);
+    if !has_origin && parts.method != Method::OPTIONS && !(is_local && headers.contains_key(SEC_FETCH_SITE)) {
+        return Decision::Go(None);
+    }
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
-    let is_browser = headers.contains_key("sec-fetch-site") || headers.contains_key(header::ORIGIN);
+    let is_browser = has_origin || headers.contains_key(SEC_FETCH_SITE);
     if is_local && is_browser {
         let name = split_host(host).map_or(String::new(), |(name, _)| name);
         if !is_loopback_name(&name) && !allowed.hosts.contains(&name) {

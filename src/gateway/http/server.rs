@@ -29,9 +29,9 @@ use super::front;
 use super::origin::{self, Decision};
 use super::peers::{Cause, Peer, Phase, SWEEP_INTERVAL};
 use super::socket::{HEAD_BYTES_MAX, Socket};
-use super::watch::door_of;
+use super::watch::{self, door_of};
 use crate::Gateway;
-use crate::rejections::Reason;
+use crate::rejections::{Door, Reason};
 use crate::write::Line;
 
 /// Connections open at once.
@@ -202,10 +202,11 @@ async fn answered(client: Arc<Client>, request: hyper::Request<Incoming>) -> Res
     let (mut parts, body) = request.into_parts();
     let door = door_of(parts.uri.path());
     let body = Inbound::wrap(body, peer, &client.leftover, expects_continue(&parts.headers));
-    let answer = match decided(&client, &parts) {
+    let answer = match decided(&client, &parts, door) {
         Ok(cors) => {
             parts.extensions.insert(client.line.clone());
             let mut answer = handled(client.router.clone(), hyper::Request::from_parts(parts, body)).await;
+            watch::note(g, door, &mut answer);
             origin::add(&mut answer, cors.as_ref());
             answer
         }
@@ -226,8 +227,12 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 }
 
 /// Whose page may read the answer; an error where the request is answered before it is handled.
-fn decided(client: &Client, parts: &axum::http::request::Parts) -> Result<Option<origin::Cors>, Box<Response<Body>>> {
-    let rejected = |reason, text: &str| client.gateway.rejections.request(door_of(parts.uri.path()), reason, text);
+fn decided(
+    client: &Client,
+    parts: &axum::http::request::Parts,
+    door: Door,
+) -> Result<Option<origin::Cors>, Box<Response<Body>>> {
+    let rejected = |reason, text: &str| client.gateway.rejections.request(door, reason, text);
     front::check(parts).map_err(|e| {
         rejected(Reason::BadData, &e.text);
         Box::new(e.response())

@@ -1,28 +1,22 @@
 //! Counts and logs rejected HTTP requests, whatever part of the server rejected them.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{Request, Response, StatusCode};
-use axum::middleware::Next;
+use axum::http::{Response, StatusCode};
 
 use crate::Gateway;
 use crate::rejections::{Cause, Door, PartlyKept, Reason};
 
-/// A layer around all routes.
-pub async fn watch(State(gateway): State<Arc<Gateway>>, request: Request<Body>, next: Next) -> Response<Body> {
-    let door = door_of(request.uri().path());
-    let mut response = next.run(request).await;
-    let door = response.extensions_mut().remove::<Door>().unwrap_or(door);
+/// Counts and logs the answer of a route if it is a rejection.
+pub(super) fn note(gateway: &Gateway, door: Door, response: &mut Response<Body>) {
     let is_rejected = response.status().is_client_error() || response.status().is_server_error();
-    if is_rejected && response.extensions().get::<PartlyKept>().is_none() {
-        match response.extensions_mut().remove::<Cause>() {
-            Some(cause) => gateway.rejections.request(door, cause.reason, &cause.text),
-            None => gateway.rejections.request(door, by_status(response.status()), response.status().as_str()),
-        }
+    if !is_rejected || response.extensions().get::<PartlyKept>().is_some() {
+        return;
     }
-    response
+    let door = response.extensions_mut().remove::<Door>().unwrap_or(door);
+    match response.extensions_mut().remove::<Cause>() {
+        Some(cause) => gateway.rejections.request(door, cause.reason, &cause.text),
+        None => gateway.rejections.request(door, by_status(response.status()), response.status().as_str()),
+    }
 }
 
 /// Which door a path belongs to.

@@ -351,7 +351,7 @@ impl Engine {
         if let Some(on) = options.use_start_timestamps {
             features.use_start_timestamps = on;
         }
-        let mut ctx = QueryContext::new(text, Limits::clone(&self.inner.limits.get()), features);
+        let mut ctx = QueryContext::new(text, self.inner.limits.get(), features);
         ctx.lookback_ms = options.lookback_ms.filter(|l| *l > 0).unwrap_or(o.lookback_ms);
         ctx.default_step_ms = o.default_step_ms;
         ctx.cancel = options.cancel.child_token();

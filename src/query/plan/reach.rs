@@ -74,7 +74,7 @@ mod tests {
     use crate::promql::{ParseOptions, parse_expr, preprocess};
 
     fn of(query: &str) -> Option<(i64, i64)> {
-        let ctx = QueryContext::new(query, Default::default(), Features::default());
+        let ctx = QueryContext::new(query, quiver_model::Limits::default(), Features::default());
         let (start, end, step) = (1_000_000, 2_000_000, 10_000);
         let features = Features { experimental_functions: true, ..Features::default() };
         let options = ParseOptions::new(&Default::default(), features);

@@ -295,7 +295,7 @@ mod tests {
     fn a_value_is_no_longer_than_it_may_be() {
         let r = roster(&["__name__=m,i=12345678"]);
         let mut ctx = context();
-        ctx.limits.query_label_bytes_max = 16;
+        std::sync::Arc::make_mut(&mut ctx.limits).query_label_bytes_max = 16;
         let join = |n: usize| RelabelSpec::Join { dst: "j".into(), separator: String::new(), src: vec!["i".into(); n] };
         let new = |s: &RelabelSpec| Relabel::new(s, &r, grid(1), &ctx).map(|(_, r)| r.rows[0].labels.clone());
         let two = Ok(labels("__name__=m,i=12345678,j=1234567812345678"));
