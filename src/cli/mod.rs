@@ -34,7 +34,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{Config, ServeArgs};
 use crate::reload::{Origin, SetLog};
 use exit::Failure;
-use terminal::{count as grouped, plural as counted};
+use quiver_model::number::grouped;
+use terminal::plural as counted;
 
 /// A time series database for metrics: Prometheus remote write and OpenTelemetry in, PromQL and SQL out, export as Parquet
 #[derive(Parser, Debug)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::terminal::count;
+use quiver_model::number::grouped;
 
 /// Time between two looks at how far it is.
 const TICK: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ impl Bar {
         let seconds = self.begun.elapsed().as_secs_f64();
         let rate = |n: u64, noun: &str| match seconds {
             s if s < 0.5 => String::new(),
-            s => format!(" ({} {noun}/s)", count((n as f64 / s) as u64)),
+            s => format!(" ({} {noun}/s)", grouped((n as f64 / s) as u64)),
         };
         self.bar.set_message(text(&rate));
     }

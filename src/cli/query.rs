@@ -180,7 +180,7 @@ fn summary(s: &Value, name: &dyn Fn(&Value) -> String, range: (f64, f64)) -> Vec
     let figure = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), chart::figure);
     vec![
         name(&s["metric"]),
-        terminal::count(points.len() as u64),
+        quiver_model::number::grouped(points.len() as u64),
         figure(floats.first().map(|p| p.1)),
         figure(ys().reduce(f64::min)),
         figure(ys().reduce(f64::max)),

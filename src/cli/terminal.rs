@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
+use quiver_model::number::grouped;
 use terminal_size::{Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
 
@@ -75,23 +76,10 @@ pub fn wrap(line: &str, indent: usize, further: usize, width: Option<usize>) -> 
     out
 }
 
-/// 1234567 as `1,234,567`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// `1 block`, `2 blocks`, `1,000 series`.
 pub fn plural(n: u64, noun: &str) -> String {
     let same = n == 1 || noun.ends_with("series");
-    if same { format!("{} {noun}", count(n)) } else { format!("{} {noun}s", count(n)) }
+    if same { format!("{} {noun}", grouped(n)) } else { format!("{} {noun}s", grouped(n)) }
 }
 
 /// Time that something took, for people.

@@ -2,6 +2,19 @@
 
 use std::f64::consts::{LN_2, SQRT_2};
 
+/// 1234567 as `1,234,567`: for people, who count digits badly.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// `x · 2^exp`, rounded once.
 pub fn ldexp(x: f64, exp: i64) -> f64 {
     if x == 0.0 || !x.is_finite() {

@@ -95,10 +95,14 @@ impl Slow {
 
 /// A reader that was told to come again, as too many asked at once.
 fn is_turned_away(slow: &Slow) -> bool {
+    if slow.kind != Kind::Reader || slow.said.len() > 16 {
+        return false;
+    }
+    // A part of it may be read already.
     let mut bytes = [0; 16];
-    let n = if slow.said.is_empty() { slow.stream.peek(&mut bytes).unwrap_or(0) } else { 0 };
-    let text = String::from_utf8_lossy(&bytes[..n]);
-    slow.kind == Kind::Reader && (text.starts_with("HTTP/1.1 503") || text.starts_with("HTTP/1.1 429"))
+    let n = slow.stream.peek(&mut bytes).unwrap_or(0);
+    let text = String::from_utf8_lossy(&slow.said).into_owned() + &String::from_utf8_lossy(&bytes[..n]);
+    (text.starts_with("HTTP/1.1 503") || text.starts_with("HTTP/1.1 429"))
 }
 
 fn resident_kib(server: &Server) -> u64 {

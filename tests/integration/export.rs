@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::command::{quiver, succeeds};
 use crate::remote_write::{Native, Series, write};
-use crate::server::Server;
+use crate::server::{Server, copy_folder};
 
 const DAY: i64 = 86_400_000;
 /// Ten minutes before a midnight, so that the data lies in two days, and some of it far before.
@@ -270,19 +270,6 @@ fn folders_that_are_none() {
     let (code, _, err) =
         quiver(&["sql", "--offline", &folder.path().display().to_string(), "SELECT count(*) FROM samples"]);
     assert!(code == Some(1) && err.contains("x.parquet"), "{err}");
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn listing(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -9,7 +9,9 @@ use http_body_util::BodyExt;
 
 use super::AnyBody;
 use crate::cli::table::{Kind, Table};
-use crate::cli::terminal::{self, count, plural};
+use quiver_model::number::grouped;
+
+use crate::cli::terminal::{self, plural};
 
 /// Rows of a table, unless all are asked for.
 const ROWS_DEFAULT: usize = 100;
@@ -35,8 +37,9 @@ pub async fn table(mut body: AnyBody, layout: Layout) -> Result<String, String> 
     let mut shown = Rows { batches: Vec::new(), kept: 0, total: 0, is_whole: true };
     let rows_max = if layout.all { usize::MAX } else { ROWS_DEFAULT };
     'read: while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|e| if shown.total > 0 { format!("{e}, after {} rows", count(shown.total as u64)) } else { e })?;
+        let frame = frame.map_err(|e| {
+            if shown.total > 0 { format!("{e}, after {} rows", grouped(shown.total as u64)) } else { e }
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         // Bytes are taken as they are, without a copy.
         let mut buffer = Buffer::from(data);
@@ -90,9 +93,9 @@ impl Rows {
         let mut notes = Vec::new();
         if self.kept < self.total {
             let total = if self.is_whole {
-                count(self.total as u64)
+                grouped(self.total as u64)
             } else {
-                format!("more than {}", count(ROWS_COUNTED as u64))
+                format!("more than {}", grouped(ROWS_COUNTED as u64))
             };
             notes.push(format!("{} of {total} rows shown; --all prints all", self.kept));
         } else {

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use quiver_model::calendar::{DAY_MS, date_of};
 use quiver_model::labels::is_legacy_name;
+use quiver_model::number::grouped;
 use quiver_model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::{Explain, ExplainMatcher, ExplainNode, ExplainPlace, ExplainRead, ExplainScan};
@@ -80,7 +81,7 @@ impl Explain {
             let g = &root.grid;
             head = match g.steps {
                 1 => format!("at {} UTC", clock(g.start)),
-                n => format!("{} steps of {}, {} UTC", count(n), duration(g.step), span(g.start, g.end)),
+                n => format!("{} steps of {}, {} UTC", grouped(n), duration(g.step), span(g.start, g.end)),
             };
         }
         if !self.hints.is_empty() {
@@ -149,9 +150,9 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
     let columns = match (&node.actual, node.same_as) {
         (_, Some(_)) => Vec::new(),
         (Some(a), _) => {
-            vec![count(a.rows_out), count(a.samples_out), duration(a.self_seconds), duration(a.total_seconds)]
+            vec![grouped(a.rows_out), grouped(a.samples_out), duration(a.self_seconds), duration(a.total_seconds)]
         }
-        (None, _) => vec![node.series.map_or("?".to_owned(), count)],
+        (None, _) => vec![node.series.map_or("?".to_owned(), grouped)],
     };
     // A line without figures is shown as a note.
     let text = if columns.is_empty() { String::new() } else { node.text.clone() };
@@ -172,7 +173,7 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
             more.push(format!("memory at most {}", bytes(a.memory_peak_bytes)));
         }
         if a.runs > 1 {
-            more.push(format!("run {} times", count(a.runs)));
+            more.push(format!("run {} times", grouped(a.runs)));
         }
         if !more.is_empty() {
             note(more.join(", "));
@@ -187,7 +188,7 @@ fn lay_out(node: &ExplainNode, first: &str, rest: &str, lines: &mut Vec<Line>) {
 
 fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
     note(format!("{} from {}", one_line(&s.selector, 2 * TEXT_MAX), span(s.start, s.end)));
-    let mut found = format!("{} series found in {}", count(s.series), duration(s.select_seconds));
+    let mut found = format!("{} series found in {}", grouped(s.series), duration(s.select_seconds));
     if s.pruned > 0 {
         let _ = write!(found, ", {} left out by time", plural(s.pruned, "block"));
     }
@@ -198,17 +199,17 @@ fn scan(s: &ExplainScan, note: &mut dyn FnMut(String)) {
     if s.places.len() > PLACES_MAX {
         let more = &s.places[PLACES_MAX..];
         let selected = more.iter().map(|p| p.selected).sum();
-        note(format!("  and {} series in {} more places", count(selected), more.len()));
+        note(format!("  and {} series in {} more places", grouped(selected), more.len()));
     }
     match &s.read {
         Some(r) => read(r, s.samples_estimate, note),
-        None => note(format!("about {} samples to read", count(s.samples_estimate))),
+        None => note(format!("about {} samples to read", grouped(s.samples_estimate))),
     }
 }
 
 fn place(p: &ExplainPlace, note: &mut dyn FnMut(String)) {
     let name = if p.name.is_empty() { &p.kind } else { &p.name };
-    let mut line = format!("  {name}: {} of {} series", count(p.selected), count(p.series));
+    let mut line = format!("  {name}: {} of {} series", grouped(p.selected), grouped(p.series));
     for (i, m) in p.matchers.iter().enumerate() {
         line.push_str(if i == 0 { "; " } else { ", then " });
         line.push_str(&matcher(m));
@@ -225,10 +226,10 @@ fn matcher(m: &ExplainMatcher) -> String {
         (_, false) => "picks",
     };
     match (m.actual, m.estimate) {
-        (Some(n), Some(e)) if n == e => _ = write!(out, " {verb} {}", count(n)),
-        (Some(n), Some(e)) => _ = write!(out, " {verb} {} (estimate {})", count(n), count(e)),
-        (Some(n), None) => _ = write!(out, " {verb}, {} {}", if m.drops { "dropped" } else { "kept" }, count(n)),
-        (None, Some(e)) => _ = write!(out, " (estimate {}, not evaluated)", count(e)),
+        (Some(n), Some(e)) if n == e => _ = write!(out, " {verb} {}", grouped(n)),
+        (Some(n), Some(e)) => _ = write!(out, " {verb} {} (estimate {})", grouped(n), grouped(e)),
+        (Some(n), None) => _ = write!(out, " {verb}, {} {}", if m.drops { "dropped" } else { "kept" }, grouped(n)),
+        (None, Some(e)) => _ = write!(out, " (estimate {}, not evaluated)", grouped(e)),
         (None, None) => out.push_str(" (not evaluated)"),
     }
     out
@@ -237,9 +238,9 @@ fn matcher(m: &ExplainMatcher) -> String {
 fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
     let open = match r.open_samples {
         0 => String::new(),
-        n => format!(", {} of them open in the head", count(n)),
+        n => format!(", {} of them open in the head", grouped(n)),
     };
-    note(format!("{} read (estimate {}){open}", plural(r.samples, "sample"), count(estimate)));
+    note(format!("{} read (estimate {}){open}", plural(r.samples, "sample"), grouped(estimate)));
     let mut decoded = format!("{} decoded ({})", plural(r.chunks_decoded, "chunk"), bytes(r.bytes_decoded));
     let places = [(r.memory_chunks, "in memory"), (r.mapped_chunks, "mapped"), (r.remote_chunks, "remote")];
     let places: Vec<_> = places.into_iter().filter(|(n, _)| *n > 0).collect();
@@ -247,22 +248,22 @@ fn read(r: &ExplainRead, estimate: u64, note: &mut dyn FnMut(String)) {
         [] => {}
         [(_, one)] => _ = write!(decoded, ", {one}"),
         some => {
-            let all: Vec<String> = some.iter().map(|(n, place)| format!("{} {place}", count(*n))).collect();
+            let all: Vec<String> = some.iter().map(|(n, place)| format!("{} {place}", grouped(*n))).collect();
             let _ = write!(decoded, ", {}", all.join(" and "));
         }
     }
     if r.hits + r.misses > 0 {
-        let looked = count(r.hits + r.misses);
-        let _ = write!(decoded, "; {} of {looked} found decoded in the working set", count(r.hits));
+        let looked = grouped(r.hits + r.misses);
+        let _ = write!(decoded, "; {} of {looked} found decoded in the working set", grouped(r.hits));
     }
     if r.headers > 0 {
         let _ = write!(decoded, "; {} answered from headers alone", plural(r.headers, "chunk"));
     }
     note(decoded);
     if r.pages_found + r.pages_fetched > 0 {
-        let looked = count(r.pages_found + r.pages_fetched);
+        let looked = grouped(r.pages_found + r.pages_fetched);
         let fetched = bytes(r.fetched_bytes);
-        note(format!("{} of {looked} remote pages found on the local disk, {fetched} fetched", count(r.pages_found)));
+        note(format!("{} of {looked} remote pages found on the local disk, {fetched} fetched", grouped(r.pages_found)));
     }
 }
 
@@ -279,20 +280,7 @@ fn one_line(text: &str, max: usize) -> String {
 }
 
 fn plural(n: u64, word: &str) -> String {
-    format!("{} {word}{}", count(n), if n == 1 { "" } else { "s" })
-}
-
-/// 1234567 as `1,234,567`.
-fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    format!("{} {word}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 fn bytes(n: u64) -> String {
@@ -349,7 +337,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_readable() {
-        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([grouped(0), grouped(999), grouped(1000), grouped(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([bytes(10), bytes(1536), bytes(5 << 20)], ["10 B", "1.5 KiB", "5.0 MiB"]);
         let d = [0.0, 5e-7, 1.5e-4, 0.00234, 0.25, 1.5, 300.0, 86_400.0].map(duration);
         assert_eq!(d, ["0", "500 ns", "150 µs", "2.34 ms", "250 ms", "1.5 s", "5 min", "24 h"]);
