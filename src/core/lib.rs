@@ -72,7 +72,7 @@ pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
 pub use quiver_cache::{PageFigures, RemoteFigures, WorkingSetFigures};
 pub use quiver_persistence::remote::Asker;
 pub use quiver_persistence::{
-    build_with_workers, host_name, in_own_pages, process_cpu_ns, thread_cpu_ns, turns, unsent_bytes,
+    build_with_workers, descriptors_max, host_name, in_own_pages, process_cpu_ns, thread_cpu_ns, turns, unsent_bytes,
 };
 pub use quiver_storage::parquet::parquet_properties;
 pub use report::{ReadCounts, ReadStats, SelectOptions, SelectReport};

@@ -97,6 +97,7 @@ labelled! {
         Slow "slow" "the body did not arrive in time",
         Broken "broken" "the connection broke",
         BodiesFull "bodies_full" "request bodies in flight exceed write_bodies_bytes_max",
+        AnswersFull "answers_full" "answers that clients have not read fill answer_bytes_max",
         QueueFull "queue_full" "the write queue is full",
         DiskFull "disk_full" "the disk is full",
         LogFailed "log_failed" "the write-ahead log failed",
@@ -250,6 +251,8 @@ impl Rejections {
 
     fn tell(&self, mut kind: Kind, n: u64, example: &str) {
         let now = Instant::now();
+        // Written when the lock is free again: standard error may block.
+        let mut line = None;
         let mut pendings = self.pendings.lock();
         if pendings.kinds.len() >= KINDS_MAX && !pendings.kinds.contains_key(&kind) {
             kind.metric.clear();
@@ -262,11 +265,11 @@ impl Rejections {
                 p.count += n;
             }
             Some(p) => {
-                log(&kind, p.count + n, example, true);
+                line = Some((kind, p.count + n, true));
                 (p.count, p.due) = (0, now + self.interval);
             }
             None => {
-                log(&kind, n, example, false);
+                line = Some((kind.clone(), n, false));
                 let pending = Pending { count: 0, example: String::new(), due: now + self.interval };
                 pendings.kinds.insert(kind, pending);
             }
@@ -278,10 +281,15 @@ impl Rejections {
             pendings.is_ticking = true;
             runtime.spawn(tick(self.me.clone()));
         }
+        drop(pendings);
+        if let Some((kind, count, is_repeated)) = line {
+            log(&kind, count, example, is_repeated);
+        }
     }
 
     /// Logs what is due and forgets kinds of which nothing came for an interval; when to come again, if anything is left.
     fn tell_due(&self, now: Instant) -> Option<Instant> {
+        let mut lines = Vec::new();
         let mut pendings = self.pendings.lock();
         pendings.kinds.retain(|kind, p| {
             if now < p.due {
@@ -290,12 +298,14 @@ impl Rejections {
             if p.count == 0 {
                 return false;
             }
-            log(kind, p.count, &p.example, true);
+            lines.push((kind.clone(), p.count, std::mem::take(&mut p.example)));
             (p.count, p.due) = (0, now + self.interval);
             true
         });
         let next = pendings.kinds.values().map(|p| p.due).min();
         pendings.is_ticking = next.is_some();
+        drop(pendings);
+        lines.iter().for_each(|(kind, count, example)| log(kind, *count, example, true));
         next
     }
 }

@@ -31,6 +31,11 @@ pub fn raise_descriptors() -> Option<u64> {
         // Where it is refused, what there was is left.
         let _ = setrlimit(Resource::Nofile, limit);
     }
+    descriptors_max()
+}
+
+/// Files and connections that the process may have open. `None` if there is no limit.
+pub fn descriptors_max() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 

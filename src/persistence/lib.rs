@@ -29,8 +29,8 @@ pub use disk::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, FaultyDisk, Mapped, MemoryDisk, RealDisk,
 };
 pub use host::{
-    host_name, in_own_pages, memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes, thread_cpu_ns,
-    unsent_bytes,
+    descriptors_max, host_name, in_own_pages, memory_bytes, process_cpu_ns, raise_descriptors, resident_bytes,
+    thread_cpu_ns, unsent_bytes,
 };
 pub use log::{
     Durability, Frame, Log, LogEntry, LogError, LogFigures, LogFloor, LogOptions, LogPosition, ReplayError,

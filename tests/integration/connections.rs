@@ -102,7 +102,7 @@ fn is_turned_away(slow: &Slow) -> bool {
     let mut bytes = [0; 16];
     let n = slow.stream.peek(&mut bytes).unwrap_or(0);
     let text = String::from_utf8_lossy(&slow.said).into_owned() + &String::from_utf8_lossy(&bytes[..n]);
-    (text.starts_with("HTTP/1.1 503") || text.starts_with("HTTP/1.1 429"))
+    text.starts_with("HTTP/1.1 503") || text.starts_with("HTTP/1.1 429")
 }
 
 fn resident_kib(server: &Server) -> u64 {
@@ -195,7 +195,11 @@ fn slow_clients_are_closed_and_others_are_answered() {
         }
     }
     // The idle ones are still there, and the room for answers is empty again.
-    assert!(kept.iter().all(|s| s.take_error().is_ok_and(|e| e.is_none())));
+    let is_open = |s: &TcpStream| {
+        s.set_nonblocking(true).is_ok() && s.peek(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    };
+    let gone = kept.iter().filter(|s| !is_open(s)).count();
+    assert!(gone == 0, "{gone} of {idle} idle connections were closed");
     assert!(server.metric("quiver_http_connections") >= idle as f64);
     server.wait_until("no answer waits", |s| s.metric("quiver_answer_bytes") < 1e5);
     assert!(more <= 300, "{more} MiB more");
@@ -211,6 +215,18 @@ fn answers_that_nobody_reads_make_room_for_others() {
     // Room for one large answer: three quarters of it are for large ones.
     let server = server(Start::new().with(&["--limit", "answer_bytes_max=2MiB"]), 0);
     add_values(&server, 1 << 20);
+    // Others are answered all the time: each of their answers wakes those that wait for room.
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy: Vec<_> = (0..2)
+        .map(|_| {
+            let (mut client, stop) = (server.client(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = client.once("GET", "/api/v1/label/__name__/values", &[], b"");
+                }
+            })
+        })
+        .collect();
     let mut stuck: Vec<Slow> = (0..4).map(|_| Slow::new(server.address(), Kind::Reader)).collect();
     server.wait_until("answers wait", |s| s.metric("quiver_answer_bytes") >= 1e6);
     // Small answers have room, and a large one finds it when what does not move was closed.
@@ -235,6 +251,34 @@ fn answers_that_nobody_reads_make_room_for_others() {
         assert!(begun.elapsed() < Duration::from_secs(40), "nothing was closed");
         std::thread::sleep(Duration::from_millis(10));
     }
+    stop.store(true, Ordering::Relaxed);
+    busy.into_iter().for_each(|b| b.join().expect("a busy client"));
+}
+
+#[test]
+fn forms_share_the_room_of_bodies() {
+    let server = server(Start::new().with(&["--limit", "write_bodies_bytes_max=4MiB"]), 1);
+    // Each holds back the end of a form of 1.5 MB.
+    let held: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).expect("a connection");
+            let head = "POST /api/v1/query HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+            stream.write_all(format!("{head}content-length: 1500010\r\n\r\nunused=").as_bytes()).expect("a head");
+            stream.write_all(&vec![b'+'; 1_500_000]).expect("most of a body");
+            stream
+        })
+        .collect();
+    let form = [b"query=small&time=1700000000&unused=".as_slice(), &vec![b'+'; 1_500_000]].concat();
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let ask = || server.client().once("POST", "/api/v1/query", &headers, &form).expect("an answer");
+    server.wait_until("both have come", |s| s.metric("quiver_request_body_bytes") >= 3e6);
+    let answer = ask();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{}", answer.text());
+    assert!(answer.text().contains("write_bodies_bytes_max"), "{}", answer.text());
+    assert_eq!(server.query("small", "1700000000")[0]["value"][1], "1", "a small query has room");
+    assert!(server.metric("quiver_requests_rejected_total{door=\"query\",reason=\"bodies_full\"}") >= 1.0);
+    drop(held);
+    server.wait_until("room again", |_| ask().status == 200);
 }
 
 #[test]

@@ -121,6 +121,32 @@ fn malformed_requests_are_errors_of_the_api() {
         let both = [&b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n"[..], bytes].concat();
         assert_eq!(raw(&server, &both).0, 200);
     }
+    // What Go takes as it is typed.
+    for target in
+        ["/api/v1/query?query=vector(1)>0", "/api/v1/query?query=up{job=\"a\"}", "/api/v1/labels?match[]=up{a=~`<b>`}"]
+    {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let (status, text) = raw(&server, request.as_bytes());
+        assert_eq!(status, 200, "{target}: {text}");
+        // In two pieces, as a long URL comes.
+        let (first, second) = request.split_at(request.len() / 3);
+        let mut s = TcpStream::connect(server.address()).unwrap();
+        s.write_all(first.as_bytes()).unwrap();
+        s.write_all(second.as_bytes()).unwrap();
+        let mut begin = [0; 12];
+        s.read_exact(&mut begin).unwrap();
+        assert_eq!(begin, *b"HTTP/1.1 200", "{target}");
+    }
+    for host in ["a b", "a/b", "user@a", "a\u{e9}"] {
+        is_error(&server, format!("GET /-/healthy HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes(), 400, "Host");
+    }
+    // Counted, and gRPC on this port is told by its name.
+    let _ = raw(&server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    for (door, least) in [("api", 22.0), ("otlp_grpc", 1.0)] {
+        let name = format!("quiver_requests_rejected_total{{door=\"{door}\",reason=\"bad_data\"}}");
+        server.wait_until("malformed requests are counted", |s| s.metric(&name) >= least);
+    }
+    assert!(server.log().contains("gRPC on the HTTP port"), "{}", server.log());
     // HTTP/1.0 asks for no Host.
     assert_eq!(raw(&server, b"GET /-/healthy HTTP/1.0\r\n\r\n").0, 200);
     // A body that is none is not sent again; one that breaks off is.

@@ -31,7 +31,9 @@ pub fn wanted(headers: &HeaderMap) -> Form {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or("");
         let Some((_, form)) = KNOWN.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)) else { continue };
-        let q = parts.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0));
+        let q = parts
+            .find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q=")))
+            .map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0));
         if q > best.0 {
             best = (q, form);
         }

@@ -47,7 +47,7 @@ struct State {
 
 /// There is no room for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("answers that other clients are reading take all the memory for answers: ask again in a while")]
+#[error("answers that clients have not read fill answer_bytes_max: try again later")]
 pub struct NoRoom;
 
 impl AnswerRoom {

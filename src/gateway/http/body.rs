@@ -11,31 +11,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::exchange::TooSlow;
 use crate::write::plain;
 
-/// Longest silence between two pieces of a body.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time a whole body has.
+/// Time a whole body has. One that comes below the least rate is ended by the sweep long before.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// So much of the length that a body claims is believed before it comes.
 const CLAIMED_BYTES_MAX: usize = 1 << 20;
 
-/// Room that the bodies of all requests under way share.
-pub struct BodyRoom(Arc<Semaphore>);
+/// Room that the bodies of all requests under way share: writes, forms and statements.
+pub struct BodyRoom {
+    bytes_max: usize,
+    free: Arc<Semaphore>,
+}
 
 impl BodyRoom {
     /// Room for so many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+        let bytes_max = bytes.min(Semaphore::MAX_PERMITS);
+        Self { bytes_max, free: Arc::new(Semaphore::new(bytes_max)) }
+    }
+
+    /// Bytes taken.
+    pub fn used(&self) -> usize {
+        self.bytes_max.saturating_sub(self.free.available_permits())
     }
 
     /// None of it so far, for one body.
     pub fn hold(&self) -> HeldRoom {
-        HeldRoom { room: Arc::clone(&self.0), held: None }
+        HeldRoom { bytes_max: self.bytes_max, room: Arc::clone(&self.free), held: None }
     }
 }
 
 /// What one body has of the room; given back when it is dropped.
 pub struct HeldRoom {
+    bytes_max: usize,
     room: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
 }
@@ -43,6 +51,11 @@ pub struct HeldRoom {
 impl HeldRoom {
     /// Takes so many bytes more.
     pub fn take(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let has = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if has.saturating_add(bytes) > self.bytes_max {
+            // Sent again it would fit no better.
+            return Err(BodyError::TooLarge(self.bytes_max));
+        }
         let more = u32::try_from(bytes).map_err(|_| BodyError::Crowded)?;
         let more = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| BodyError::Crowded)?;
         match &mut self.held {
@@ -60,9 +73,9 @@ pub enum BodyError {
     #[error("request body is over the limit of {0} bytes")]
     TooLarge(usize),
     /// The others take all the room.
-    #[error("the bodies of other requests take all the room there is: send it again in a while")]
+    #[error("request bodies in flight exceed write_bodies_bytes_max: send this one again later")]
     Crowded,
-    /// The client was silent for too long.
+    /// The client was too slow.
     #[error("request body did not arrive in time")]
     Slow,
     /// It does not parse: chunks without a size.
@@ -97,21 +110,28 @@ pub struct Received {
     _held: HeldRoom,
 }
 
-/// The whole body of a request that is short, at most `max` bytes.
-pub async fn read_body(body: Body, max: usize) -> Result<Vec<u8>, BodyError> {
-    receive_body(body, max, &BodyRoom::new(max)).await.map(|r| r.bytes)
+impl Received {
+    /// The room alone, for what was made of the bytes.
+    pub fn emptied(mut self) -> Self {
+        self.bytes = Vec::new();
+        self
+    }
 }
 
-/// The whole body of a write, at most `max` bytes, in `room`.
+/// The whole body of a request, at most `max` bytes, in `room`.
 pub async fn receive_body(body: Body, max: usize, room: &BodyRoom) -> Result<Received, BodyError> {
+    receive_within(BODY_TIMEOUT, body, max, room).await
+}
+
+async fn receive_within(time: Duration, body: Body, max: usize, room: &BodyRoom) -> Result<Received, BodyError> {
     let mut held = room.hold();
-    match tokio::time::timeout(BODY_TIMEOUT, read_within(body, max, PIECE_TIMEOUT, &mut held)).await {
+    match tokio::time::timeout(time, read_all(body, max, &mut held)).await {
         Ok(read) => read.map(|bytes| Received { bytes, _held: held }),
         Err(_) => Err(BodyError::Slow),
     }
 }
 
-async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut HeldRoom) -> Result<Vec<u8>, BodyError> {
+async fn read_all(mut body: Body, max: usize, held: &mut HeldRoom) -> Result<Vec<u8>, BodyError> {
     let hint = http_body::Body::size_hint(&body);
     if hint.lower() > max as u64 {
         return Err(BodyError::TooLarge(max));
@@ -119,11 +139,10 @@ async fn read_within(mut body: Body, max: usize, silence: Duration, held: &mut H
     // A length that is claimed costs nothing: address space, which may be limited, is taken as bytes come.
     let mut out = Vec::with_capacity(usize::try_from(hint.lower()).unwrap_or(0).min(max).min(CLAIMED_BYTES_MAX));
     loop {
-        match tokio::time::timeout(silence, body.frame()).await {
-            Err(_) => return Err(BodyError::Slow),
-            Ok(None) => return Ok(out),
-            Ok(Some(Err(e))) => return Err(broken(&e)),
-            Ok(Some(Ok(frame))) => {
+        match body.frame().await {
+            None => return Ok(out),
+            Some(Err(e)) => return Err(broken(&e)),
+            Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     if out.len() + data.len() > max {
                         return Err(BodyError::TooLarge(max));
@@ -178,7 +197,7 @@ mod tests {
         let malformed = read(body(vec![Ok(b"ab"), Err(chunk)])).await.unwrap_err();
         assert_eq!(malformed.response().status(), StatusCode::BAD_REQUEST);
         let silent = Body::from_stream(stream::pending::<Result<&'static [u8], std::io::Error>>());
-        let slow = read_within(silent, 3, Duration::ZERO, &mut room.hold()).await.unwrap_err();
+        let slow = receive_within(Duration::ZERO, silent, 3, &room).await.map(|r| r.bytes).unwrap_err();
         assert!(matches!(slow, BodyError::Slow));
         assert_eq!(slow.response().status(), StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -30,6 +30,8 @@ pub enum ErrorType {
     Unavailable,
     /// Too many at once.
     TooMany,
+    /// No room at this moment, or a request that did not come whole: to be sent again.
+    ComeAgain(Reason),
     /// No such thing.
     NotFound,
     /// A page or a name that is not allowed.
@@ -46,7 +48,7 @@ impl ErrorType {
             ErrorType::Canceled => "canceled",
             ErrorType::Timeout => "timeout",
             ErrorType::Internal => "internal",
-            ErrorType::Unavailable => "unavailable",
+            ErrorType::Unavailable | ErrorType::ComeAgain(_) => "unavailable",
             ErrorType::TooMany => "too_many_requests",
             ErrorType::NotFound => "not_found",
             ErrorType::Forbidden => "forbidden",
@@ -55,6 +57,9 @@ impl ErrorType {
 
     /// Under its own name where it has one.
     fn reason(self) -> Reason {
+        if let ErrorType::ComeAgain(reason) = self {
+            return reason;
+        }
         Reason::ALL.iter().copied().find(|r| r.label() == self.as_str()).unwrap_or(Reason::Other)
     }
 
@@ -63,7 +68,7 @@ impl ErrorType {
             ErrorType::BadData => StatusCode::BAD_REQUEST,
             ErrorType::Execution | ErrorType::CostLimit => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorType::Canceled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-            ErrorType::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorType::Timeout | ErrorType::ComeAgain(_) => StatusCode::SERVICE_UNAVAILABLE,
             ErrorType::Internal | ErrorType::Unavailable => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorType::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ErrorType::NotFound => StatusCode::NOT_FOUND,
@@ -95,6 +100,15 @@ impl ApiError {
     /// `invalid parameter "x": …`
     pub fn invalid_param(name: &str, why: String) -> Self {
         Self::bad_data(format!("invalid parameter {}: {why}", quiver_model::labels::quoted(name)))
+    }
+
+    /// The form or the statement of a request did not come.
+    pub fn body(error: &BodyError) -> Self {
+        let kind = match error {
+            BodyError::TooLarge(_) | BodyError::Malformed(_) => ErrorType::BadData,
+            BodyError::Crowded | BodyError::Slow | BodyError::Broken(_) => ErrorType::ComeAgain(body_reason(error)),
+        };
+        Self::new(kind, error.to_string())
     }
 
     /// A query's error; a query that does not parse is an invalid parameter.
@@ -131,7 +145,7 @@ impl ApiError {
         let mut r = Response::new(Body::from(self.json()));
         *r.status_mut() = self.kind.status();
         r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.kind == ErrorType::TooMany {
+        if matches!(self.kind, ErrorType::TooMany | ErrorType::ComeAgain(_)) {
             r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         r.extensions_mut().insert(Cause::new(self.kind.reason(), &self.text));
@@ -152,13 +166,6 @@ pub fn bounded(text: &str) -> Cow<'_, str> {
     let [first, last] = TEXT_BYTES_KEPT;
     let (head, tail) = (text.floor_char_boundary(first), text.ceil_char_boundary(text.len() - last));
     Cow::Owned(format!("{} … ({} bytes left out) … {}", &text[..head], tail - head, &text[tail..]))
-}
-
-/// The response to a request for which there is no room now: 503, to be asked again in a second.
-pub fn unavailable(text: &str) -> Response<Body> {
-    let mut r = ApiError::new(ErrorType::Unavailable, text).with_status(StatusCode::SERVICE_UNAVAILABLE);
-    r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    r
 }
 
 impl From<ReadError> for ApiError {
@@ -215,17 +222,20 @@ pub fn rejected(code: StatusCode, reason: Reason, text: impl Into<String>) -> Re
     r
 }
 
-/// The response to the body of a write that did not come.
-pub fn body_error(error: &BodyError) -> Response<Body> {
-    let reason = match error {
+fn body_reason(error: &BodyError) -> Reason {
+    match error {
         BodyError::TooLarge(_) => Reason::TooLarge,
         BodyError::Crowded => Reason::BodiesFull,
         BodyError::Slow => Reason::Slow,
         BodyError::Malformed(_) => Reason::Decode,
         BodyError::Broken(_) => Reason::Broken,
-    };
+    }
+}
+
+/// The response to the body of a write that did not come.
+pub fn body_error(error: &BodyError) -> Response<Body> {
     let mut r = error.response();
-    r.extensions_mut().insert(Cause::new(reason, &error.to_string()));
+    r.extensions_mut().insert(Cause::new(body_reason(error), &error.to_string()));
     if r.status() == StatusCode::SERVICE_UNAVAILABLE && !r.headers().contains_key(header::RETRY_AFTER) {
         r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

@@ -19,7 +19,9 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::answers::{AnswerRoom, NoRoom, TINY_BYTES, Taken};
-use super::peers::{Cause, Peer};
+use super::error::{ApiError, ErrorType};
+use super::peers::{CloseReason, Peer};
+use crate::rejections::Reason;
 
 /// Bytes of a refused body that are read on.
 const REST_BYTES_MAX: usize = 64 << 20;
@@ -49,7 +51,7 @@ impl Inbound {
         if body.is_end_stream() {
             return Body::empty();
         }
-        peer.body_open.store(true, Relaxed);
+        peer.body_begins();
         let (peer, leftover) = (Arc::clone(peer), Arc::clone(leftover));
         Body::new(Self { body: Some(body), peer, leftover, is_held_back: expects_continue })
     }
@@ -69,15 +71,16 @@ impl http_body::Body for Inbound {
         let polled = Pin::new(body).poll_frame(cx);
         this.peer.body_wanted.store(polled.is_pending(), Relaxed);
         match polled {
-            Poll::Pending if this.peer.verdict() == Some(Cause::SlowBody) => {
+            Poll::Pending if this.peer.verdict() == Some(CloseReason::SlowBody) => {
                 this.body = None;
+                this.peer.body_ends();
                 Poll::Ready(Some(Err(TooSlow.into())))
             }
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(end) => {
                 this.body = None;
-                this.peer.body_open.store(false, Relaxed);
+                this.peer.body_ends();
                 Poll::Ready(end.map(|r| r.map_err(Into::into)))
             }
         }
@@ -97,7 +100,8 @@ impl Drop for Inbound {
         self.peer.body_wanted.store(false, Relaxed);
         match self.body.take() {
             Some(body) if !body.is_end_stream() && !self.is_held_back => *self.leftover.lock() = Some(body),
-            _ => self.peer.body_open.store(false, Relaxed),
+            Some(_) => self.peer.body_ends(),
+            None => {}
         }
     }
 }
@@ -117,7 +121,7 @@ pub fn read_on(leftover: &Leftover, peer: &Arc<Peer>) {
             }
         };
         let _ = tokio::time::timeout(REST_TIMEOUT, all).await;
-        peer.body_open.store(false, Relaxed);
+        peer.body_ends();
     });
 }
 
@@ -133,7 +137,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// An answer with room for its bytes; another answer where there is none, which is told by `refused`.
+    /// An answer with room for its bytes. If there is not enough room, a 503 instead, and `refused` is called.
     pub async fn admit(
         answer: Response<Body>,
         peer: &Arc<Peer>,
@@ -148,12 +152,12 @@ impl Outbound {
             match room.take(peer, n).await {
                 Ok(t) => taken = Some(Arc::new(t)),
                 Err(e) => {
-                    answer = super::error::unavailable(&e.to_string());
+                    answer = ApiError::new(ErrorType::ComeAgain(Reason::AnswersFull), e.to_string()).response();
                     refused(e.to_string());
                 }
             }
         }
-        if peer.verdict() == Some(Cause::SlowBody) {
+        if peer.verdict() == Some(CloseReason::SlowBody) {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|body| Self { body, peer: Arc::clone(peer), room: Arc::clone(room), taken, waiting: None })

@@ -1,6 +1,6 @@
 //! `GET /api/v1/export`: stored series as a stream of remote write 2.0 messages, nothing lost.
 //!
-//! Parameters: `match[]` (all series where there is none), `start`, `end`. The body is frames of `u32` little-endian length
+//! Parameters: `match[]` (all series if missing), `start`, `end`. The body is frames of `u32` little-endian length
 //! and a snappy block that holds an `io.prometheus.write.v2.Request`; series come in label order, a series may go on in
 //! the next frame. An empty frame ends the stream: a body without it was cut. The headers `x-quiver-min-time` and
 //! `x-quiver-max-time` give the bounds of what is stored, in ms.

@@ -1,4 +1,4 @@
-//! What is asked of every request before a route is looked for, and the answers where there is none.
+//! Checks of every request before routing, and the answers for unknown routes.
 
 use std::borrow::Cow;
 
@@ -15,6 +15,12 @@ pub fn check(parts: &Parts) -> Result<(), ApiError> {
     if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) {
         let text = format!("the request has {hosts} Host headers: HTTP/1.1 asks for one");
         return Err(ApiError::bad_data(text));
+    }
+    if let Some(host) = parts.headers.get(header::HOST)
+        && !host.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b))
+    {
+        let shown = quoted(&String::from_utf8_lossy(host.as_bytes()));
+        return Err(ApiError::bad_data(format!("the Host header {shown} is no host and port")));
     }
     let path = parts.uri.path();
     match unescape_path(path) {
@@ -72,7 +78,7 @@ const ELSEWHERE: [(&[&str], &str); 9] = [
     (&["/-/quit"], "the server is stopped by a signal (SIGTERM)"),
     (
         &["/graph", "/query", "/ui", "/favicon.ico", "/targets", "/alerts"],
-        "there are no pages; GET / lists what is answered",
+        "Quiver has no web interface; GET / lists the endpoints",
     ),
     (
         &["/sql", "/query_range", "/labels", "/series"],
@@ -86,13 +92,13 @@ fn advice(method: &Method, path: &str) -> Cow<'static, str> {
     match found {
         Some((_, text)) => Cow::Borrowed(*text),
         None if *method == Method::POST || *method == Method::PUT => Cow::Borrowed(
-            "OTLP metrics are sent to /v1/metrics, Prometheus remote write to /api/v1/write; GET / lists what is answered",
+            "OTLP metrics are sent to /v1/metrics, Prometheus remote write to /api/v1/write; GET / lists the endpoints",
         ),
-        None => Cow::Borrowed("GET / lists what is answered"),
+        None => Cow::Borrowed("GET / lists the endpoints"),
     }
 }
 
-/// The answer where there is no such route. A client that sends data to a wrong path is also logged.
+/// The answer for an unknown route. A client that sends data to a wrong path is also logged.
 pub async fn missing(method: Method, uri: Uri) -> Response<Body> {
     no_route(&method, uri.path())
 }
@@ -125,7 +131,8 @@ fn not_this_method(method: &Method, path: &str) -> Response<Body> {
     let text = format!("{method} is not allowed for {}: {advice}", quoted(path));
     let mut r = ApiError::bad_data(&text).with_status(StatusCode::METHOD_NOT_ALLOWED);
     r.extensions_mut().insert(Cause::new(Reason::Method, &text));
-    misdirected(method, path, r)
+    // Exporters that were given the address alone post to `/`.
+    if path == "/" { misdirected(method, path, r) } else { r }
 }
 
 /// Data that is sent to a wrong path is logged like what the right one rejects.

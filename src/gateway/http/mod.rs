@@ -161,13 +161,13 @@ fn answered(result: Result<Response<Body>, ApiError>) -> Response<Body> {
     result.unwrap_or_else(|e| e.response())
 }
 
-async fn with_params<F, R>(request: Request<Body>, then: F) -> Response<Body>
+async fn with_params<F, R>(g: &Gateway, request: Request<Body>, then: F) -> Response<Body>
 where
     F: FnOnce(HeaderMap, Params) -> R,
     R: Future<Output = Result<Response<Body>, ApiError>>,
 {
     let headers = request.headers().clone();
-    match Params::read(request).await {
+    match Params::read(g, request).await {
         Ok(p) => answered(then(headers, p).await),
         Err(e) => e.response(),
     }
@@ -178,7 +178,8 @@ async fn on_a_thread<F>(g: Arc<Gateway>, request: Request<Body>, then: F) -> Res
 where
     F: FnOnce(&Gateway, &HeaderMap, &Params) -> Result<Response<Body>, ApiError> + Send + 'static,
 {
-    with_params(request, |headers, params| async move {
+    let gateway = Arc::clone(&g);
+    with_params(&gateway, request, |headers, params| async move {
         let job = tokio::task::spawn_blocking(move || then(&g, &headers, &params));
         job.await.unwrap_or_else(|e| Err(ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"))))
     })
@@ -190,7 +191,8 @@ async fn looked_up<F>(g: Arc<Gateway>, request: Request<Body>, then: F) -> Respo
 where
     F: FnOnce(&Gateway, &HeaderMap, &Params) -> Result<Response<Body>, ApiError> + Send + 'static,
 {
-    with_params(request, |headers, params| async move {
+    let gateway = Arc::clone(&g);
+    with_params(&gateway, request, |headers, params| async move {
         let internal = |e: String| ApiError::new(error::ErrorType::Internal, format!("unexpected error: {e}"));
         let turn = Arc::clone(&g.lookups).acquire_owned().await.map_err(|e| internal(e.to_string()))?;
         let job = tokio::task::spawn_blocking(move || {
@@ -204,11 +206,13 @@ where
 }
 
 async fn instant(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::asked(&h, query::instant(&g, &h, &p).await) }).await
+    let g = &g;
+    with_params(g, request, |h, p| async move { query::asked(&h, query::instant(g, &h, &p).await) }).await
 }
 
 async fn range(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::asked(&h, query::range(&g, &h, &p).await) }).await
+    let g = &g;
+    with_params(g, request, |h, p| async move { query::asked(&h, query::range(g, &h, &p).await) }).await
 }
 
 async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {
@@ -216,11 +220,13 @@ async fn exemplars(State(g): Shared, request: Request<Body>) -> Response<Body> {
 }
 
 async fn format_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::format(&g, &h, &p) }).await
+    let g = &g;
+    with_params(g, request, |h, p| async move { query::format(g, &h, &p) }).await
 }
 
 async fn parse_query(State(g): Shared, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { query::parse(&g, &h, &p) }).await
+    let g = &g;
+    with_params(g, request, |h, p| async move { query::parse(g, &h, &p) }).await
 }
 
 async fn label_names(State(g): Shared, request: Request<Body>) -> Response<Body> {
@@ -268,7 +274,8 @@ async fn features(State(g): Shared) -> Response<Body> {
 }
 
 async fn admin_verb(State(g): Shared, Path(verb): Path<String>, request: Request<Body>) -> Response<Body> {
-    with_params(request, |h, p| async move { admin::verb(&g, &h, &p, &verb).await }).await
+    let g = &g;
+    with_params(g, request, |h, p| async move { admin::verb(g, &h, &p, &verb).await }).await
 }
 
 async fn snapshot_named(State(g): Shared, Path(name): Path<String>, request: Request<Body>) -> Response<Body> {
@@ -315,13 +322,37 @@ async fn version(State(g): Shared) -> Response<Body> {
     ok_json(j.into_bytes())
 }
 
+/// What `GET /` says: all endpoints.
+const INDEX: &str = "\
+Quiver answers PromQL and SQL here. All that is asked by GET may be sent as a form by POST.
+
+Queries
+  GET  /api/v1/query?query=up                      PromQL, one instant
+  GET  /api/v1/query_range?query=up&start=&end=&step=   PromQL, a range
+  GET  /api/v1/sql?query=SELECT+1                  SQL: format=json, jsonl, csv, arrow, parquet
+  GET  /api/v1/query_exemplars?query=up            exemplars
+  GET  /api/v1/series?match[]=up                   series
+  GET  /api/v1/labels, /api/v1/label/NAME/values   names and values of labels
+  GET  /api/v1/metadata                            types and help texts of metrics
+  GET  /api/v1/format_query, /api/v1/parse_query   a query, formatted or as a tree
+  GET  /api/v1/export?match[]=up                   stored series, for quiver export
+
+Writes
+  POST /v1/metrics                                 OpenTelemetry metrics, protobuf (also /api/v1/otlp/v1/metrics)
+  POST /api/v1/write                               Prometheus remote write 1.0 and 2.0
+
+State
+  GET  /-/healthy, /-/ready                        does the server run, does it answer queries
+  GET  /metrics, /version                          the server's own metrics, its version
+  GET  /api/v1/status/PAGE                         buildinfo, runtimeinfo, flags, tsdb, cardinality, tasks,
+                                                   active_queries (DELETE active_queries/ID stops one)
+  POST /-/reload                                   reads the configuration again
+
+Administration, with --admin-api on
+  POST /api/v1/admin/tsdb/VERB                     delete_series, clean_tombstones, snapshot, flush, compact, tier
+  POST /api/v1/admin/tasks/pause, tasks/resume     background tasks
+";
+
 async fn index() -> Response<Body> {
-    let text = "Quiver answers PromQL and SQL here.\n\n  \
-        GET  /api/v1/query?query=up                  PromQL, one instant\n  \
-        GET  /api/v1/query_range?query=up&start=…    PromQL, a range\n  \
-        GET  /api/v1/sql?query=select+…              SQL\n  \
-        POST /api/v1/write                           Prometheus remote write 1.0 and 2.0\n  \
-        POST /api/v1/otlp/v1/metrics                 OpenTelemetry metrics\n  \
-        GET  /metrics                                this server's own metrics";
-    crate::write::plain(StatusCode::OK, text)
+    crate::write::plain(StatusCode::OK, INDEX)
 }

@@ -284,14 +284,13 @@ fn preflight(headers: &HeaderMap, cors: Option<&Cors>) -> Response<Body> {
             out.insert(private, HeaderValue::from_static("true"));
         }
     }
-    add(&mut r, cors);
+    add(r.headers_mut(), cors);
     r
 }
 
 /// Adds to an answer who may read it.
-pub fn add(answer: &mut Response<Body>, cors: Option<&Cors>) {
+pub fn add(headers: &mut HeaderMap, cors: Option<&Cors>) {
     let Some(cors) = cors else { return };
-    let headers = answer.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, cors.origin.clone());
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date, Retry-After"));
     if cors.is_named {

@@ -8,7 +8,7 @@ use quiver_model::calendar::{day_of, days_in_month};
 use quiver_model::{Matcher, TimeRange};
 use quiver_query::promql;
 
-use super::body::read_body;
+use super::body::{Received, receive_body};
 use super::error::ApiError;
 use super::media_type::MediaType;
 use super::multipart;
@@ -19,34 +19,44 @@ use crate::rejections::cut;
 const FORM_BYTES_MAX: usize = 10 << 20;
 
 /// Parameters of a request, body before query string.
-#[derive(Clone, Debug, Default)]
-pub struct Params(Vec<(String, String)>);
+#[derive(Default)]
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    /// The form they came in, whose room they keep.
+    _form: Option<Received>,
+}
 
 impl Params {
     /// Reads query string and, for POST and PUT, the form.
-    pub async fn read(request: Request<Body>) -> Result<Self, ApiError> {
+    pub async fn read(g: &Gateway, request: Request<Body>) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let mut pairs = Vec::new();
+        let (mut pairs, mut form) = (Vec::new(), None);
         if parts.method == Method::POST || parts.method == Method::PUT {
             let media_type = media_type(&parts.headers)?;
-            match media_type.essence.as_str() {
-                "" | "application/x-www-form-urlencoded" => decode_pairs(&form(body).await?, &mut pairs)?,
-                "multipart/form-data" => multipart::decode(&form(body).await?, &media_type, &mut pairs)?,
-                _ => {}
+            let is_multipart = media_type.essence == "multipart/form-data";
+            if is_multipart || ["", "application/x-www-form-urlencoded"].contains(&media_type.essence.as_str()) {
+                let received = receive_body(body, FORM_BYTES_MAX, &g.bodies).await.map_err(|e| ApiError::body(&e))?;
+                let bytes = &received.bytes;
+                if is_multipart {
+                    multipart::decode(bytes, &media_type, &mut pairs)?;
+                } else {
+                    decode_pairs(bytes, &mut pairs)?;
+                }
+                form = Some(received.emptied());
             }
         }
         decode_pairs(parts.uri.query().unwrap_or("").as_bytes(), &mut pairs)?;
-        Ok(Self(pairs))
+        Ok(Self { pairs, _form: form })
     }
 
     /// The first value of a parameter, or `""`.
     pub fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+        self.pairs.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     /// A required time, ms.
@@ -54,7 +64,7 @@ impl Params {
         parse_time(self.get(name)).map_err(|e| ApiError::invalid_param(name, e))
     }
 
-    /// A time, ms, or a default where it is not given.
+    /// A time, ms, or a default if missing.
     pub fn time_or(&self, name: &str, default: i64) -> Result<i64, ApiError> {
         if self.get(name).is_empty() { Ok(default) } else { self.time(name) }
     }
@@ -64,12 +74,12 @@ impl Params {
         parse_duration(self.get(name)).map_err(|e| ApiError::invalid_param(name, e))
     }
 
-    /// `start` to `end`: all times where they are not given.
+    /// `start` to `end`: all times if missing.
     pub fn time_range(&self) -> Result<TimeRange, ApiError> {
         Ok(TimeRange { min: self.time_or("start", i64::MIN)?, max: self.time_or("end", i64::MAX)? })
     }
 
-    /// The selectors of `match[]`: none where there is none.
+    /// The selectors of `match[]`; empty if the parameter is missing.
     pub fn selectors(&self, g: &Gateway) -> Result<Vec<Vec<Matcher>>, ApiError> {
         let options = g.services.engine.parse_options();
         let parse = |text| promql::parse_metric_selector(text, &options);
@@ -95,7 +105,7 @@ impl Params {
         }
     }
 
-    /// `limit`: 0 where it is not given.
+    /// `limit`: 0 if missing.
     pub fn limit(&self) -> Result<usize, ApiError> {
         let text = self.get("limit");
         if text.is_empty() {
@@ -118,14 +128,12 @@ fn media_type(headers: &HeaderMap) -> Result<MediaType, ApiError> {
         return Ok(MediaType::default());
     };
     let text = String::from_utf8_lossy(value.as_bytes());
-    MediaType::parse(&text).map_err(|why| {
+    // As Go's `mime.ParseMediaType`, a semicolon at the end is taken for nothing; `MediaType` has the rules of remote write.
+    let bare = text.trim_end_matches([' ', '\t']);
+    MediaType::parse(bare.strip_suffix(';').unwrap_or(bare)).map_err(|why| {
         let shown = quiver_model::labels::quoted(cut(&text, 100));
         ApiError::bad_data(format!("error parsing form values: content type {shown}: {why}"))
     })
-}
-
-async fn form(body: Body) -> Result<Vec<u8>, ApiError> {
-    read_body(body, FORM_BYTES_MAX).await.map_err(|e| ApiError::bad_data(e.to_string()))
 }
 
 fn decode_pairs(bytes: &[u8], out: &mut Vec<(String, String)>) -> Result<(), ApiError> {
@@ -146,8 +154,8 @@ pub fn unescape(bytes: &[u8]) -> Option<String> {
         match bytes[i] {
             b'+' => out.push(b' '),
             b'%' => {
-                let hex = std::str::from_utf8(bytes.get(i + 1..i + 3)?).ok()?;
-                out.push(u8::from_str_radix(hex, 16).ok()?);
+                let digit = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+                out.push((digit(i + 1)? * 16 + digit(i + 2)?) as u8);
                 i += 2;
             }
             b => out.push(b),
@@ -304,7 +312,9 @@ mod tests {
     #[test]
     fn escapes() {
         assert_eq!(unescape(b"a%20b+c%C3%A9").as_deref(), Some("a b cé"));
-        assert_eq!(unescape(b"%zz"), None);
+        for bad in [&b"%zz"[..], b"%+1", b"%-1", b"%1", b"%"] {
+            assert_eq!(unescape(bad), None);
+        }
         assert_eq!(unescape(b"%ff"), None);
     }
 }

@@ -13,8 +13,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use crate::Counter;
+use crate::rejections::Door;
 
 /// Bytes a second that a peer has to move while bytes wait.
 pub const RATE_BYTES: u64 = 1 << 10;
@@ -43,7 +45,7 @@ const IDLE_CLOSED: usize = 64;
 /// Why a connection is closed by this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Cause {
+pub enum CloseReason {
     /// The headers did not come in time.
     SlowHead = 1,
     /// The body came too slowly.
@@ -62,33 +64,33 @@ pub enum Cause {
     Malformed,
 }
 
-impl Cause {
+impl CloseReason {
     /// All of them.
-    pub const ALL: [Cause; 8] = [
-        Cause::SlowHead,
-        Cause::SlowBody,
-        Cause::SlowReader,
-        Cause::AnswerRoom,
-        Cause::Idle,
-        Cause::Places,
-        Cause::Refused,
-        Cause::Malformed,
+    pub const ALL: [CloseReason; 8] = [
+        CloseReason::SlowHead,
+        CloseReason::SlowBody,
+        CloseReason::SlowReader,
+        CloseReason::AnswerRoom,
+        CloseReason::Idle,
+        CloseReason::Places,
+        CloseReason::Refused,
+        CloseReason::Malformed,
     ];
 
     /// Those of slow clients that the log does not tell of otherwise.
-    pub const SLOW: [Cause; 3] = [Cause::SlowHead, Cause::SlowReader, Cause::AnswerRoom];
+    pub const SLOW: [CloseReason; 3] = [CloseReason::SlowHead, CloseReason::SlowReader, CloseReason::AnswerRoom];
 
     /// Its name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Cause::SlowHead => "slow_head",
-            Cause::SlowBody => "slow_body",
-            Cause::SlowReader => "slow_reader",
-            Cause::AnswerRoom => "answer_room",
-            Cause::Idle => "idle",
-            Cause::Places => "places",
-            Cause::Refused => "refused",
-            Cause::Malformed => "malformed",
+            CloseReason::SlowHead => "slow_head",
+            CloseReason::SlowBody => "slow_body",
+            CloseReason::SlowReader => "slow_reader",
+            CloseReason::AnswerRoom => "answer_room",
+            CloseReason::Idle => "idle",
+            CloseReason::Places => "places",
+            CloseReason::Refused => "refused",
+            CloseReason::Malformed => "malformed",
         }
     }
 }
@@ -121,8 +123,8 @@ pub struct Peer {
     phase: AtomicU8,
     /// When the phase began.
     since_ms: AtomicU64,
-    /// The body of the request has not come whole.
-    pub body_open: AtomicBool,
+    /// Bodies of requests that have not come whole: the present one, and one that is read on after its answer.
+    bodies_open: AtomicUsize,
     /// The handler waits for the body.
     pub body_wanted: AtomicBool,
     /// All of the answer was handed to the connection.
@@ -135,6 +137,8 @@ pub struct Peer {
     blocked: AtomicBool,
     /// Bytes of answers in the room for answers.
     pub held: AtomicUsize,
+    /// What came was no request: the door it was meant for, and why.
+    pub misspoken: OnceLock<(Door, &'static str)>,
     verdict: AtomicU8,
     waker: AtomicWaker,
 }
@@ -146,13 +150,29 @@ impl Peer {
 
     /// What it does.
     pub fn phase(&self) -> Phase {
-        PHASES[usize::from(self.phase.load(Relaxed))]
+        PHASES[usize::from(self.phase.load(Acquire))]
     }
 
     /// It begins something else.
     pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Relaxed);
+        // The time first: a sweep in between must not take the age of the phase before for that of this one.
         self.since_ms.store(self.now_ms(), Relaxed);
+        self.phase.store(phase as u8, Release);
+    }
+
+    /// A body begins to come.
+    pub fn body_begins(&self) {
+        self.bodies_open.fetch_add(1, Relaxed);
+    }
+
+    /// A body has come whole, or nobody waits for the rest.
+    pub fn body_ends(&self) {
+        self.bodies_open.fetch_sub(1, Relaxed);
+    }
+
+    /// Does a body still come?
+    pub fn has_open_body(&self) -> bool {
+        self.bodies_open.load(Relaxed) > 0
     }
 
     /// Bytes came.
@@ -177,15 +197,15 @@ impl Peer {
     }
 
     /// Why it is to be closed, if it is.
-    pub fn verdict(&self) -> Option<Cause> {
+    pub fn verdict(&self) -> Option<CloseReason> {
         let n = self.verdict.load(Relaxed);
-        Cause::ALL.into_iter().find(|c| *c as u8 == n)
+        CloseReason::ALL.into_iter().find(|c| *c as u8 == n)
     }
 
     /// Is the connection to be closed at once? One whose body is slow is answered first.
     pub fn is_over(&self) -> bool {
         let n = self.verdict.load(Relaxed);
-        n != 0 && n != Cause::SlowBody as u8
+        n != 0 && n != CloseReason::SlowBody as u8
     }
 
     /// Its task is woken by this when something was decided.
@@ -193,7 +213,7 @@ impl Peer {
         self.waker.register(waker);
     }
 
-    fn condemn(&self, cause: Cause, closed: &Closed) {
+    fn condemn(&self, cause: CloseReason, closed: &Closed) {
         if self.verdict.compare_exchange(0, cause as u8, Relaxed, Relaxed).is_ok() {
             closed.add(cause);
             self.waker.wake();
@@ -203,16 +223,16 @@ impl Peer {
 
 /// Connections closed by this side, by cause.
 #[derive(Debug, Default)]
-pub struct Closed([Counter; Cause::ALL.len()]);
+pub struct Closed([Counter; CloseReason::ALL.len()]);
 
 impl Closed {
     /// Counts one.
-    fn add(&self, cause: Cause) {
+    fn add(&self, cause: CloseReason) {
         self.0[cause as usize - 1].add(1);
     }
 
     /// How many for this cause.
-    pub fn of(&self, cause: Cause) -> u64 {
+    pub fn of(&self, cause: CloseReason) -> u64 {
         self.0[cause as usize - 1].get()
     }
 }
@@ -257,7 +277,7 @@ impl Peers {
             began: self.began,
             phase: AtomicU8::new(Phase::New as u8),
             since_ms: AtomicU64::new(0),
-            body_open: AtomicBool::new(false),
+            bodies_open: AtomicUsize::new(0),
             body_wanted: AtomicBool::new(false),
             answer_ended: AtomicBool::new(false),
             received: AtomicU64::new(0),
@@ -265,6 +285,7 @@ impl Peers {
             moved_ms: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
             held: AtomicUsize::new(0),
+            misspoken: OnceLock::new(),
             verdict: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         });
@@ -291,7 +312,11 @@ impl Peers {
     /// Closes connections whose answers did not move for [`STALLED_MS`], the longest first, until so many bytes are free.
     pub fn close_stalled(&self, bytes: usize) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(self.stalled_looked_ms.swap(now, Relaxed)) < 20 {
+        // Every answer that is sent wakes all that wait: one of them looks. Who comes too early leaves the time as it is.
+        let looked = self.stalled_looked_ms.load(Relaxed);
+        if now.saturating_sub(looked) < 20
+            || self.stalled_looked_ms.compare_exchange(looked, now, Relaxed, Relaxed).is_err()
+        {
             return;
         }
         let list = self.list.lock();
@@ -309,7 +334,7 @@ impl Peers {
                 break;
             }
             freed += peer.held.load(Relaxed);
-            peer.condemn(Cause::AnswerRoom, &self.closed);
+            peer.condemn(CloseReason::AnswerRoom, &self.closed);
         }
     }
 
@@ -319,22 +344,28 @@ impl Peers {
         let is_idle = |p: &Peer| p.verdict.load(Relaxed) == 0 && matches!(p.phase(), Phase::New | Phase::Idle);
         let mut found: Vec<&Arc<Peer>> = list.1.values().map(|(p, _)| p).filter(|p| is_idle(p)).collect();
         found.sort_by_key(|p| p.since_ms.load(Relaxed));
-        found.iter().take(IDLE_CLOSED).for_each(|p| p.condemn(Cause::Places, &self.closed));
+        found.iter().take(IDLE_CLOSED).for_each(|p| p.condemn(CloseReason::Places, &self.closed));
     }
 }
 
-fn judge(peer: &Peer, seen: &mut Seen, now: u64, slow_ms: u64, unsent: impl Fn(RawFd) -> Option<u64>) -> Option<Cause> {
+fn judge(
+    peer: &Peer,
+    seen: &mut Seen,
+    now: u64,
+    slow_ms: u64,
+    unsent: impl Fn(RawFd) -> Option<u64>,
+) -> Option<CloseReason> {
     if peer.verdict.load(Relaxed) != 0 {
         return None;
     }
     let phase = peer.phase();
     let age_ms = now.saturating_sub(peer.since_ms.load(Relaxed));
     let late = match phase {
-        Phase::New => (SILENT_MS, Cause::Idle),
-        Phase::Idle => (IDLE_MS, Cause::Idle),
-        Phase::Head => (HEAD_MS, Cause::SlowHead),
-        Phase::Closing => (CLOSING_MS, Cause::Refused),
-        Phase::Working | Phase::Answering => (u64::MAX, Cause::Idle),
+        Phase::New => (SILENT_MS, CloseReason::Idle),
+        Phase::Idle => (IDLE_MS, CloseReason::Idle),
+        Phase::Head => (HEAD_MS, CloseReason::SlowHead),
+        Phase::Closing => (CLOSING_MS, CloseReason::Refused),
+        Phase::Working | Phase::Answering => (u64::MAX, CloseReason::Idle),
     };
     if age_ms >= late.0 {
         return Some(late.1);
@@ -347,7 +378,7 @@ fn judge(peer: &Peer, seen: &mut Seen, now: u64, slow_ms: u64, unsent: impl Fn(R
         if received.saturating_sub(before) >= least(slow_ms.max(1)) {
             seen.body = Some((now, received));
         } else if waited >= slow_ms {
-            return Some(Cause::SlowBody);
+            return Some(CloseReason::SlowBody);
         }
     } else {
         seen.body = None;
@@ -357,7 +388,8 @@ fn judge(peer: &Peer, seen: &mut Seen, now: u64, slow_ms: u64, unsent: impl Fn(R
     if !is_blocked && sent == seen.drained {
         return None;
     }
-    let waiting = unsent(peer.socket).unwrap_or(0);
+    // If the system does not tell, a blocked answer waits.
+    let waiting = unsent(peer.socket).unwrap_or(u64::from(is_blocked));
     let acknowledged = sent.saturating_sub(waiting);
     if waiting == 0 && !is_blocked {
         (seen.drained, seen.answer) = (sent, None);
@@ -367,7 +399,7 @@ fn judge(peer: &Peer, seen: &mut Seen, now: u64, slow_ms: u64, unsent: impl Fn(R
     if acknowledged >= written || acknowledged.saturating_sub(before) >= least(slow_ms.max(1)) {
         seen.answer = Some((now, acknowledged, sent));
     } else if now - began >= slow_ms {
-        return Some(Cause::SlowReader);
+        return Some(CloseReason::SlowReader);
     }
     None
 }
@@ -384,7 +416,7 @@ pub struct Place {
 impl Place {
     /// What came was no request, and was answered so.
     pub fn count_malformed(&self) {
-        self.peers.closed.add(Cause::Malformed);
+        self.peers.closed.add(CloseReason::Malformed);
     }
 }
 
@@ -399,7 +431,7 @@ mod tests {
     use super::*;
 
     /// Sweeps a second apart; bytes the peer reads in each. When it is closed, and why.
-    fn read_at(rate: u64, has_more: bool) -> Option<(u64, Cause)> {
+    fn read_at(rate: u64, has_more: bool) -> Option<(u64, CloseReason)> {
         let peers = Arc::new(Peers::default());
         let place = peers.add(-1);
         place.peer.enter(Phase::Answering);
@@ -414,10 +446,10 @@ mod tests {
 
     #[test]
     fn a_reader_below_the_rate_is_closed_and_one_above_it_is_not() {
-        assert_eq!(read_at(1, true), Some((20, Cause::SlowReader)));
+        assert_eq!(read_at(1, true), Some((20, CloseReason::SlowReader)));
         // What is left is in the kernel.
-        assert_eq!(read_at(1, false), Some((20, Cause::SlowReader)));
-        assert_eq!(read_at(500, false), Some((20, Cause::SlowReader)));
+        assert_eq!(read_at(1, false), Some((20, CloseReason::SlowReader)));
+        assert_eq!(read_at(500, false), Some((20, CloseReason::SlowReader)));
         assert_eq!(read_at(2_000, false), None);
         assert_eq!(read_at(100_000, false), None);
     }
@@ -436,7 +468,7 @@ mod tests {
             place.peer.has_received(1);
             assert_eq!(judged(&mut seen, s), None);
         }
-        assert_eq!(judged(&mut seen, 1020), Some(Cause::SlowBody));
+        assert_eq!(judged(&mut seen, 1020), Some(CloseReason::SlowBody));
         let mut seen = Seen::default();
         for s in 2000..2100 {
             place.peer.has_received(2_000);
@@ -449,10 +481,10 @@ mod tests {
         let peers = Arc::new(Peers::default());
         let place = peers.add(-1);
         for (phase, ms, cause) in [
-            (Phase::New, SILENT_MS, Cause::Idle),
-            (Phase::Idle, IDLE_MS, Cause::Idle),
-            (Phase::Head, HEAD_MS, Cause::SlowHead),
-            (Phase::Closing, CLOSING_MS, Cause::Refused),
+            (Phase::New, SILENT_MS, CloseReason::Idle),
+            (Phase::Idle, IDLE_MS, CloseReason::Idle),
+            (Phase::Head, HEAD_MS, CloseReason::SlowHead),
+            (Phase::Closing, CLOSING_MS, CloseReason::Refused),
         ] {
             place.peer.enter(phase);
             let since = place.peer.since_ms.load(Relaxed);

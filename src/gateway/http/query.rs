@@ -50,7 +50,7 @@ fn options(g: &Gateway, headers: &HeaderMap, p: &Params) -> Result<(QueryOptions
     let limit = p.limit()?;
     let hints = Hints::parse(p.all("hint")).map_err(|e| ApiError::invalid_param("hint", e))?;
     let explain = ExplainMode::from_name(p.get("explain"))
-        .ok_or_else(|| ApiError::invalid_param("explain", "it is \"plan\" or \"analyze\"".into()))?;
+        .ok_or_else(|| ApiError::invalid_param("explain", "it must be \"plan\" or \"analyze\"".into()))?;
     let options = QueryOptions {
         lookback_ms,
         timeout_ms,

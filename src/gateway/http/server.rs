@@ -27,15 +27,17 @@ use super::error::{ApiError, ErrorType};
 use super::exchange::{Inbound, Leftover, Outbound, read_on};
 use super::front;
 use super::origin::{self, Decision};
-use super::peers::{Cause, Peer, Phase, SWEEP_INTERVAL};
+use super::peers::{CloseReason, Peer, Phase, SWEEP_INTERVAL};
 use super::socket::{HEAD_BYTES_MAX, Socket};
 use super::watch::{self, door_of};
 use crate::Gateway;
 use crate::rejections::{Door, Reason};
 use crate::write::Line;
 
-/// Connections open at once.
+/// Connections open at once, if there are descriptors for as many.
 const CONNECTIONS_MAX: usize = 12_000;
+/// Descriptors that stay free of connections: for files, and for the gRPC port. At most half of all.
+const DESCRIPTORS_KEPT: usize = 1_000;
 /// Time that a new connection waits for the place of an idle one.
 const PLACE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Time between two lines in the log about slow clients.
@@ -54,7 +56,8 @@ pub fn serve(
 }
 
 async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutdown: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max(quiver_core::descriptors_max())));
+    let mut told: Option<Instant> = None;
     let tasks = TaskTracker::new();
     let sweeping = tokio::spawn(sweep(Arc::clone(&gateway)));
     loop {
@@ -65,19 +68,32 @@ async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutd
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
-                // Out of descriptors and the like: wait for some to come back.
-                tracing::warn!(error = %e, "cannot accept a connection");
+                // Out of descriptors and the like: those of idle connections come back.
+                gateway.peers.close_idle();
+                if told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                    tracing::warn!(error = %e, "cannot accept a connection");
+                    told = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let Some(slot) = place(&slots, &gateway).await else { continue };
+        let Some(slot) = place(&slots, &gateway).await else {
+            gateway.rejections.request(Door::Api, Reason::TooMany, "too many connections are open");
+            continue;
+        };
         tasks.spawn(connected(stream, slot, router.clone(), Arc::clone(&gateway), shutdown.clone()));
     }
     drop(listener);
     tasks.close();
     tasks.wait().await;
     sweeping.abort();
+}
+
+/// Connections that may be open at once.
+fn connections_max(descriptors: Option<u64>) -> usize {
+    let Some(all) = descriptors.and_then(|n| usize::try_from(n).ok()) else { return CONNECTIONS_MAX };
+    CONNECTIONS_MAX.min(all - DESCRIPTORS_KEPT.min(all / 2))
 }
 
 /// A place for a new connection: a free one, or that of a connection that has been idle for long.
@@ -92,11 +108,11 @@ async fn place(slots: &Arc<Semaphore>, gateway: &Gateway) -> Option<OwnedSemapho
 async fn sweep(gateway: Arc<Gateway>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told = (Instant::now() - TELL_INTERVAL, [0; Cause::SLOW.len()]);
+    let mut told = (Instant::now() - TELL_INTERVAL, [0; CloseReason::SLOW.len()]);
     loop {
         ticks.tick().await;
         gateway.peers.sweep(gateway.services.limits.get().slow_client_ms_max);
-        let closed = Cause::SLOW.map(|cause| gateway.peers.closed.of(cause));
+        let closed = CloseReason::SLOW.map(|cause| gateway.peers.closed.of(cause));
         if closed != told.1 && told.0.elapsed() >= TELL_INTERVAL {
             let [slow_head, slow_reader, answer_room] = [0, 1, 2].map(|i| closed[i] - told.1[i]);
             tracing::warn!(slow_head, slow_reader, answer_room, "closed connections of slow clients");
@@ -112,7 +128,7 @@ async fn connected(
     gateway: Arc<Gateway>,
     shutdown: CancellationToken,
 ) {
-    gateway.counters.connections.fetch_add(1, Ordering::Relaxed);
+    let _open = Open::new(Arc::clone(&gateway));
     let is_local = stream.local_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
     let socket = Socket::new(stream, &gateway.peers);
     let peer = Arc::clone(socket.peer());
@@ -135,8 +151,23 @@ async fn connected(
     } else {
         drop(socket);
     }
-    gateway.counters.connections.fetch_sub(1, Ordering::Relaxed);
     drop(slot);
+}
+
+/// A connection that is counted as open, also if its task panics.
+struct Open(Arc<Gateway>);
+
+impl Open {
+    fn new(gateway: Arc<Gateway>) -> Self {
+        gateway.counters.connections.fetch_add(1, Ordering::Relaxed);
+        Self(gateway)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn condemned(peer: &Peer) {
@@ -165,7 +196,7 @@ fn serve_client(socket: Socket, client: Client, shutdown: CancellationToken) -> 
 
 async fn served(socket: Socket, client: Client, shutdown: CancellationToken) {
     let client = Arc::new(client);
-    let peer = Arc::clone(&client.peer);
+    let (peer, gateway) = (Arc::clone(&client.peer), Arc::clone(&client.gateway));
     let service = service_fn(move |request: hyper::Request<Incoming>| answered(Arc::clone(&client), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
@@ -192,6 +223,9 @@ async fn served(socket: Socket, client: Client, shutdown: CancellationToken) {
         () = ended => {}
         () = drained => {}
     }
+    if let Some((door, why)) = peer.misspoken.get() {
+        gateway.rejections.request(*door, Reason::BadData, why);
+    }
 }
 
 /// The answer to a request, on its way.
@@ -202,21 +236,23 @@ async fn answered(client: Arc<Client>, request: hyper::Request<Incoming>) -> Res
     let (mut parts, body) = request.into_parts();
     let door = door_of(parts.uri.path());
     let body = Inbound::wrap(body, peer, &client.leftover, expects_continue(&parts.headers));
-    let answer = match decided(&client, &parts, door) {
+    let (answer, cors) = match decided(&client, &parts, door) {
         Ok(cors) => {
             parts.extensions.insert(client.line.clone());
             let mut answer = handled(client.router.clone(), hyper::Request::from_parts(parts, body)).await;
             watch::note(g, door, &mut answer);
-            origin::add(&mut answer, cors.as_ref());
-            answer
+            (answer, cors)
         }
         Err(answer) => {
             drop(body);
-            *answer
+            (*answer, None)
         }
     };
     read_on(&client.leftover, peer);
-    let answer = Outbound::admit(answer, peer, &g.answers, |e| g.rejections.request(door, Reason::TooMany, &e)).await;
+    let refused = |e: String| g.rejections.request(door, Reason::AnswersFull, &e);
+    let mut answer = Outbound::admit(answer, peer, &g.answers, refused).await;
+    // Last: a page reads by it also that there was no room for the answer.
+    origin::add(answer.headers_mut(), cors.as_ref());
     peer.answer_ended.store(false, Ordering::Relaxed);
     peer.enter(Phase::Answering);
     Ok(answer)
@@ -264,6 +300,13 @@ async fn handled(router: Router, request: hyper::Request<Body>) -> Response<Body
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_files() {
+        let max = |n| connections_max(Some(n));
+        assert_eq!([max(u64::MAX), max(65_536), max(12_500), max(1_024), max(256)], [12_000, 12_000, 11_500, 512, 128]);
+        assert_eq!(connections_max(None), CONNECTIONS_MAX);
+    }
 
     #[test]
     fn a_connection_that_says_nothing_is_small() {

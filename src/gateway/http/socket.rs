@@ -3,6 +3,9 @@
 //! It notes what moves (see [`super::peers`]), and gives a body to the errors that hyper answers by itself: a head that does not
 //! parse never reaches a handler, and hyper's own 400, 414 and 431 are empty. Bytes that hyper writes while no request is
 //! under way can only be such an error.
+//!
+//! A URL with a raw quote or comparison sign (`query=up{job="a"} > 1`, as typed for `curl`) is escaped before hyper sees it, which
+//! refuses what Go's servers take.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::error::{ApiError, ErrorType};
-use super::peers::{Cause, Peer, Peers, Phase, Place};
+use super::peers::{CloseReason, Peer, Peers, Phase, Place};
+use crate::rejections::Door;
 
 /// Bytes of a URL at most: what the `http` crate takes.
 pub const URL_BYTES_MAX: usize = 65_534;
@@ -39,6 +43,10 @@ pub struct Socket {
     stream: TcpStream,
     /// Of the present head, its first line has come.
     has_line: bool,
+    /// Of the present head, the URL has begun.
+    in_url: bool,
+    /// Bytes that came and were escaped, and how many of them were read.
+    escaped: (Vec<u8>, usize),
     /// What is written in place of hyper's own answer.
     own: Option<Own>,
 }
@@ -59,7 +67,7 @@ impl Socket {
         #[cfg(not(target_os = "linux"))]
         let _ = SockRef::from(&stream).set_send_buffer_size(KERNEL_BYTES_MAX as usize);
         let place = peers.add(stream.as_raw_fd());
-        Self { place, stream, has_line: false, own: None }
+        Self { place, stream, has_line: false, in_url: false, escaped: (Vec::new(), 0), own: None }
     }
 
     /// What is known of the peer.
@@ -72,16 +80,40 @@ impl Socket {
         let _ = self.stream.readable().await;
     }
 
-    /// Notes what came.
-    fn note(&mut self, came: &[u8]) {
+    /// Notes what came; the bytes in its place if some had to be escaped.
+    fn note(&mut self, came: &[u8]) -> Option<Vec<u8>> {
+        let had_line = self.has_line && self.place.peer.phase() == Phase::Head;
+        self.note_phase(came);
+        if had_line || self.place.peer.phase() != Phase::Head {
+            return None;
+        }
+        escape(came, &mut self.in_url)
+    }
+
+    /// Hands out bytes that were escaped; `false` if there are none.
+    fn read_escaped(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let (bytes, at) = &mut self.escaped;
+        let n = (bytes.len() - *at).min(buf.remaining()).min(READ_BYTES_MAX);
+        buf.put_slice(&bytes[*at..*at + n]);
+        *at += n;
+        if *at == bytes.len() {
+            bytes.clear();
+            *at = 0;
+        }
+        n > 0
+    }
+
+    fn note_phase(&mut self, came: &[u8]) {
         let peer = &self.place.peer;
         peer.has_received(came.len());
         match peer.phase() {
-            Phase::New | Phase::Idle if !peer.body_open.load(Relaxed) && !came.is_empty() => {
-                self.has_line = has_line(came);
+            Phase::New | Phase::Idle if !peer.has_open_body() && !came.is_empty() => {
+                (self.has_line, self.in_url) = (has_line(came), false);
                 peer.enter(Phase::Head);
                 if came.starts_with(b"PRI * HTTP/2") {
-                    tracing::debug!("HTTP/2 on the HTTP port: OTLP over gRPC has a port of its own, see --grpc-listen");
+                    let why =
+                        "HTTP/2 or gRPC on the HTTP port: OTLP over gRPC has a port of its own, see --grpc-listen";
+                    let _ = peer.misspoken.set((Door::OtlpGrpc, why));
                 }
             }
             Phase::Head if !self.has_line => self.has_line = has_line(came),
@@ -111,6 +143,12 @@ impl Socket {
             }
         };
         self.place.count_malformed();
+        let why = match code {
+            StatusCode::URI_TOO_LONG => "the URL of a request is too long",
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the headers of a request are too many or too long",
+            _ => "the first line or a header of a request is malformed",
+        };
+        let _ = self.place.peer.misspoken.set((Door::Api, why));
         self.own = Some(Own { bytes, written: 0, discarded: 0 });
         true
     }
@@ -139,9 +177,37 @@ impl Socket {
 }
 
 fn has_line(came: &[u8]) -> bool {
-    // Empty lines before a request do not count.
-    let start = came.iter().position(|b| !b"\r\n".contains(b)).unwrap_or(came.len());
-    came[start..].contains(&b'\n')
+    came[line_start(came)..].contains(&b'\n')
+}
+
+/// Where the first line begins: empty lines before a request do not count.
+fn line_start(came: &[u8]) -> usize {
+    came.iter().position(|b| !b"\r\n".contains(b)).unwrap_or(came.len())
+}
+
+/// Bytes that Go takes in a URL as they are, and hyper does not.
+const ESCAPED: &[u8; 4] = b"\"<>`";
+
+/// The bytes with those of [`ESCAPED`] in the URL of the first line escaped; `None` if there are none. `in_url`: the URL has begun.
+fn escape(came: &[u8], in_url: &mut bool) -> Option<Vec<u8>> {
+    let start = if *in_url { 0 } else { line_start(came) };
+    let end = came[start..].iter().position(|b| *b == b'\n').map_or(came.len(), |n| start + n);
+    let url = if *in_url { 0 } else { came[start..end].iter().position(|b| *b == b' ').map(|n| start + n)? };
+    *in_url = true;
+    if !came[url..end].iter().any(|b| ESCAPED.contains(b)) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(came.len() + 64);
+    out.extend_from_slice(&came[..url]);
+    for b in &came[url..end] {
+        if ESCAPED.contains(b) {
+            out.extend_from_slice(format!("%{b:02X}").as_bytes());
+        } else {
+            out.push(*b);
+        }
+    }
+    out.extend_from_slice(&came[end..]);
+    Some(out)
 }
 
 fn too_long() -> Vec<u8> {
@@ -167,23 +233,35 @@ pub fn refusal(code: StatusCode, text: &str) -> Vec<u8> {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.place.peer.verdict() == Some(Cause::SlowHead) {
+        if this.place.peer.verdict() == Some(CloseReason::SlowHead) {
             let text = "the headers of the request did not come in time";
             // It fits into a buffer that nothing was written into; if not, the connection closes without it.
             let _ = this.stream.try_write(&refusal(StatusCode::REQUEST_TIMEOUT, text));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if !this.escaped.0.is_empty() && this.read_escaped(buf) {
+            return Poll::Ready(Ok(()));
+        }
         if buf.remaining() <= READ_BYTES_MAX {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-            this.note(&buf.filled()[before..]);
+            if let Some(escaped) = this.note(&buf.filled()[before..]) {
+                buf.set_filled(before);
+                this.escaped = (escaped, 0);
+                this.read_escaped(buf);
+            }
             return Poll::Ready(Ok(()));
         }
         let mut room = ReadBuf::new(buf.initialize_unfilled_to(READ_BYTES_MAX));
         ready!(Pin::new(&mut this.stream).poll_read(cx, &mut room))?;
         let n = room.filled().len();
-        this.note(room.filled());
-        buf.advance(n);
+        match this.note(room.filled()) {
+            Some(escaped) => {
+                this.escaped = (escaped, 0);
+                this.read_escaped(buf);
+            }
+            None => buf.advance(n),
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -247,7 +325,7 @@ impl AsyncWrite for Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         // What the kernel still holds for a peer that does not read is thrown away with the connection.
-        if matches!(self.place.peer.verdict(), Some(Cause::SlowReader | Cause::AnswerRoom)) {
+        if matches!(self.place.peer.verdict(), Some(CloseReason::SlowReader | CloseReason::AnswerRoom)) {
             let _ = self.stream.set_zero_linger();
         }
     }
@@ -256,6 +334,28 @@ impl Drop for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_of_a_url_are_escaped() {
+        let escaped = |parts: &[&str]| {
+            let mut in_url = false;
+            let parts =
+                parts.iter().map(|p| escape(p.as_bytes(), &mut in_url).unwrap_or_else(|| p.as_bytes().to_vec()));
+            String::from_utf8(parts.collect::<Vec<_>>().concat()).unwrap()
+        };
+        for (parts, want) in [
+            (
+                &["GET /?q=a{b=\"c\"}>1 HTTP/1.1\r\nx: \"y\"\r\n"][..],
+                "GET /?q=a{b=%22c%22}%3E1 HTTP/1.1\r\nx: \"y\"\r\n",
+            ),
+            (&["\r\nGET /`<", ">\" HTTP/1.1\r\n"], "\r\nGET /%60%3C%3E%22 HTTP/1.1\r\n"),
+            (&["GE", "T /\"", "\""], "GET /%22%22"),
+            (&["\"GET\" / HTTP/1.1\r\n\""], "\"GET\" / HTTP/1.1\r\n\""),
+            (&["GET / HTTP/1.1\r\n"], "GET / HTTP/1.1\r\n"),
+        ] {
+            assert_eq!(escaped(parts), want);
+        }
+    }
 
     #[test]
     fn a_line_is_one_after_empty_lines() {

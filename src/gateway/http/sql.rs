@@ -12,7 +12,7 @@ use quiver_query::QueryError;
 use quiver_query::sql::{SqlAnswer, SqlRequest};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::body::read_body;
+use super::body::receive_body;
 use super::error::ApiError;
 use super::params::{Params, parse_duration};
 use super::sql_json;
@@ -86,13 +86,12 @@ pub async fn handle(g: &Gateway, request: Request<Body>) -> Result<Response<Body
         && (content_type.starts_with("text/plain") || content_type.starts_with("application/sql"));
     let (p, statement) = if bare {
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body, g.services.limits.get().query_bytes_max)
-            .await
-            .map_err(|e| ApiError::bad_data(e.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|_| ApiError::bad_data("the statement is not UTF-8"))?;
-        (Params::read(Request::from_parts(parts, Body::empty())).await?, text)
+        let bytes_max = g.services.limits.get().query_bytes_max;
+        let received = receive_body(body, bytes_max, &g.bodies).await.map_err(|e| ApiError::body(&e))?;
+        let text = String::from_utf8(received.bytes).map_err(|_| ApiError::bad_data("the statement is not UTF-8"))?;
+        (Params::read(g, Request::from_parts(parts, Body::empty())).await?, text)
     } else {
-        let p = Params::read(request).await?;
+        let p = Params::read(g, request).await?;
         let text = p.get("query").to_owned();
         (p, text)
     };

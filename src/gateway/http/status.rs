@@ -306,6 +306,11 @@ pub fn own_metrics(g: &Gateway) -> Vec<OwnMetric> {
     let mut list = vec![
         counter("quiver_http_requests_total", "HTTP requests received.", c.requests.get()),
         gauge("quiver_http_connections", "Open HTTP connections.", c.connections.load(Ordering::Relaxed) as f64),
+        gauge(
+            "quiver_request_body_bytes",
+            "Bodies of requests under way, up to write_bodies_bytes_max.",
+            g.bodies.used() as f64,
+        ),
         gauge("quiver_answer_bytes", "Answers that wait for their clients to read them.", g.answers.used() as f64),
         counter(
             "quiver_answers_refused_total",
@@ -474,7 +479,7 @@ pub fn own_metrics_text(g: &Gateway) -> String {
         "# HELP quiver_connections_closed_total Connections that the server closed, by cause.\n\
          # TYPE quiver_connections_closed_total counter"
     );
-    for cause in super::peers::Cause::ALL {
+    for cause in super::peers::CloseReason::ALL {
         let (name, n) = (cause.as_str(), g.peers.closed.of(cause));
         let _ = writeln!(out, "quiver_connections_closed_total{{cause=\"{name}\"}} {n}");
     }

@@ -1,4 +1,4 @@
-//! A few at a time: threads that write large answers, each of which holds what was found and what becomes of it.
+//! A limit on threads that write large answers at the same time. Each holds both the result and its encoding.
 
 use parking_lot::{Condvar, Mutex};
 
@@ -23,7 +23,7 @@ impl Default for Writers {
 pub struct Writing<'a>(&'a Writers);
 
 impl Writers {
-    /// Waits for a place, on a thread that may wait. Who has one only computes, so it is short.
+    /// Waits for a place, on a thread that may block. A holder only computes, so the wait is short.
     pub fn enter(&self) -> Writing<'_> {
         let mut free = self.free.lock();
         while *free == 0 {

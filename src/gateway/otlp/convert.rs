@@ -153,15 +153,7 @@ impl<'a> Converter<'_, 'a> {
     }
 
     fn reject_all(&mut self, m: &Metric, (reason, why): &Wrong) {
-        let points = match &m.data {
-            None => 0,
-            Some(metric::Data::Gauge(d)) => d.data_points.len(),
-            Some(metric::Data::Sum(d)) => d.data_points.len(),
-            Some(metric::Data::Histogram(d)) => d.data_points.len(),
-            Some(metric::Data::ExponentialHistogram(d)) => d.data_points.len(),
-            Some(metric::Data::Summary(d)) => d.data_points.len(),
-        };
-        self.out.partial.points(*reason, &m.name, points, || why.clone());
+        self.out.partial.points(*reason, &m.name, points_of(m), || why.clone());
     }
 
     fn metric(&mut self, place: Place<'a>) {
@@ -257,7 +249,9 @@ impl<'a> Converter<'_, 'a> {
     /// Takes the labels of a data point that becomes `series` series; false where they are wrong.
     fn load(&mut self, place: Place<'a>, name: &str, attributes: &[KeyValue], series: usize) -> bool {
         let limits = self.options.limits;
-        let loaded = self.labels.load(|i| attributes.get(i), limits, None).and_then(|()| {
+        // The metric's name, and `le` of a histogram's buckets.
+        let own = 1 + usize::from(series > 1);
+        let loaded = self.labels.load(|i| attributes.get(i), own, limits, None).and_then(|()| {
             let bytes = self.batch.label_bytes.len().saturating_add(self.labels.bytes(name, series));
             let max = label_bytes_max(limits);
             if bytes > max { Err((Reason::Memory, too_many_bytes(max))) } else { Ok(()) }
@@ -431,6 +425,18 @@ fn exemplar_value(e: &OtlpExemplar) -> Option<f64> {
     })
 }
 
+/// Data points of a metric.
+pub(super) fn points_of(m: &Metric) -> usize {
+    match &m.data {
+        None => 0,
+        Some(metric::Data::Gauge(d)) => d.data_points.len(),
+        Some(metric::Data::Sum(d)) => d.data_points.len(),
+        Some(metric::Data::Histogram(d)) => d.data_points.len(),
+        Some(metric::Data::ExponentialHistogram(d)) => d.data_points.len(),
+        Some(metric::Data::Summary(d)) => d.data_points.len(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -534,9 +540,14 @@ mod tests {
         };
         let (batch, c) = converted(&request, &limits);
         let message = c.partial.message().unwrap();
-        assert_eq!((batch.series.len(), c.partial.points), (22, 3), "{message}");
+        assert_eq!((batch.series.len(), c.partial.points), (23, 3), "{message}");
         assert!(batch.label_bytes.len() < max);
-        for why in ["50000 bounds", "whole export", "a metric name has 5000 bytes", "target_info is left out"] {
+        for why in [
+            "50000 bounds",
+            "whole export",
+            "a metric name has 5000 bytes",
+            "\"command\" is over the length limit (left out of target_info)",
+        ] {
             assert!(message.contains(why), "{why}: {message}");
         }
     }

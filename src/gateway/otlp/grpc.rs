@@ -90,8 +90,8 @@ impl tower::Service<http::Request<Body>> for Metrics {
             });
             let mut response = grpc.unary(Export(Arc::clone(&gateway), cause.clone()), request).await;
             let Some(status) = Status::from_header_map(response.headers()) else { return Ok(response) };
-            // A message that is too large was out of range, which clients send again and again.
-            if status.code() == Code::OutOfRange {
+            // A message that is too large is out of range, or exhausts a resource once decompressed: clients send both again and again.
+            if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) {
                 response.headers_mut().insert("grpc-status", HeaderValue::from(Code::InvalidArgument as i32));
             }
             if status.code() != Code::Ok {

@@ -108,7 +108,10 @@ fn within(
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                        rejections.request(Door::OtlpGrpc, Reason::TooMany, "too many connections are open");
+                        continue;
+                    };
                     let _ = stream.set_nodelay(true);
                     let greeting = Some(Box::pin(tokio::time::sleep(timeout)));
                     let connection = Connection {
@@ -123,7 +126,7 @@ fn within(
                 }
                 Err(e) => {
                     // Out of descriptors and the like: wait for some to come back.
-                    tracing::warn!(error = %e, "cannot accept a connection to the gRPC port");
+                    rejections.request(Door::OtlpGrpc, Reason::Other, &format!("cannot accept a connection: {e}"));
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

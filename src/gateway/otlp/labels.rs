@@ -52,13 +52,14 @@ impl LabelBuffer {
         self.resource_end = self.text.len();
     }
 
-    /// Takes the labels of a point, or of `target_info`. An attribute without a possible name is an error, unless `left_out`
-    /// is there to be told of it.
+    /// Takes the labels of a point, or of `target_info`; `own` is how many its series have beside. An attribute without a possible
+    /// name, one that is too long, and one too many are errors, unless `left_out` is there to be told of them.
     pub(super) fn load<'a>(
         &mut self,
         attributes: impl Fn(usize) -> Option<&'a KeyValue>,
+        own: usize,
         limits: &Limits,
-        mut left_out: Option<&mut dyn FnMut(&str)>,
+        mut left_out: Option<&mut dyn FnMut(&Wrong)>,
     ) -> Result<(), Wrong> {
         self.text.truncate(self.resource_end);
         self.entries.clear();
@@ -76,24 +77,33 @@ impl LabelBuffer {
             let too_long = |what: &str| {
                 (Reason::LabelLimit, format!("{what} {} is over the length limit", quoted(cut(&kv.key, 60))))
             };
-            // Each character is a byte of the name at most, each of at most four bytes.
-            if kv.key.len() > limits.label_name_bytes_max.saturating_mul(4) {
-                return Err(too_long("the name of attribute"));
-            }
             let at = self.text.len() as u32;
-            if !push_label_name(&kv.key, &mut self.text) {
-                match &mut left_out {
-                    Some(tell) => tell(&kv.key),
-                    None => return Err(no_name(&kv.key)),
-                }
+            // Each character is a byte of the name at most, each of at most four bytes.
+            let mut wrong = if kv.key.len() > limits.label_name_bytes_max.saturating_mul(4) {
+                Some(too_long("the name of attribute"))
+            } else if !push_label_name(&kv.key, &mut self.text) {
+                Some(no_name(&kv.key))
+            } else {
+                None
+            };
+            let name = at..self.text.len() as u32;
+            // An attribute such as `__name..` becomes it.
+            if wrong.is_none() && of(&self.text, &name) == METRIC_NAME {
+                self.text.truncate(at as usize);
                 continue;
             }
-            let name = at..self.text.len() as u32;
-            if name.len() > limits.label_name_bytes_max {
-                return Err(too_long("the name of attribute"));
+            if wrong.is_none() && name.len() > limits.label_name_bytes_max {
+                wrong = Some(too_long("the name of attribute"));
             }
-            push_value(kv.value.as_ref(), limits.label_value_bytes_max, &mut self.text)
-                .map_err(|_| too_long("the value of attribute"))?;
+            if wrong.is_none() && push_value(kv.value.as_ref(), limits.label_value_bytes_max, &mut self.text).is_err() {
+                wrong = Some(too_long("the value of attribute"));
+            }
+            if let Some(wrong) = wrong {
+                let Some(tell) = &mut left_out else { return Err(wrong) };
+                tell(&wrong);
+                self.text.truncate(at as usize);
+                continue;
+            }
             let value = name.end..self.text.len() as u32;
             self.entries.push(Entry { name, value });
         }
@@ -101,7 +111,29 @@ impl LabelBuffer {
         for i in 0..self.resource.len() {
             self.replace(self.resource[i].clone());
         }
-        self.within(limits)
+        if let Some(tell) = left_out {
+            self.leave_out(own, limits, tell);
+        }
+        self.within(own, limits)
+    }
+
+    /// Takes away what is over the limits, but for the labels of the resource.
+    fn leave_out(&mut self, own: usize, limits: &Limits, tell: &mut dyn FnMut(&Wrong)) {
+        let mut over = (self.len() + own).saturating_sub(limits.labels_max);
+        for i in (0..self.entries.len()).rev() {
+            let Entry { name, value } = &self.entries[i];
+            let name = of(&self.text, name);
+            let is_long = value.len() > limits.label_value_bytes_max;
+            let is_own = self.resource.iter().any(|r| of(&self.text, &r.name) == name);
+            if is_own || value.is_empty() || !(is_long || over > 0) {
+                continue;
+            }
+            let why =
+                if is_long { "its value is over the length limit" } else { "there are more labels than labels_max" };
+            tell(&(Reason::LabelLimit, format!("label {}: {why}", quoted(cut(name, 60)))));
+            over = over.saturating_sub(1);
+            self.entries.remove(i);
+        }
     }
 
     /// Sorts by name. Attributes whose names become the same share a label, with their values in the order of their keys.
@@ -144,8 +176,8 @@ impl LabelBuffer {
     }
 
     /// Are the labels within the limits of a series, with a metric's name and a bucket's bound?
-    fn within(&self, limits: &Limits) -> Result<(), Wrong> {
-        let (count, max) = (self.len() + 2, limits.labels_max);
+    fn within(&self, own: usize, limits: &Limits) -> Result<(), Wrong> {
+        let (count, max) = (self.len() + own, limits.labels_max);
         if count > max {
             return Err((Reason::LabelLimit, format!("it has {count} labels, the limit is {max}")));
         }
@@ -198,7 +230,7 @@ impl LabelBuffer {
 }
 
 /// What is said of an attribute whose name leaves nothing.
-pub(super) fn no_name(key: &str) -> Wrong {
+fn no_name(key: &str) -> Wrong {
     let text = format!("the name of attribute {} contains no ASCII letter or digit", quoted(cut(key, 60)));
     (Reason::Labels, text)
 }

@@ -62,7 +62,12 @@ pub async fn export(
         let kept = receipt.floats + receipt.histograms;
         gateway.counters.samples.add(kept);
         if let Some(refusal) = &receipt.refusal {
+            // A histogram is a point of many samples: no more points are lost than were sent.
             let lost = usize::try_from(sent.saturating_sub(kept)).unwrap_or(usize::MAX);
+            let metrics = request.resource_metrics.iter().flat_map(|r| &r.scope_metrics).flat_map(|s| &s.metrics);
+            let points: usize = metrics.map(convert::points_of).sum();
+            let rest = points.saturating_sub(usize::try_from(converted.partial.points).unwrap_or(usize::MAX));
+            let lost = lost.min(rest);
             converted.partial.points(Reason::SeriesLimit, "", lost, || refusal.to_string());
         }
     }

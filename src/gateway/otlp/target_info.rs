@@ -1,14 +1,14 @@
 //! `target_info`: what is known of a resource, as a series of its own that others are joined to.
 //!
 //! It has a sample at the earliest time of the resource's points, one every half lookback, and one at the latest, so that a join
-//! finds it wherever it finds the points. Points spread over long (backfill) would make very many: past a bound there is one only
-//! where points are.
+//! finds it wherever it finds the points. Points spread over long (backfill) would need too many samples: past a limit, only
+//! the points themselves get one.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use quiver_model::{Limits, Metadata, MetricKind, TimeRange, WriteBatch};
 
 use super::Partial;
-use super::labels::{LabelBuffer, Wrong, no_name};
+use super::labels::{LabelBuffer, Wrong};
 use super::streams::Streams;
 use super::text::push_value;
 use crate::rejections::Reason;
@@ -99,8 +99,8 @@ impl TargetInfo<'_> {
         }
         labels.begin_resource(&r.identity.labels());
         let mut left_out =
-            |key: &str| partial.other(Reason::TargetInfo, "", || no_name(key).1 + " and is left out of target_info");
-        let loaded = labels.load(|i| others.get(i).copied(), self.limits, Some(&mut left_out));
+            |wrong: &Wrong| partial.other(Reason::TargetInfo, "", || format!("{} (left out of target_info)", wrong.1));
+        let loaded = labels.load(|i| others.get(i).copied(), 1, self.limits, Some(&mut left_out));
         let max = super::convert::label_bytes_max(self.limits);
         let loaded = loaded.and_then(|()| match batch.label_bytes.len().saturating_add(labels.bytes(NAME, 1)) {
             bytes if bytes > max => Err((Reason::Memory, super::convert::too_many_bytes(max))),

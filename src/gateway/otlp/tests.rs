@@ -196,6 +196,8 @@ fn names_of_labels() {
         (&[("__x__", "v")], r#"lab{__x__="v"}"#),
         (&[("__a.b__", "v")], r#"lab{__a_b__="v"}"#),
         (&[("__name__", "other")], "lab"),
+        (&[("__name..", "other"), ("a", "v")], r#"lab{a="v"}"#),
+        (&[("..name..", "x"), ("_.name__", "y")], "lab"),
         (&[("e", "")], "lab"),
         (&[("", "v")], ""),
         (&[("é", "v")], r#"lab{key_="v"}"#),
@@ -273,7 +275,7 @@ fn resources() {
             &[r#"res{job="a"}"#, r#"target_info{host_name="h1;h2",job="a"}"#],
         ),
         (
-            attributes(&[("service.name", "a"), ("__name__", "zz"), ("host.name", "h")]),
+            attributes(&[("service.name", "a"), ("__name__", "zz"), ("__name..", "z"), ("host.name", "h")]),
             &[r#"res{job="a"}"#, r#"target_info{host_name="h",job="a"}"#],
         ),
         (attributes(&[("job", "j"), ("host.name", "h")]), &["res", r#"target_info{host_name="h",job="j"}"#]),
@@ -290,6 +292,22 @@ fn resources() {
     let (batch, out) = export(vec![resource(all, vec![scope("", vec![m])])]);
     assert_eq!(shown(&batch), [r#"res{instance="i",job="a"} 1"#, r#"target_info{job="a",x="y"} 1"#]);
     assert!(out.partial.points == 0 && out.partial.message().unwrap().contains("名前"));
+    // A long attribute is left out alone, and of too many the last.
+    let long = "x".repeat(5_000);
+    let all = attributes(&[("service.name", "a"), ("process.command_line", &long), ("x", "y")]);
+    let m = || gauge("res", "", vec![point(T, 1.0, Vec::new())]);
+    let (batch, out) = export(vec![resource(all, vec![scope("", vec![m()])])]);
+    assert_eq!(shown(&batch), [r#"res{job="a"} 1"#, r#"target_info{job="a",x="y"} 1"#]);
+    assert!(out.partial.points == 0 && out.partial.message().unwrap().contains("process.command_line"));
+    let names: Vec<String> = (10..80).map(|i| format!("a{i}")).collect();
+    let many: Vec<_> = names.iter().map(|n| (n.as_str(), "v")).chain([("service.name", "a")]).collect();
+    let (batch, out) = export(vec![resource(attributes(&many), vec![scope("", vec![m()])])]);
+    let info = &shown(&batch)[1];
+    assert!(info.contains(r#"a71="v",job="a""#) && !info.contains("a72"), "{info}");
+    assert!(out.partial.points == 0 && out.partial.message().unwrap().contains("labels_max"));
+    // As many labels as there may be, the name among them.
+    let points = |n: usize| gauge("g", "", vec![point(T, 1.0, attributes(&many[..n]))]);
+    assert_eq!([63, 64].map(|n| metrics(vec![points(n)]).1.partial.points), [0, 1]);
     // Two resources that are the same have one target_info.
     let r = |name: &str| {
         let m = gauge(name, "", vec![point(T, 1.0, Vec::new())]);

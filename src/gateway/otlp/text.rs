@@ -17,7 +17,7 @@ pub(super) enum NoText {
     Unsayable,
 }
 
-/// Appends the text of a value, of at most `max` bytes; nothing where there is no value, or none that can be said.
+/// Appends the text of a value, of at most `max` bytes; nothing if the value is missing or cannot be written as JSON.
 pub(super) fn push_value(value: Option<&AnyValue>, max: usize, out: &mut String) -> Result<(), NoText> {
     let at = out.len();
     let Some(value) = value.and_then(|v| v.value.as_ref()) else { return Ok(()) };

@@ -90,7 +90,7 @@ impl ActiveQueries {
             .collect()
     }
 
-    /// Stops a query; `false` where there is none of that number.
+    /// Stops a query; `false` if the number is unknown.
     pub fn kill(&self, id: u64) -> bool {
         match self.list.lock().get(&id) {
             Some(e) => {

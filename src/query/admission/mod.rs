@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! 1. At most `query_concurrency_max` permits exist at a time, whatever their class. At most `query_queue_max` callers of each class
-//!    wait; the next is told to come back.
+//!    wait; the next is refused.
 //! 2. Classes that wait get free slots in turn, and callers of one class in the order they came.
 //! 3. A permit lives until the last part of its work is dropped, also if the caller was answered long before.
 //! 4. The limits of the moment hold: a reload of the configuration takes effect for callers that wait, too.
