@@ -19,7 +19,7 @@ pub struct ConfigArgs {
 
 #[derive(Subcommand, Debug)]
 enum ConfigCommand {
-    /// Say whether `quiver serve --config FILE` would take the file; exits with 1 if not
+    /// Say whether `quiver serve --config FILE` would take the file; exits with 2 if not
     Check {
         /// Configuration file
         file: PathBuf,
@@ -35,7 +35,7 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
             super::print(&format!("{} is valid\n", file.display()));
             ExitCode::SUCCESS
         }
-        Err(e) => Failure::Failed(e.to_string()).report(),
+        Err(e) => Failure::Usage(e.to_string()).report(),
     }
 }
 

@@ -91,7 +91,7 @@ impl Settings {
             path: self.path.clone(),
             line: *line,
             column: *column,
-            why: format!("the key {key:?} is there twice"),
+            why: format!("the key {key:?} appears twice"),
         });
         unknown.chain(twice).collect()
     }
@@ -339,11 +339,8 @@ mod tests {
                 "c.json, line 2, column 2: unknown key \"retentoin\"; did you mean \"retention\"?",
             ),
             ("{\"http_listen\": 1}", "did you mean \"http-listen\"?"),
-            (
-                "{\"retention\": 1,\n \"retention\": 2}",
-                "c.json, line 2, column 2: the key \"retention\" is there twice",
-            ),
-            ("{\"limit\": {\"a\": 1, \"a\": 2}}", "c.json, line 1, column 20: the key \"a\" is there twice"),
+            ("{\"retention\": 1,\n \"retention\": 2}", "c.json, line 2, column 2: the key \"retention\" appears twice"),
+            ("{\"limit\": {\"a\": 1, \"a\": 2}}", "c.json, line 1, column 20: the key \"a\" appears twice"),
         ] {
             let got = error(text);
             assert!(got.contains(want) && got.matches("line ").count() <= 1, "{text:?}: {got}");

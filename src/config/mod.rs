@@ -110,7 +110,7 @@ pub struct ServeArgs {
     /// Web pages of these origins may use the API from a browser, such as https://grafana.example.com; "*": all may read [default: none]
     #[arg(long, env = "QUIVER_CORS_ORIGINS", value_name = "ORIGIN,…", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
-    /// Names under which browsers reach a server on a loopback address through a proxy, such as quiver.example.com [default: none]
+    /// Host names that a proxy on this machine may use in browsers' requests, such as quiver.example.com [default: none]
     #[arg(long, env = "QUIVER_ALLOWED_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
     pub allowed_hosts: Vec<String>,
     /// Delete data older than this, such as 30d or 1y; off: keep everything [default: off]

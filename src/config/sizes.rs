@@ -1,4 +1,4 @@
-//! Sizes that follow the memory there is, for whoever says nothing.
+//! Default sizes, derived from the available memory.
 //!
 //! ```text
 //! a quarter of it      all queries together    up to 2 GiB      half of that: one query

@@ -60,18 +60,18 @@ pub struct TierConfig {
     pub target: TierTarget,
     /// Age after which blocks go there, ms.
     pub after_ms: i64,
-    /// Age after which their local files go, ms.
+    /// Age at which their local files are deleted, ms.
     pub drop_after_ms: i64,
     /// Bytes of remote blocks kept on the local disk.
     pub cache_bytes: u64,
-    /// Begins with what is there.
+    /// Starts from the blocks in the remote store.
     pub takeover: bool,
 }
 
 /// Tier and caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
-    /// The remote tier, where there is one.
+    /// The remote tier, if configured.
     pub tier: Option<TierConfig>,
     /// Memory for decoded samples.
     pub cache_bytes: usize,

@@ -1,4 +1,5 @@
-//! Settings that are taken, and are probably not what was meant: told in words at the start, after a reload and by `quiver config check`.
+//! Warnings about valid settings that are probably a mistake: logged at the start and after a reload, and printed by
+//! `quiver config check`.
 
 use quiver_model::Limits;
 use quiver_model::duration::format_ms;
@@ -88,17 +89,19 @@ impl Config {
         let before = all.len();
         for (name, bytes) in sizes.chain(own).filter(|(_, bytes)| *bytes > memory) {
             all.push(format!(
-                "{name} is {}, more than the memory there is ({}): the system may kill the server before it is reached",
+                "{name} is {}, more than the available memory ({}): the system may kill the server before it is reached",
                 show_bytes(bytes),
                 about_bytes(memory)
             ));
         }
         // The head may grow to twice its size while it is flushed.
         let queries = self.limits.query_memory_total_bytes_max as u64;
-        let sum = queries.saturating_add(2 * self.head_bytes as u64).saturating_add(self.caches.cache_bytes as u64);
+        let sum = queries
+            .saturating_add((self.head_bytes as u64).saturating_mul(2))
+            .saturating_add(self.caches.cache_bytes as u64);
         if all.len() == before && sum > memory {
             all.push(format!(
-                "queries ({}), head (twice {}) and cache ({}) together may take more than the memory there is ({})",
+                "queries ({}), head (twice {}) and cache ({}) together may take more than the available memory ({})",
                 show_bytes(queries),
                 show_bytes(self.head_bytes as u64),
                 show_bytes(self.caches.cache_bytes as u64),
@@ -138,10 +141,12 @@ mod tests {
             "{one}"
         );
         let large = args(&|a| a.limit = vec!["query_memory_bytes_max=256GiB".into()]);
-        assert!(large.contains("query_memory_bytes_max is 256GiB, more than the memory there is (23 GiB)"), "{large}");
+        assert!(large.contains("query_memory_bytes_max is 256GiB, more than the available memory (23 GiB)"), "{large}");
         assert!(large.contains("no query gets more than the latter"), "{large}");
         let sum = args(&|a| a.head_bytes = Some("12GiB".into()));
         assert!(sum.contains("together may take more"), "{sum}");
+        let huge = args(&|a| a.head_bytes = Some("15EiB".into()));
+        assert!(huge.contains("head-bytes is 15EiB, more than the available memory"), "{huge}");
         let soon = args(&|a| {
             a.retention = Some("5m".into());
             a.retention_size = Some("1500B".into());

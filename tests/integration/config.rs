@@ -139,7 +139,7 @@ fn wrong_values_are_refused_in_the_words_of_the_user() {
         let (code, _, err) = quiver(&[&start[..], &["--config", shown(&file)]].concat());
         assert!(code == Some(2) && err.contains(words) && err.contains("c.json, line 1, column "), "{err}");
         let (code, out, checked) = quiver(&["config", "check", shown(&file)]);
-        assert!(code == Some(1) && out.is_empty() && checked == err, "{checked}");
+        assert!(code == Some(2) && out.is_empty() && checked == err, "{checked}");
     }
     assert!(!data.exists(), "nothing was made");
     let (code, out, _) = quiver(&["serve", "--list-limits", "--limit", "labels_max=7"]);
@@ -159,10 +159,13 @@ fn a_configuration_is_tried_without_a_server() {
     assert_eq!(check(good), (Some(0), format!("{} is valid\n", file.display()), String::new()));
     let (code, out, err) = check(r#"{"http-listen": ":9095", "limit": {"query_memory_bytes_max": "256TiB"}}"#);
     assert!(code == Some(0) && out.ends_with(" is valid\n"), "{out}{err}");
-    assert!(err.contains("all interfaces, without authentication") && err.contains("more than the memory"), "{err}");
+    assert!(
+        err.contains("all interfaces, without authentication") && err.contains("more than the available memory"),
+        "{err}"
+    );
     let (code, _, err) = check("{\n  \"retentoin\": \"30d\",\n  \"tier-after\": \"30\"\n}");
     let place = |line: u32, column: u32| format!("quiver.json, line {line}, column {column}: ");
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(err.contains(&(place(2, 3) + "unknown key \"retentoin\"; did you mean \"retention\"?")), "{err}");
     assert!(err.contains(&(place(3, 17) + "tier-after: \"30\" has no unit")), "{err}");
     for (text, word) in [
@@ -173,10 +176,10 @@ fn a_configuration_is_tried_without_a_server() {
         ("{\"tier-url\": \"s3://b\"}", "AWS_ACCESS_KEY_ID"),
     ] {
         let (code, out, err) = check(text);
-        assert!(code == Some(1) && err.contains(word) && out.is_empty(), "{text}: {err}");
+        assert!(code == Some(2) && err.contains(word) && out.is_empty(), "{text}: {err}");
     }
     let (code, _, err) = quiver(&["config", "check", "/no/such/file.json"]);
-    assert!(code == Some(1) && err.contains("/no/such/file.json"), "{err}");
+    assert!(code == Some(2) && err.contains("/no/such/file.json"), "{err}");
 }
 
 #[test]
@@ -191,7 +194,7 @@ fn what_is_probably_a_slip_is_told_at_the_start_and_changes_at_a_reload() {
         "WARN",
         "HTTP is served on 0.0.0.0:0, on all interfaces, without authentication and without TLS"
     ));
-    assert!(log_has(&server, "WARN", "query_memory_bytes_max is 256TiB, more than the memory there is"));
+    assert!(log_has(&server, "WARN", "query_memory_bytes_max is 256TiB, more than the available memory"));
     assert!(!server.log().contains("descriptors") && !server.log().contains("memory found"), "{}", server.log());
     std::fs::write(
         &file,

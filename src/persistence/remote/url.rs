@@ -58,7 +58,7 @@ impl FromStr for TierUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| Err(format!("{text:?} {why}: it is to be s3://BUCKET/PREFIX or file:///FOLDER"));
+        let bad = |why: &str| Err(format!("{text:?} {why}: use s3://BUCKET/PREFIX or file:///FOLDER"));
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             let prefix = prefix.trim_matches('/');
@@ -74,7 +74,7 @@ impl FromStr for TierUrl {
         match text.strip_prefix("file://") {
             Some(path) if path.starts_with('/') && path.len() > 1 => Ok(TierUrl::File(PathBuf::from(path))),
             Some(_) => bad("is not an absolute path"),
-            None => bad("is of a kind that is not known"),
+            None => bad("is not supported"),
         }
     }
 }
