@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quiver_core::OpenError;
 use quiver_gateway::http::status::own_metrics;
 use quiver_gateway::{About, Gateway, Services};
 use quiver_model::{METRIC_NAME, Metadata, MetricKind, WriteBatch};
+use quiver_persistence::RealDisk;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +35,14 @@ pub enum ServeError {
     /// The data folder.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// Another server has the data folder.
+    #[error("a server{} already runs on the data folder {folder}", holder.map_or_else(String::new, |id| format!(" (process {id})")))]
+    Running {
+        /// Which folder.
+        folder: String,
+        /// Its process, if known.
+        holder: Option<u32>,
+    },
     /// A port.
     #[error("cannot listen on {address}: {why}. Choose another with --{flag} ADDR, or switch it off with --{flag} off")]
     Listen {
@@ -70,6 +80,10 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
     let mut signals = Signals::new();
     let clock = quiver_persistence::open_clock().map_err(ServeError::Clock)?;
     let started_ms = clock.now_ms();
+    // A port in use says less than a folder in use, and both are so if the same server is started twice.
+    if let Some(holder) = RealDisk::open(&config.data_dir).ok().and_then(|disk| disk.holder()) {
+        return Err(ServeError::Running { folder: config.data_dir.display().to_string(), holder });
+    }
     let http = bind(config.http, "http-listen").await?;
     let grpc = bind(config.grpc, "grpc-listen").await?;
     if http.is_none() && grpc.is_none() {
@@ -96,7 +110,11 @@ pub async fn serve(config: Config, origin: Origin) -> Result<(), ServeError> {
             clock: Arc::clone(&clock),
         },
     )
-    .await?;
+    .await
+    .map_err(|e| match e {
+        DatabaseError::Open(OpenError::InUse { folder, holder }) => ServeError::Running { folder, holder },
+        e => ServeError::Database(e),
+    })?;
     if config.allowed.any_origin() {
         tracing::warn!("--cors-origins *: every web page that a user of this network opens may read all data");
     }
@@ -199,8 +217,9 @@ fn announce(config: &Config, http: Option<&TcpListener>, grpc: Option<&TcpListen
     if let Some(a) = address(http) {
         let url = if a.port() == 9095 && a.ip().is_loopback() { String::new() } else { format!(" --url http://{a}") };
         text.push_str(&format!(
-            "\nTry it from another terminal:\n\n  quiver query{url} 'quiver_uptime_seconds'\n  \
-             curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops the server. Every acknowledged write is on disk.\n"
+            "\nTry it from another terminal:\n\n  {} query{url} 'quiver_uptime_seconds'\n  \
+             curl 'http://{a}/api/v1/query?query=quiver_head_series'\n\nCtrl-C stops the server. Every acknowledged write is on disk.\n",
+            crate::cli::program()
         ));
     }
     let mut out = std::io::stdout();

@@ -1,11 +1,10 @@
 //! Who answers: a server, or a folder that is read here.
 
-use std::path::Path;
-
 use hyper::Method;
 use serde_json::Value;
 
-use super::client::{Server, encode_form};
+use super::client::{Server, encode, encode_form};
+use super::data::AskArgs;
 use super::exit::Failure;
 use super::offline::Folder;
 use super::seconds;
@@ -23,11 +22,11 @@ pub enum Asker {
 
 impl Asker {
     /// The folder if there is one, else the server.
-    pub fn new(offline: Option<&Path>, url: &str, features: &[String]) -> Result<Self, Failure> {
-        match offline {
+    pub fn new(args: &AskArgs, features: &[String]) -> Result<Self, Failure> {
+        match &args.offline {
             Some(folder) => Ok(Asker::Folder(Box::new(Folder::open(folder, features)?))),
             None => {
-                let server = Server::new(url).map_err(|e| Failure::Usage(e.to_string()))?;
+                let server = Server::new(&args.url()).map_err(|e| Failure::Usage(e.to_string()))?;
                 Ok(Asker::Server(Box::new(server)))
             }
         }
@@ -96,7 +95,7 @@ impl Asker {
             Asker::Server(server) => {
                 let mut form = vec![("limit", limit.to_string())];
                 form.extend(selector.map(|s| ("match[]", s.to_owned())));
-                let path = format!("/api/v1/label/{label}/values?{}", encode_form(&form));
+                let path = format!("/api/v1/label/{}/values?{}", encode(label), encode_form(&form));
                 let response = server.send(Method::GET, &path).await.map_err(|e| e.to_string())?;
                 let body = server.body(response).await.map_err(|e| e.to_string())?;
                 let values = json(&body)?["data"].take();

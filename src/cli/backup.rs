@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use http_body_util::BodyExt;
@@ -34,7 +34,7 @@ pub struct SnapshotArgs {
     /// Destination: a folder or s3://BUCKET/PREFIX, empty or with an earlier backup, which is brought up to date
     #[arg(long, value_name = "DIR|URL")]
     out: String,
-    /// Read the blocks of the earlier backup again, and copy those that are damaged
+    /// Read the blocks of the earlier backup again, and replace damaged ones
     #[arg(long)]
     verify: bool,
     /// Leave out what is not in blocks yet
@@ -71,8 +71,8 @@ async fn blocking<T: Send + 'static>(
 
 /// Runs `quiver snapshot`.
 pub async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
-    let data = args.data.find().map_err(Failure::Usage)?;
-    let (place, now) = (args.store.place(&args.out)?, SystemClock.now_ms());
+    let data = args.data.find();
+    let (place, now) = (args.store.place(&args.out).map_err(Failure::Usage)?, SystemClock.now_ms());
     // Dropped last.
     let mut scratch = None;
     let backup = match place {
@@ -108,17 +108,27 @@ pub async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
         }
     };
     drop(progress);
-    super::print(&format!(
-        "{} ({}) in {}: {} copied now ({}), {} no longer needed and deleted, in {}\n",
+    super::print(&told(&report, &args.out, begun.elapsed()));
+    Ok(())
+}
+
+fn told(report: &BackupReport, out: &str, took: Duration) -> String {
+    let mut done = Vec::new();
+    if report.copied > 0 || report.written == 0 {
+        done.push(format!("{} copied now ({})", grouped(report.copied), shown_bytes(report.copied_bytes)));
+    }
+    if report.written > 0 {
+        let (n, bytes) = (grouped(report.written), shown_bytes(report.written_bytes));
+        done.push(format!("{n} written now from the log ({bytes})"));
+    }
+    format!(
+        "{} ({}) in {out}: {}, {} no longer needed and deleted, in {}\n",
         counted(report.blocks, "block"),
         shown_bytes(report.bytes),
-        args.out,
-        grouped(report.copied),
-        shown_bytes(report.copied_bytes),
+        done.join(", "),
         grouped(report.pruned),
-        elapsed(begun.elapsed())
-    ));
-    Ok(())
+        elapsed(took)
+    )
 }
 
 #[derive(Deserialize)]
@@ -213,10 +223,11 @@ async fn fetch_block(
 }
 
 /// Runs `quiver restore`.
-pub async fn restore(args: RestoreArgs) -> Result<(), String> {
+pub async fn restore(args: RestoreArgs) -> Result<(), Failure> {
     let (progress, begun) = (Progress::new(), Instant::now());
     let (done, total) = (progress.done(), progress.total());
-    let (place, to, aside) = (args.store.place(&args.from)?, args.data_dir.clone(), args.force_aside);
+    let place = args.store.place(&args.from).map_err(Failure::Usage)?;
+    let (to, aside) = (args.data_dir.clone(), args.force_aside);
     let work = move || match place {
         Place::Folder(from) => restore_folder(&from, &to, aside, &done, &total),
         Place::Store(objects) => restore_remote(objects, Arc::new(RealDisk::create(&to)?), aside, &done, &total),
@@ -230,4 +241,26 @@ pub async fn restore(args: RestoreArgs) -> Result<(), String> {
     let took = elapsed(begun.elapsed());
     super::print(&format!("{blocks} ({bytes}) restored to {}, in {took}\n", args.data_dir.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_counted() {
+        let copied = BackupReport { blocks: 3, bytes: 3072, copied: 2, copied_bytes: 2048, ..BackupReport::default() };
+        let took = Duration::from_millis(250);
+        let said = told(&copied, "new", took);
+        assert_eq!(
+            said,
+            "3 blocks (3.0 KiB) in new: 2 copied now (2.0 KiB), 0 no longer needed and deleted, in 250 ms\n"
+        );
+        let said = told(&BackupReport { written: 1, written_bytes: 1024, ..copied }, "new", took);
+        assert!(said.contains(": 2 copied now (2.0 KiB), 1 written now from the log (1.0 KiB), 0 no longer"), "{said}");
+        let log = BackupReport { blocks: 1, bytes: 1024, written: 1, written_bytes: 1024, ..BackupReport::default() };
+        let said = told(&log, "new", took);
+        assert!(said.starts_with("1 block (1.0 KiB) in new: 1 written now from the log (1.0 KiB), 0 no"), "{said}");
+        assert!(told(&BackupReport::default(), "new", took).contains("0 copied now (0 B)"));
+    }
 }

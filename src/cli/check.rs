@@ -43,13 +43,13 @@ pub async fn run(args: CheckArgs) -> Result<(), Failure> {
         text if text.contains(&folder) => text,
         text => format!("{folder}: {text}"),
     })?;
-    let (text, ended) = told(&report, args.repair, &folder);
+    let (text, ended) = told(&report, args.repair, &folder, args.path.is_dir());
     super::print(&text);
     ended
 }
 
 /// The text that a check prints, and its exit code.
-fn told(report: &CheckReport, is_repair: bool, folder: &str) -> (String, Result<(), Failure>) {
+fn told(report: &CheckReport, is_repair: bool, folder: &str, is_folder: bool) -> (String, Result<(), Failure>) {
     let mut text: String = report.findings.iter().map(line).collect();
     for (file, s) in &report.salvaged {
         text.push_str(&salvaged_text(file, s));
@@ -68,7 +68,7 @@ fn told(report: &CheckReport, is_repair: bool, folder: &str) -> (String, Result<
     let damages = report.findings.iter().filter(|f| f.is_damage).count() as u64;
     let newer = report.newer.first().map(|first| {
         Failure::Failed(format!(
-            "{first} was written by a newer version of Quiver and was not checked: check it with that version"
+            "{first} was written by a newer version of Quiver and was not checked; run quiver check of that version"
         ))
     });
     let ended = match (damages, newer) {
@@ -80,9 +80,11 @@ fn told(report: &CheckReport, is_repair: bool, folder: &str) -> (String, Result<
         (_, _) if is_repair => repaired(report, &mut text),
         (n, _) => {
             let places = counted(n, "place");
-            Err(Failure::Failed(format!(
-                "{folder} is damaged in {places}; quiver check {folder} --repair keeps what is whole"
-            )))
+            let how = match is_folder {
+                true => format!("quiver check {folder} --repair keeps what is whole"),
+                false => "quiver check DIR --repair repairs a data folder, not a single file".to_owned(),
+            };
+            Err(Failure::Failed(format!("{folder} is damaged in {places}; {how}")))
         }
     };
     (text, ended)
@@ -144,13 +146,13 @@ fn repaired(report: &CheckReport, text: &mut String) -> Result<(), Failure> {
     }
     if !in_log.is_empty() {
         lost.push(format!(
-            "what stood in {} (the server sets the damaged segment aside after its next flush)",
+            "the contents of {} (the server moves the damaged segment to quarantine/ after its next flush)",
             place_of_log(in_log.len() as u64)
         ));
     }
     if report.doubtful_blocks > 0 {
         lost.push(format!(
-            "possibly {} in quarantine/: the newest manifest could not be read, and the older one does not name them",
+            "possibly {} in quarantine/: the newest manifest could not be read, and the older manifest does not list them",
             counted(report.doubtful_blocks, "block")
         ));
     }
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn a_repair_is_summed_up_and_has_its_exit_code() {
         let end = |report: &CheckReport, repair| {
-            let (text, ended) = told(report, repair, "data");
+            let (text, ended) = told(report, repair, "data", true);
             (text.lines().last().unwrap_or("").to_owned(), ended.err().map(|f| f.code()))
         };
         let mut report = CheckReport::default();
@@ -180,6 +182,8 @@ mod tests {
         assert_eq!(end(&report, true), ("no damage".into(), None));
         report.findings.push(finding("blocks/1.block"));
         assert_eq!(end(&report, false).1, Some(1));
+        let said = |is_folder| format!("{:?}", told(&report, false, "x", is_folder).1);
+        assert!(said(true).contains("quiver check x --repair") && !said(false).contains("x --repair"));
         report.refetched.push(("blocks/1.block".into(), 2408));
         assert_eq!(end(&report, true), ("repaired: 2,408 of 2,408 samples kept, none lost".into(), None));
         report.left.push(finding("log/000-0000000000000001.log"));

@@ -25,13 +25,16 @@ pub enum ClientError {
     /// The URL is not one.
     #[error("--url: {0:?} is not the address of a server, such as http://127.0.0.1:9095")]
     Url(String),
+    /// The path of a page instead of the server's address.
+    #[error("--url takes only the address of a server, http://HOST:PORT: {0:?} is a page of one")]
+    Page(String),
     /// TLS is asked for.
     #[error(
         "--url: this command cannot connect by https yet ({0:?}); use the server's own http:// address, or a tunnel to it"
     )]
     Tls(String),
     /// No connection.
-    #[error("no server answers at {url} ({why}). Start one with: quiver serve")]
+    #[error("no server answers at {url} ({why}). Start one with: {} serve", super::program())]
     Unreachable {
         /// Where.
         url: String,
@@ -51,27 +54,22 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// `a=b&c=d`, escaped.
-pub fn encode_form(pairs: &[(&str, String)]) -> String {
-    let mut out = String::new();
-    for (i, (name, value)) in pairs.iter().enumerate() {
-        if i > 0 {
-            out.push('&');
-        }
-        for (k, text) in [*name, value.as_str()].into_iter().enumerate() {
-            if k == 1 {
-                out.push('=');
-            }
-            for b in text.bytes() {
-                if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
-                    out.push(char::from(b));
-                } else {
-                    out.push_str(&format!("%{b:02X}"));
-                }
-            }
+/// A text as a part of a path or a form: all but letters, digits and `-_.~` is escaped.
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
         }
     }
     out
+}
+
+/// `a=b&c=d`, escaped.
+pub fn encode_form(pairs: &[(&str, String)]) -> String {
+    pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
 }
 
 impl Server {
@@ -88,6 +86,10 @@ impl Server {
         let uri: Uri = base.parse().map_err(|_| bad())?;
         if uri.host().is_none_or(str::is_empty) || uri.query().is_some() || base.contains('#') {
             return Err(bad());
+        }
+        // A prefix of a proxy may be there, but none of the API's own pages.
+        if base.contains("/api/v1") {
+            return Err(ClientError::Page(url.to_owned()));
         }
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -194,6 +196,7 @@ mod tests {
             encode_form(&[("query", "a{b=\"c d\"}".into()), ("x", "1".into())]),
             "query=a%7Bb%3D%22c%20d%22%7D&x=1"
         );
+        assert_eq!(encode("a/b?é"), "a%2Fb%3F%C3%A9");
     }
 
     #[test]
@@ -212,6 +215,10 @@ mod tests {
             assert!(said.contains("http://127.0.0.1:9095"), "{url}: {said}");
         }
         assert!(matches!(Server::new("https://x"), Err(ClientError::Tls(_))));
+        for page in ["http://127.0.0.1:9095/api/v1/query", "http://127.0.0.1:9095/api/v1", "proxy/quiver/api/v1/"] {
+            let said = Server::new(page).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(said.contains("http://HOST:PORT"), "{page}: {said}");
+        }
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! `quiver explain`: how a PromQL query is answered, or was, as a tree.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use quiver_query::{Explain, ExplainMode, Hints, QueryOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::client::Server;
+use super::data::AskArgs;
 use super::exit::Failure;
 use super::offline::Folder;
 use super::when::{TimeArgs, When};
@@ -21,9 +20,8 @@ pub struct ExplainArgs {
     /// Run the query and measure it, instead of only planning it
     #[arg(long)]
     analyze: bool,
-    /// Server to ask
-    #[arg(long, env = "QUIVER_URL", default_value = "http://127.0.0.1:9095")]
-    url: String,
+    #[command(flatten)]
+    ask: AskArgs,
     #[command(flatten)]
     time: TimeArgs,
     /// Hint for the query, such as parallelism=1, index=off or no-share; may be repeated
@@ -32,9 +30,6 @@ pub struct ExplainArgs {
     /// Print the tree as JSON
     #[arg(long)]
     json: bool,
-    /// Read a folder (an export or a copy of a data folder) instead of asking a server
-    #[arg(long, value_name = "DIR")]
-    offline: Option<PathBuf>,
     /// Features to switch on for --offline, by Prometheus's names
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     enable_feature: Vec<String>,
@@ -44,7 +39,7 @@ pub struct ExplainArgs {
 pub async fn run(args: ExplainArgs) -> Result<(), Failure> {
     let when = args.time.when(false)?;
     let explain = if args.analyze { ExplainMode::Analyze } else { ExplainMode::Plan };
-    let text = match &args.offline {
+    let text = match &args.ask.offline {
         Some(folder) => {
             let hints = Hints::parse(args.hints.iter().map(String::as_str));
             let hints = hints.map_err(|e| Failure::Usage(format!("--hint: {e}")))?;
@@ -71,7 +66,7 @@ fn shown(tree: &Explain) -> String {
 }
 
 async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<String, Failure> {
-    let server = Server::new(&args.url).map_err(|e| Failure::Usage(e.to_string()))?;
+    let server = Server::new(&args.ask.url()).map_err(|e| Failure::Usage(e.to_string()))?;
     let (path, mut form) = when.request(&args.expression);
     // The answer itself is not shown: one series of it is enough.
     form.extend([("explain", explain.name().to_owned()), ("limit", "1".to_owned())]);
@@ -79,8 +74,8 @@ async fn ask(args: &ExplainArgs, when: When, explain: ExplainMode) -> Result<Str
     let response = server.post_for("application/json", path, &form).await.map_err(|e| e.to_string())?;
     let body = server.body(response).await.map_err(|e| e.to_string())?;
     let text = json::with_stack(|| {
-        let envelope =
-            json::parse(&body).map_err(|e| format!("the server's answer is not JSON to this program: {e}"))?;
+        let envelope = json::parse(&body)
+            .map_err(|e| format!("the server's answer is not JSON that this version can read: {e}"))?;
         match &envelope["data"]["explain"] {
             Value::Null => Err("the answer has no explanation; is the server older than this program?".to_owned()),
             tree if args.json => pretty(tree),

@@ -11,26 +11,34 @@ use quiver_core::{Need, SeriesSet, Source, TimeRange};
 use quiver_gateway::http::export::union;
 use quiver_gateway::write::decode::{DecodeOptions, DecodeScratch, Version, decode};
 use quiver_model::{Clock, Labels, Limits, Matcher, SampleColumn, SystemClock, WriteBatch};
-use quiver_persistence::{Disk, RealDisk};
 use quiver_query::Features;
 use quiver_query::promql::{ParseOptions, parse_metric_selector};
-use quiver_storage::parquet::{DayWriter, ParquetExporter, days};
+use quiver_storage::parquet::{DayWriter, days};
 
 use super::client::{Server, refused};
 use super::data::{Data, DataArgs};
+use super::destination::Destination;
 use super::exit::Failure;
 use super::progress::Bar;
 use super::terminal::{self, plural};
-use super::{offline, seconds, times, when};
+use super::{offline, seconds, shown_bytes, times, when};
+
+/// Bytes of a part of an answer at most; servers send parts of 20,000 samples.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Bytes that a part may unpack to.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// Flags of `quiver export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Folder to write to; made if missing
+    /// Folder to write to: empty, or created if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// If the folder holds an earlier export, delete that one first
+    #[arg(long)]
+    replace: bool,
     /// Only series that match, such as '{job="node"}'; may be given several times
     #[arg(long = "match", value_name = "SELECTOR")]
     selectors: Vec<String>,
@@ -71,7 +79,7 @@ impl Progress {
 
 /// Runs the command.
 pub async fn run(args: ExportArgs) -> Result<(), Failure> {
-    let data = args.data.find().map_err(Failure::Usage)?;
+    let data = args.data.find();
     let now = SystemClock.now_ms();
     let (start, end) = (args.start.as_ref(), args.end.as_ref());
     let asked =
@@ -90,8 +98,7 @@ pub async fn run(args: ExportArgs) -> Result<(), Failure> {
         // Before a folder is made for nothing.
         Server::new(url).map_err(|e| Failure::Usage(e.to_string()))?;
     }
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::create(&args.out).map_err(|e| e.to_string())?);
-    let exporter = ParquetExporter::create(disk, "").map_err(|e| e.to_string())?;
+    let mut destination = Destination::open(&args.out, args.replace)?;
     let begun = Instant::now();
     let (samples, folders) = match data {
         Data::Folder(folder) => {
@@ -99,10 +106,11 @@ pub async fn run(args: ExportArgs) -> Result<(), Failure> {
             if selectors.is_empty() {
                 selectors.push(Vec::new());
             }
-            let done = tokio::task::spawn_blocking(move || from_source(&*source, &selectors, asked, &exporter)).await;
+            let done =
+                tokio::task::spawn_blocking(move || from_source(&*source, &selectors, asked, &mut destination)).await;
             done.map_err(|e| e.to_string())??
         }
-        Data::Server(url) => from_server(&url, &args.selectors, asked, &exporter).await?,
+        Data::Server(url) => from_server(&url, &args.selectors, asked, &mut destination).await?,
     };
     let out = args.out.display();
     if samples == 0 {
@@ -123,7 +131,7 @@ fn from_source(
     source: &dyn Source,
     selectors: &[Vec<Matcher>],
     asked: TimeRange,
-    exporter: &ParquetExporter,
+    destination: &mut Destination,
 ) -> Result<(u64, u64), String> {
     let snapshot = source.snapshot();
     let Some(range) = cut(snapshot.time_bounds(), asked) else { return Ok((0, 0)) };
@@ -140,7 +148,7 @@ fn from_source(
         for (set, i) in union(&sets) {
             sets[set].read(i, day, Need::ALL, &mut column).map_err(|e| e.to_string())?;
             if !column.is_empty() {
-                push(&mut writer, exporter, day, sets[set].labels(i), &column)?;
+                push(&mut writer, destination, day, sets[set].labels(i), &column)?;
                 progress.add(column.len());
             }
         }
@@ -152,14 +160,14 @@ fn from_source(
 
 fn push(
     writer: &mut Option<DayWriter>,
-    exporter: &ParquetExporter,
+    destination: &mut Destination,
     day: TimeRange,
     labels: &Labels,
     column: &SampleColumn,
 ) -> Result<(), String> {
     let w = match writer {
         Some(w) => w,
-        None => writer.insert(exporter.day(day.min).map_err(|e| e.to_string())?),
+        None => writer.insert(destination.day(day.min)?),
     };
     w.push(labels.as_ref(), column).map_err(|e| e.to_string())
 }
@@ -172,7 +180,7 @@ async fn from_server(
     url: &str,
     selectors: &[String],
     asked: TimeRange,
-    exporter: &ParquetExporter,
+    destination: &mut Destination,
 ) -> Result<(u64, u64), String> {
     let server = Server::new(url).map_err(|e| e.to_string())?;
     // A range without an instant asks for the bounds alone.
@@ -195,14 +203,14 @@ async fn from_server(
                     Some((l, have)) if *l == labels => have.extend_from(&column, 0..column.len()),
                     _ => {
                         if let Some((l, c)) = under_way.replace((labels, column)) {
-                            push(&mut writer, exporter, day, &l, &c)?;
+                            push(&mut writer, destination, day, &l, &c)?;
                         }
                     }
                 }
             }
         }
         if let Some((l, c)) = under_way {
-            push(&mut writer, exporter, day, &l, &c)?;
+            push(&mut writer, destination, day, &l, &c)?;
         }
         let rows = finish(writer)?;
         progress.day_done(day, rows);
@@ -243,6 +251,9 @@ impl Frames {
                 if n == 0 {
                     return Ok(None);
                 }
+                if n > FRAME_BYTES_MAX {
+                    return Err(too_large(n, FRAME_BYTES_MAX));
+                }
                 if self.have.len() >= 4 + n {
                     let frame = Bytes::copy_from_slice(&self.have[4..4 + n]);
                     self.have.drain(..4 + n);
@@ -264,7 +275,19 @@ impl Frames {
     }
 }
 
+fn too_large(n: usize, max: usize) -> String {
+    format!(
+        "the server's answer is not an export that this version can read: a part of it is said to be {} long, more than {}",
+        shown_bytes(n as u64),
+        shown_bytes(max as u64)
+    )
+}
+
 fn decode_frame(frame: &[u8], message: &mut Vec<u8>) -> Result<Vec<(Labels, SampleColumn)>, String> {
+    let unpacked = snap::raw::decompress_len(frame).map_err(|e| e.to_string())?;
+    if unpacked > MESSAGE_BYTES_MAX {
+        return Err(too_large(unpacked, MESSAGE_BYTES_MAX));
+    }
     *message = snap::raw::Decoder::new().decompress_vec(frame).map_err(|e| e.to_string())?;
     let limits = Limits {
         labels_max: usize::MAX,

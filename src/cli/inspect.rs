@@ -29,13 +29,16 @@ pub async fn run(args: InspectArgs) -> Result<(), String> {
         Found::Block(disk, name) => block(&*disk, &name, args.limit),
         Found::Segment(disk, id) => segment(&*disk, id, args.limit),
     });
-    let text = done.await.map_err(|e| e.to_string())?.map_err(|e| format!("{shown}: {e}"))?;
+    // An error that names the path does so once.
+    let text = done.await.map_err(|e| e.to_string())?;
+    let text = text.map_err(|e| if e.contains(&shown) { e } else { format!("{shown}: {e}") })?;
     super::print(&text);
     Ok(())
 }
 
+/// `, 1.234 bytes/sample`; nothing without samples.
 fn per_sample(bytes: u64, samples: u64) -> String {
-    if samples == 0 { "–".to_owned() } else { format!("{:.3}", bytes as f64 / samples as f64) }
+    if samples == 0 { String::new() } else { format!(", {:.3} bytes/sample", bytes as f64 / samples as f64) }
 }
 
 fn span(min: i64, max: i64) -> String {
@@ -47,7 +50,7 @@ fn folder(disk: &std::sync::Arc<dyn Disk>, limit: usize) -> Result<String, Strin
     let m = &summary.manifest;
     let (bytes, samples) = m.entries.iter().fold((0, 0), |(b, s), e| (b + e.bytes, s + e.samples));
     let mut out = format!(
-        "manifest   generation {}, {}, {}, {}, {} bytes/sample\n",
+        "manifest   generation {}, {}, {}, {}{}\n",
         m.generation,
         counted(m.entries.len() as u64, "block"),
         shown_bytes(bytes),
@@ -59,11 +62,11 @@ fn folder(disk: &std::sync::Arc<dyn Disk>, limit: usize) -> Result<String, Strin
     for e in entries.iter().take(limit) {
         let _ = writeln!(
             out,
-            "block      {}  {}  level {}, {} series, {}, {}, {} bytes/sample{}",
+            "block      {}  {}  level {}, {}, {}, {}{}{}",
             e.file,
             span(e.min_ts, e.max_ts),
             e.level,
-            grouped(e.series),
+            counted(e.series, "series"),
             counted(e.samples, "sample"),
             shown_bytes(e.bytes),
             per_sample(e.bytes, e.samples),
@@ -91,28 +94,27 @@ fn block(disk: &dyn Disk, name: &str, limit: usize) -> Result<String, String> {
     let s = block.summarize().map_err(|e| e.to_string())?;
     let m = &s.meta;
     let mut out = format!(
-        "block      {name}  {}\n           {} series, {} chunks, {} samples, {} exemplars, {} time columns, {}, {} bytes/sample\n",
+        "block      {name}  {}\n           {}, {}, {}, {}, {}, {}{}\n",
         span(m.min_time, m.max_time),
-        m.series,
-        m.chunks,
-        m.samples,
-        m.exemplars,
-        m.time_columns,
+        counted(u64::from(m.series), "series"),
+        counted(m.chunks, "chunk"),
+        counted(m.samples, "sample"),
+        counted(m.exemplars, "exemplar"),
+        counted(u64::from(m.time_columns), "time column"),
         shown_bytes(m.bytes),
         per_sample(m.bytes, m.samples)
     );
     for (part, bytes) in &s.parts {
-        let _ =
-            writeln!(out, "part       {part}: {}, {} bytes/sample", shown_bytes(*bytes), per_sample(*bytes, m.samples));
+        let _ = writeln!(out, "part       {part}: {}{}", shown_bytes(*bytes), per_sample(*bytes, m.samples));
     }
     let mut codecs: Vec<_> = s.codecs.iter().collect();
     codecs.sort_by_key(|(_, c)| std::cmp::Reverse(c.chunks));
     for (codec, c) in codecs {
         let _ = writeln!(
             out,
-            "codec      {codec}: {} chunks, {} samples, {}, {} bytes/sample",
-            c.chunks,
-            c.samples,
+            "codec      {codec}: {}, {}, {}{}",
+            counted(c.chunks, "chunk"),
+            counted(c.samples, "sample"),
             shown_bytes(c.bytes),
             per_sample(c.bytes, c.samples)
         );
@@ -120,15 +122,15 @@ fn block(disk: &dyn Disk, name: &str, limit: usize) -> Result<String, String> {
     for (metric, c) in s.metrics.iter().take(limit) {
         let _ = writeln!(
             out,
-            "metric     {metric}: {} series, {} samples, {}, {} bytes/sample",
-            c.series,
-            c.samples,
+            "metric     {metric}: {}, {}, {}{}",
+            counted(c.series, "series"),
+            counted(c.samples, "sample"),
             shown_bytes(c.bytes),
             per_sample(c.bytes, c.samples)
         );
     }
     for (label, c) in s.labels.iter().take(limit) {
-        let _ = writeln!(out, "label      {label}: {} values, {}", c.series, shown_bytes(c.bytes));
+        let _ = writeln!(out, "label      {label}: {}, {}", counted(c.series, "value"), shown_bytes(c.bytes));
     }
     Ok(out)
 }
@@ -137,7 +139,7 @@ fn segment(disk: &dyn Disk, id: SegmentId, limit: usize) -> Result<String, Strin
     let (frames, report) = read_frames(disk, "", id).map_err(|e| e.to_string())?;
     let samples: u64 = frames.iter().map(|f| f.floats + f.histograms).sum();
     let mut out = format!(
-        "segment    {}  {}, {}, {}, {} bytes/sample\n",
+        "segment    {}  {}, {}, {}{}\n",
         id.file_name(),
         shown_bytes(report.bytes),
         counted(frames.len() as u64, "frame"),
@@ -148,8 +150,13 @@ fn segment(disk: &dyn Disk, id: SegmentId, limit: usize) -> Result<String, Strin
         let times = f.min_ts.zip(f.max_ts).map_or_else(String::new, |(a, b)| format!("  {}", span(a, b)));
         let _ = writeln!(
             out,
-            "frame      at {}: {} bytes, {} series, {} floats, {} histograms, {} label sets{times}",
-            f.offset, f.bytes, f.series, f.floats, f.histograms, f.definitions
+            "frame      at {}: {}, {}, {}, {}, {}{times}",
+            grouped(f.offset),
+            counted(f.bytes, "byte"),
+            counted(f.series, "series"),
+            counted(f.floats, "float"),
+            counted(f.histograms, "histogram"),
+            counted(f.definitions, "label set")
         );
     }
     for d in report.damage.iter().chain(&report.torn) {

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod config;
 mod data;
+mod destination;
 mod exit;
 mod explain;
 mod export;
@@ -150,9 +151,58 @@ fn print(text: &str) {
     }
 }
 
+/// Prints what is to be said of an answer: below it on a terminal, else to standard error, so that a pipe gets the answer alone.
+fn print_note(note: &str) {
+    if note.is_empty() {
+    } else if terminal::width().is_some() {
+        print(&format!("{note}\n"));
+    } else {
+        exit::note(note);
+    }
+}
+
+/// How this program was called, to be called so again.
+pub fn program() -> String {
+    let called = std::env::args().next().filter(|name| !name.is_empty()).unwrap_or_else(|| "quiver".to_owned());
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+,@%".contains(c);
+    if called.chars().all(is_plain) { called } else { format!("'{}'", called.replace('\'', "'\\''")) }
+}
+
+/// Keeps the tip of an error only if what was written is near to it.
+fn keep_near_tip(e: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    const KINDS: [(ContextKind, ContextKind); 2] = [
+        (ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
+    ];
+    for (written, tip) in KINDS {
+        let Some(ContextValue::String(word)) = e.get(written) else { continue };
+        let word = word.trim_start_matches('-').to_owned();
+        // Short words are near to many: the first letter is hardly ever wrong.
+        let near = |tips: &[&str]| {
+            let names =
+                tips.iter().map(|t| t.trim_start_matches('-')).filter(|t| t.chars().next() == word.chars().next());
+            quiver_model::nearest(&word, names).is_some()
+        };
+        let is_near = match e.get(tip) {
+            Some(ContextValue::String(tip)) => near(&[tip.as_str()]),
+            Some(ContextValue::Strings(tips)) => near(&tips.iter().map(String::as_str).collect::<Vec<_>>()),
+            _ => continue,
+        };
+        if word == "port" && std::env::args().nth(1).is_some_and(|command| command == "serve") {
+            e.insert(tip, ContextValue::String("--http-listen".to_owned()));
+        } else if !is_near {
+            e.remove(tip);
+        }
+    }
+}
+
 /// Parses the command line and does what it says.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|mut e| {
+        keep_near_tip(&mut e);
+        e.exit()
+    });
     match cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();

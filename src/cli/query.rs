@@ -1,13 +1,12 @@
 //! `quiver query`: PromQL at an instant or over a range; as a table, JSON or a chart.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use quiver_model::duration::format_ms;
 use serde_json::Value;
 
 use super::ask::Asker;
 use super::chart::{self, Line};
+use super::data::AskArgs;
 use super::exit::{self, Failure};
 use super::series::{self, Named};
 use super::table::{Kind, Table};
@@ -32,9 +31,8 @@ const CHART_HEIGHT: usize = 16;
 pub struct QueryArgs {
     /// PromQL expression
     expression: String,
-    /// Server to ask
-    #[arg(long, env = "QUIVER_URL", default_value = "http://127.0.0.1:9095")]
-    url: String,
+    #[command(flatten)]
+    ask: AskArgs,
     #[command(flatten)]
     time: TimeArgs,
     /// Print the answer as JSON, as the HTTP API gives it
@@ -43,9 +41,6 @@ pub struct QueryArgs {
     /// Draw a range in the terminal; without --range or --start, the last hour
     #[arg(long)]
     graph: bool,
-    /// Read a folder (an export or a copy of a data folder) instead of asking a server
-    #[arg(long, value_name = "DIR")]
-    offline: Option<PathBuf>,
     /// Features to switch on for --offline, by Prometheus's names
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     enable_feature: Vec<String>,
@@ -57,7 +52,7 @@ pub struct QueryArgs {
 /// Runs the command.
 pub async fn run(args: QueryArgs) -> Result<(), Failure> {
     let when = args.time.when(args.graph)?;
-    let asker = Asker::new(args.offline.as_deref(), &args.url, &args.enable_feature)?;
+    let asker = Asker::new(&args.ask, &args.enable_feature)?;
     let envelope = asker.promql(&args.expression, when).await?;
     if args.json {
         super::print(&format!("{envelope}\n"));
@@ -79,7 +74,9 @@ pub async fn run(args: QueryArgs) -> Result<(), Failure> {
     } else if args.graph {
         super::print(&graph(&args.expression, data, when));
     } else {
-        super::print(&table(data, when, args.all, terminal::width()));
+        let printed = table(data, when, args.all, terminal::width());
+        super::print(&printed.text);
+        super::print_note(&printed.note);
     }
     Ok(())
 }
@@ -99,10 +96,16 @@ fn time_ms(point: &Value) -> i64 {
     (point[0].as_f64().unwrap_or(0.0) * 1000.0).round() as i64
 }
 
+/// A table, and what is to be said of it.
+struct Printed {
+    text: String,
+    note: String,
+}
+
 fn cut_note(shown: usize, all: usize, noun: &str) -> String {
     match all.saturating_sub(shown) {
         0 => String::new(),
-        more => format!("… and {} more; --all prints them\n", plural(more as u64, noun)),
+        more => format!("… and {} more; --all prints them", plural(more as u64, noun)),
     }
 }
 
@@ -129,20 +132,26 @@ fn points(series: &Value) -> Vec<&Value> {
     all
 }
 
-fn table(data: &Value, when: When, all: bool, width: Option<usize>) -> String {
+fn table(data: &Value, when: When, all: bool, width: Option<usize>) -> Printed {
     let result = &data["result"];
     let list = result.as_array().map_or(&[][..], Vec::as_slice);
     match data["resultType"].as_str() {
         Some("scalar" | "string") => {
-            format!("{}\n", terminal::printable_lines(result[1].as_str().unwrap_or("")))
+            let text = format!("{}\n", terminal::printable_lines(result[1].as_str().unwrap_or("")));
+            Printed { text, note: String::new() }
         }
         Some("vector") => vector(list, all, width),
         _ => matrix(list, when, all, width),
     }
 }
 
-fn vector(list: &[Value], all: bool, width: Option<usize>) -> String {
-    let rows_max = if all { usize::MAX } else { ROWS_DEFAULT };
+/// Rows that are shown; in a pipe all.
+fn rows_max(all: bool, width: Option<usize>) -> usize {
+    if all || width.is_none() { usize::MAX } else { ROWS_DEFAULT }
+}
+
+fn vector(list: &[Value], all: bool, width: Option<usize>) -> Printed {
+    let rows_max = rows_max(all, width);
     let fill = |name: &dyn Fn(&Value) -> String| {
         let mut t = Table::new([("series", Kind::Text), ("value", Kind::Number)]);
         for s in list.iter().take(rows_max) {
@@ -151,25 +160,30 @@ fn vector(list: &[Value], all: bool, width: Option<usize>) -> String {
         }
         t
     };
-    with_names(list, width, fill) + &cut_note(rows_max, list.len(), "series")
+    Printed { text: with_names(list, width, fill), note: cut_note(rows_max, list.len(), "series") }
 }
 
-fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> String {
+fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> Printed {
     let samples: usize = list.iter().map(|s| points(s).len()).sum();
     if all || samples <= SAMPLES_SHOWN {
-        return every_sample(list, when, width);
+        return Printed { text: every_sample(list, when, width), note: String::new() };
     }
+    let rows_max = rows_max(all, width);
     let range = drawn_range(list, when);
     let fill = |name: &dyn Fn(&Value) -> String| {
         let numbers = ["samples", "first", "min", "max", "last"].map(|n| (n, Kind::Number));
         let mut t = Table::new([("series", Kind::Text)].into_iter().chain(numbers).chain([("", Kind::Fixed)]));
-        list.iter().take(ROWS_DEFAULT).for_each(|s| t.push(summary(s, name, range)));
+        list.iter().take(rows_max).for_each(|s| t.push(summary(s, name, range)));
         t
     };
     let step = if when.step == 0 { String::new() } else { format!(", a step every {}", format_ms(when.step)) };
-    let note = "--all prints every sample, --graph draws them";
-    let (table, cut) = (with_names(list, width, fill), cut_note(ROWS_DEFAULT, list.len(), "series"));
-    format!("{}{step}\n{table}{cut}{note}\n", when.shown())
+    let text = format!("{}{step}\n{}", when.shown(), with_names(list, width, fill));
+    let how = "--all prints every sample, --graph draws them";
+    let note = match cut_note(rows_max, list.len(), "series") {
+        cut if cut.is_empty() => how.to_owned(),
+        cut => format!("{cut}\n{how}"),
+    };
+    Printed { text, note }
 }
 
 /// The row of a series in a table of a range.
@@ -223,8 +237,19 @@ fn drawn_range(list: &[Value], when: When) -> (f64, f64) {
 fn graph(expression: &str, data: &Value, when: When) -> String {
     let list = match data["resultType"].as_str() {
         Some("matrix") => data["result"].as_array().map_or(&[][..], Vec::as_slice),
-        _ => return table(data, when, false, terminal::width()),
+        _ => return table(data, when, false, terminal::width()).text,
     };
+    let samples: Vec<&Value> = list.iter().flat_map(points).collect();
+    if let [only] = samples.as_slice()
+        && float(only).is_some_and(|(_, y)| y.is_finite())
+    {
+        let at = time_ms(only);
+        let (at, zone) = (times::stamp(at), times::zone(at));
+        return format!(
+            "1 sample so far, at {at} {zone}; a graph needs two\n{}",
+            table(data, when, false, terminal::width()).text
+        );
+    }
     let named = Named::of(list.iter().map(|s| &s["metric"]));
     let mut lines = Vec::new();
     for s in list.iter().take(LINES_MAX) {
@@ -240,13 +265,13 @@ fn graph(expression: &str, data: &Value, when: When) -> String {
     }
     let columns = terminal::width().unwrap_or(100).clamp(CHART_WIDTH.0, CHART_WIDTH.1);
     let (start, end) = drawn_range(list, when);
-    let span = when.end - when.start;
+    let span = when.end.saturating_sub(when.start);
     let size = (columns, CHART_HEIGHT);
     let x_label = |x: f64| times::on_axis((x * 1000.0).round() as i64, span);
     let Some(drawn) = chart::draw(&lines, (start, end), size, has_colour(), x_label) else {
         return format!(
             "nothing to draw: the values are NaN, infinite or histograms\n{}",
-            table(data, when, false, terminal::width())
+            table(data, when, false, terminal::width()).text
         );
     };
     let mut title = expression.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -278,7 +303,7 @@ mod tests {
     #[test]
     fn vectors_become_tables() {
         let data = json(r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","job":"a"},"value":[1,"1"]}]}"#);
-        let text = table(&data, INSTANT, false, None);
+        let text = table(&data, INSTANT, false, None).text;
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, ["series       value", "───────────  ─────", r#"up{job="a"}      1"#]);
     }
@@ -286,16 +311,16 @@ mod tests {
     #[test]
     fn few_samples_are_shown_many_are_summed_up() {
         let two = json(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1.5,"2"],[2,"3"]]}]}"#);
-        let text = table(&two, INSTANT, false, None);
+        let text = table(&two, INSTANT, false, None).text;
         assert!(text.contains("00:01.500") && text.contains("time (UTC"), "{text}");
         let values: Vec<String> = (0..60).map(|i| format!(r#"[{i},"{}"]"#, i * 2)).collect();
         let many =
             format!(r#"{{"resultType":"matrix","result":[{{"metric":{{"a":"b"}},"values":[{}]}}]}}"#, values.join(","));
         let when = When { start: 0, end: 59_000, step: 1000 };
-        let text = table(&json(&many), when, false, Some(100));
+        let text = table(&json(&many), when, false, Some(100)).text;
         let row = text.lines().nth(3).unwrap();
         assert!(row.starts_with(r#"{a="b"}       60      0    0  118   118"#) && row.contains('█'), "{text}");
-        assert_eq!(table(&json(&many), when, true, None).lines().count(), 62);
+        assert_eq!(table(&json(&many), when, true, None).text.lines().count(), 62);
     }
 
     #[test]
@@ -314,5 +339,8 @@ mod tests {
         assert!(labels.trim().starts_with(&times::on_axis(0, 3_600_000)), "{text}");
         let none = json(r#"{"resultType":"matrix","result":[{"metric":{},"values":[[1,"NaN"]]}]}"#);
         assert!(graph("x", &none, When { start: 0, end: 3_600_000, step: 60_000 }).starts_with("nothing to draw: "));
+        let one = json(r#"{"resultType":"matrix","result":[{"metric":{"a":"b"},"values":[[3000,"7"]]}]}"#);
+        let text = graph("x", &one, When { start: i64::MIN, end: i64::MAX, step: 60_000 });
+        assert!(text.starts_with("1 sample so far, at 1970-01-01 ") && text.contains('7'), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Names of series in answers of the HTTP API.
 
-use quiver_model::labels::quoted;
+use quiver_model::labels::{is_legacy_name, quoted};
 use serde_json::{Map, Value};
 
 const NAME: &str = "__name__";
@@ -10,13 +10,18 @@ fn labels(metric: &Value) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn pairs<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    labels.map(|(n, v)| format!("{n}={}", quoted(v))).collect::<Vec<_>>().join(", ")
+    let name = |n: &str| if is_legacy_name(n, false) { n.to_owned() } else { quoted(n) };
+    labels.map(|(n, v)| format!("{}={}", name(n), quoted(v))).collect::<Vec<_>>().join(", ")
 }
 
-/// A label set as a selector.
+/// A label set as a selector that can be asked again.
 pub fn name(metric: &Value) -> String {
     let name = metric.get(NAME).and_then(Value::as_str).unwrap_or("");
     let rest = pairs(labels(metric).filter(|(n, _)| *n != NAME));
+    if !name.is_empty() && !is_legacy_name(name, true) {
+        let parts: Vec<String> = [quoted(name), rest].into_iter().filter(|part| !part.is_empty()).collect();
+        return format!("{{{}}}", parts.join(", "));
+    }
     if rest.is_empty() && !name.is_empty() { name.to_owned() } else { format!("{name}{{{rest}}}") }
 }
 
@@ -87,6 +92,10 @@ mod tests {
         let one = Named::of(&list[..1]);
         assert_eq!((one.hoisted().as_str(), one.short(&list[0]).as_str()), (r#"{a="1", b="x"}"#, "up"));
         assert_eq!((one.common(), one.differing(&list[0])), (String::new(), r#"up{a="1", b="x"}"#.to_owned()));
+        let odd = serde_json::json!({"__name__": "temp-bad name", "room": "x", "a-b": "\""});
+        assert_eq!(name(&odd), r#"{"temp-bad name", "a-b"="\"", room="x"}"#);
+        assert_eq!(name(&serde_json::json!({"__name__": "a b"})), r#"{"a b"}"#);
+        assert_eq!(name(&serde_json::json!({"__name__": "a:b"})), "a:b");
         assert_eq!(name(&serde_json::json!({})), "{}");
         assert_eq!(name(&serde_json::json!({"__name__": "up"})), "up");
     }

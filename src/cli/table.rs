@@ -1,7 +1,8 @@
 //! Tables for people: one ruler below the head, numbers to the right.
 //!
 //! On a terminal a table is as wide as that: long texts are cut with `…`, and if that is not enough, columns in the middle are
-//! left out. Numbers and times are never cut, since a part of one reads as another. Elsewhere nothing is cut.
+//! left out. Numbers and times are never cut, since a part of one reads as another. Elsewhere nothing is cut: columns are as wide as
+//! their cells, and a long answer is printed part by part.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -11,10 +12,8 @@ use super::terminal;
 const GAP: usize = 2;
 /// A text is not cut to less, as long as columns can be left out instead.
 const TEXT_MIN: usize = 20;
-/// A table without a terminal is laid out for about so many columns.
-const PIPE_WIDE: usize = 100;
-/// Where it takes more, longer texts do not make their column wider: they stand out to the right, and the ruler does not wrap.
-const PIPE_TEXT_MAX: usize = 40;
+/// Without a terminal, a longer text does not make its column wider: it shifts the rest of its own line only.
+const PIPE_TEXT_MAX: usize = 1000;
 
 /// How a column is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +35,11 @@ pub struct Column {
 }
 
 /// Rows of cells.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
+    has_head: bool,
 }
 
 /// A table as text.
@@ -58,7 +58,7 @@ impl Table {
             let name = terminal::printable(&name.into()).into_owned();
             Column { widest: name.width(), name, kind }
         };
-        Self { columns: columns.into_iter().map(column).collect(), rows: Vec::new() }
+        Self { columns: columns.into_iter().map(column).collect(), rows: Vec::new(), has_head: true }
     }
 
     /// Adds a row; cells that it lacks are empty.
@@ -86,14 +86,15 @@ impl Table {
     pub fn show(&self, width: Option<usize>, bold_head: bool) -> Shown {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (places, widths) = match width {
-            None => {
-                let text_max = if self.width() <= PIPE_WIDE { usize::MAX } else { PIPE_TEXT_MAX };
-                (Places::all(all.len()), self.widths(&all, text_max))
-            }
+            None => (Places::all(all.len()), self.widths(&all, PIPE_TEXT_MAX)),
             Some(width) => self.fit(&all, width),
         };
         let is_cut = width.is_some();
         let mut text = String::new();
+        if !self.has_head {
+            self.print_rows(&mut text, &places, &widths, is_cut);
+            return Shown { text, columns_left_out: 0 };
+        }
         let head: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
         let head = self.line(&places, &widths, &head, "…", is_cut);
         text.push_str(&if bold_head { format!("\x1b[1m{head}\x1b[0m") } else { head });
@@ -101,12 +102,22 @@ impl Table {
         let rules: Vec<String> = widths.iter().map(|w| "─".repeat(*w)).collect();
         text.push_str(&places.join(&rules, "─"));
         text.push('\n');
+        self.print_rows(&mut text, &places, &widths, is_cut);
+        Shown { text, columns_left_out: all.len() - places.shown().count() }
+    }
+
+    fn print_rows(&self, text: &mut String, places: &Places, widths: &[usize], is_cut: bool) {
         for row in &self.rows {
             let cells: Vec<&str> = row.iter().map(String::as_str).collect();
-            text.push_str(&self.line(&places, &widths, &cells, "…", is_cut));
+            text.push_str(&self.line(places, widths, &cells, "…", is_cut));
             text.push('\n');
         }
-        Shown { text, columns_left_out: all.len() - places.shown().count() }
+    }
+
+    /// Drops the rows, for those that follow below the same head: columns stay as wide as they were.
+    pub fn go_on(&mut self) {
+        self.rows.clear();
+        self.has_head = false;
     }
 
     /// Widths of some columns whose texts are at most so wide.
@@ -265,13 +276,18 @@ mod tests {
     }
 
     #[test]
-    fn in_a_pipe_nothing_is_cut_and_rulers_stay_short() {
-        let mut t = Table::new([("name", Kind::Text), ("type", Kind::Text)]);
-        t.push(["ts", "Timestamp"]);
-        t.push(["histogram".to_owned(), "x".repeat(300)]);
+    fn in_a_pipe_nothing_is_cut_and_columns_do_not_shift() {
+        let mut t = Table::new([("name", Kind::Text), ("type", Kind::Text), ("null", Kind::Text)]);
+        t.push(["ts", "Timestamp", "NO"]);
+        t.push(["histogram".to_owned(), "x".repeat(300), "YES".to_owned()]);
         let text = t.show(None, false).text;
         assert!(text.contains(&"x".repeat(300)));
-        assert!(text.lines().nth(1).unwrap().width() <= 80, "{text}");
+        let at: Vec<_> = ["null", "NO", "YES"].map(|word| text.lines().find_map(|l| l.find(word))).into();
+        assert!(at.iter().all(|place| *place == at[0]), "{text}");
+        // What comes later is laid out alike.
+        t.go_on();
+        t.push(["value", "Float64", "LATER"]);
+        assert_eq!(t.show(None, false).text.find("LATER"), at[0]);
     }
 
     #[test]
@@ -288,7 +304,7 @@ mod tests {
 
     #[test]
     fn no_columns_and_one_wide_column() {
-        assert_eq!(Table::default().show(Some(80), false).text, "\n\n");
+        assert_eq!(Table::new(Vec::<(String, Kind)>::new()).show(Some(80), false).text, "\n\n");
         let mut t = Table::new([("text", Kind::Text)]);
         t.push(["y".repeat(100)]);
         assert_eq!(t.show(Some(20), false).text.lines().nth(2).unwrap().width(), 20);

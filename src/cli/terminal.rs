@@ -53,7 +53,7 @@ fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A line, so far in; on a terminal, what is too long for its width goes on below, further in.
+/// An indented line. On a terminal, a line that is too long is wrapped, and its continuation is indented further.
 pub fn wrap(line: &str, indent: usize, further: usize, width: Option<usize>) -> String {
     let width = width.unwrap_or(usize::MAX);
     let further = further.min(width / 2);

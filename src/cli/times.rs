@@ -26,6 +26,9 @@ fn parse_in<Z: TimeZone>(text: &str, now: i64, zone: &Z) -> Result<i64, String> 
         // Seconds may be left out.
         zoned.insert_str(16, ":00");
     }
+    if let Some((unit, seconds)) = finer_than_seconds(t) {
+        return Err(format!("{t} looks like {unit}; Unix seconds are meant: {seconds}"));
+    }
     if let Ok(ms) = parse_time(&zoned) {
         return Ok(ms);
     }
@@ -35,6 +38,21 @@ fn parse_in<Z: TimeZone>(text: &str, now: i64, zone: &Z) -> Result<i64, String> 
     match zone.from_local_datetime(&naive).earliest() {
         Some(at) => Ok(at.timestamp_millis()),
         None => Err(format!("{} does not exist here: clocks are put forward over it", quoted(text))),
+    }
+}
+
+/// Whole numbers beyond the year 5138 are times of the present in another unit: which one, and the seconds.
+fn finer_than_seconds(text: &str) -> Option<(&'static str, i64)> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: i64 = text.parse().ok()?;
+    match digits.len() {
+        12..=14 => Some(("milliseconds", n / 1000)),
+        15..=17 => Some(("microseconds", n / 1_000_000)),
+        18..=19 => Some(("nanoseconds", n / 1_000_000_000)),
+        _ => None,
     }
 }
 
@@ -104,8 +122,11 @@ fn zone_of(seconds: i32) -> String {
 /// `2026-12-01 11:10:00 to 12:10:00 UTC`: what both have is said once.
 pub fn span(start: i64, end: i64) -> String {
     let (from, to) = (stamp(start), stamp(end));
-    let same_day = from.len() > 11 && to.len() > 11 && from[..11] == to[..11];
-    format!("{from} to {} {}", if same_day { &to[11..] } else { &to }, zone(end))
+    let clock = match (from.split_once(' '), to.split_once(' ')) {
+        (Some((a, _)), Some((b, clock))) if a == b => clock,
+        _ => &to,
+    };
+    format!("{from} to {clock} {}", zone(end))
 }
 
 /// A time on an axis that spans so much: as short as it can be told from others.
@@ -188,6 +209,26 @@ mod tests {
             let said = parse_in(bad, NOW, &Utc).unwrap_err();
             assert!(said.contains("now-1h") && said.contains("2026-12-01T12:10:00Z"), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn times_of_another_unit_are_told_from_seconds() {
+        for (text, unit, seconds) in [
+            ("1796144400000", "milliseconds", "1796144400"),
+            ("1796144400000000", "microseconds", "1796144400"),
+            ("1796144400000000000", "nanoseconds", "1796144400"),
+        ] {
+            let said = parse_in(text, NOW, &Utc).unwrap_err();
+            assert!(said.contains(unit) && said.ends_with(&format!(": {seconds}")), "{said}");
+        }
+        assert_eq!(parse_in("17961444000", NOW, &Utc), Ok(17_961_444_000_000), "a time far away is none of these");
+    }
+
+    #[test]
+    fn far_times_are_whole() {
+        let far = span(1_796_144_400_000_000, 1_796_144_400_000_000 + HOUR);
+        assert_eq!(far.matches("58887-").count(), 1, "{far}");
+        assert!(far.matches(':').count() >= 4, "{far}");
     }
 
     #[test]

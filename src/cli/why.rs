@@ -9,6 +9,7 @@ use quiver_query::promql::ast::{Expr, VectorSelector};
 use quiver_query::promql::{ParseOptions, parse_expr};
 
 use super::ask::Asker;
+use super::table::cut;
 use super::times;
 use super::when::When;
 
@@ -20,6 +21,14 @@ const SELECTORS_MAX: usize = 4;
 const NAMES_MAX: usize = 20_000;
 /// Values of a label that are named.
 const VALUES_SHOWN: usize = 5;
+/// Columns of such a value at most.
+const VALUE_SHOWN: usize = 60;
+/// Times that samples are looked for in, ms: far beyond those that a clock has.
+const TIMES: (i64, i64) = (-(1 << 48), 1 << 48);
+/// The first and last sample of a series in memory are known by steps of this length.
+const SPAN_STEP_MS: i64 = 1 << 21;
+/// Times of the present in seconds, read as milliseconds: in the first weeks of 1970. Three years leave room for the future.
+const SECONDS_AS_MS: std::ops::Range<i64> = 0..94_694_400_000;
 /// Functions that compare a sample with one before it.
 const NEED_TWO: [&str; 7] = ["rate", "irate", "increase", "delta", "idelta", "deriv", "predict_linear"];
 
@@ -45,15 +54,23 @@ pub async fn empty(asker: &Asker, expression: &str, when: When) -> Vec<String> {
     let Ok(expr) = parse_expr(expression, &options) else { return Vec::new() };
     let mut out: Vec<String> = Vec::new();
     let uses = uses(&expr);
+    let mut is_known = uses.len() <= SELECTORS_MAX;
     for used in uses.iter().take(SELECTORS_MAX) {
-        // A server that cannot be asked this gives no reason.
         match reason(asker, used, when).await {
             Ok(Some(text)) if !out.contains(&text) => out.push(text),
-            _ => {}
+            Ok(Some(_)) => {}
+            // Where the times of a selector are moved, its samples may lie at others than were looked at.
+            Ok(None) => is_known &= !used.is_moved,
+            // A server that cannot be asked this gives no reason.
+            Err(_) => is_known = false,
         }
     }
-    if out.is_empty() && !uses.is_empty() {
-        out.push("its series have samples in this time; the operators or functions around them leave none".to_owned());
+    if out.is_empty() && is_known {
+        match uses.len() {
+            0 => {}
+            1 => out.push("the selector finds samples, but the expression filters all of them out".to_owned()),
+            _ => out.push("the selectors find samples, but the expression filters all of them out".to_owned()),
+        }
     }
     out
 }
@@ -104,16 +121,136 @@ async fn reason(asker: &Asker, used: &Use, when: When) -> Result<Option<String>,
         return if asker.has_series(&selector, None).await? { Ok(None) } else { missing(asker, used, &selector).await };
     }
     if asker.has_series(&selector, Some(range)).await? {
-        return too_few(asker, used, &selector, when).await;
+        if let Some(text) = too_few(asker, used, &selector, when).await? {
+            return Ok(Some(text));
+        }
+        if has_value(asker, used, &selector, when).await? {
+            return Ok(None);
+        }
+        // The series span this time; a sample in it is another matter.
+        if let Some(newest) = newest_within(asker, &selector, range.0, range.1).await? {
+            return Ok(Some(missed(used, &selector, newest, when)));
+        }
     }
     if asker.has_series(&selector, None).await? {
         let looks =
             if used.is_range { String::new() } else { format!(" (a selector looks back {})", format_ms(used.window)) };
         let whole = |ms: i64| ms.div_euclid(1000) * 1000;
         let times = times::span(whole(range.0), whole(range.1));
-        return Ok(Some(format!("{selector} has no sample from {times}{looks}; it has some at other times")));
+        let other = elsewhere(asker, &selector, range).await;
+        let other = other.unwrap_or_else(|_| "it has some at other times".to_owned());
+        return Ok(Some(format!("{selector} has no sample from {times}{looks}; {other}")));
     }
     missing(asker, used, &selector).await
+}
+
+/// Whether a selector gives a value at any step.
+async fn has_value(asker: &Asker, used: &Use, selector: &str, when: When) -> Result<bool, String> {
+    let offset = offset_text(used);
+    let counted = match used.is_range {
+        true => format!("count(count_over_time({selector}[{}]{offset}))", format_ms(used.window)),
+        false => format!("count({selector}{offset})"),
+    };
+    let answer = asker.promql(&counted, when).await?;
+    Ok(answer["data"]["result"].as_array().is_some_and(|list| !list.is_empty()))
+}
+
+/// Why no step sees the samples that lie in the range, the newest of them at a time.
+fn missed(used: &Use, selector: &str, newest: i64, when: When) -> String {
+    let (last, window) = (last_step(when).saturating_sub(used.offset), format_ms(used.window));
+    let at = shown(newest);
+    if newest <= last && last.saturating_sub(newest) < used.window {
+        return format!(
+            "the series of {selector} have ended: their newest sample is at {at}, and a stale marker follows it"
+        );
+    }
+    if when.step == 0 {
+        return format!("{selector} has no sample in the {window} before this time; its newest sample is at {at}");
+    }
+    format!(
+        "{selector} has no sample in the {window} before any step (every {} from {}); its newest sample is at {at}: use a \
+         shorter --step",
+        format_ms(when.step),
+        times::stamp(when.start)
+    )
+}
+
+fn last_step(when: When) -> i64 {
+    match when.step {
+        0 => when.end,
+        step => when.end.saturating_sub(when.end.saturating_sub(when.start) % step),
+    }
+}
+
+fn shown(ms: i64) -> String {
+    format!("{} {}", times::stamp(ms), times::zone(ms))
+}
+
+/// When the samples are that do not lie in a range.
+async fn elsewhere(asker: &Asker, selector: &str, range: (i64, i64)) -> Result<String, String> {
+    let first = first(asker, selector).await?;
+    if let Some(first) = first.filter(|first| *first > range.1) {
+        return Ok(format!("its first sample is at {}", shown(first)));
+    }
+    let newest = newest(asker, selector).await?.ok_or("no sample is found")?;
+    Ok(if newest < range.0 {
+        let seconds = if SECONDS_AS_MS.contains(&newest) {
+            ": were the timestamps sent in seconds? They are milliseconds"
+        } else {
+            ""
+        };
+        format!("its newest sample is at {}{seconds}", shown(newest))
+    } else {
+        "it has some before and after that".to_owned()
+    })
+}
+
+/// Whether a selector has a sample after one time and up to another.
+async fn has_sample(asker: &Asker, selector: &str, after: i64, to: i64) -> Result<bool, String> {
+    let counted = format!("count(count_over_time({selector}[{}]))", format_ms(to.saturating_sub(after)));
+    let answer = asker.promql(&counted, When { start: to, end: to, step: 0 }).await?;
+    Ok(answer["data"]["result"].as_array().is_some_and(|list| !list.is_empty()))
+}
+
+/// The newest sample after one time and up to another.
+async fn newest_within(asker: &Asker, selector: &str, after: i64, to: i64) -> Result<Option<i64>, String> {
+    let (mut low, mut high) = (after.max(TIMES.0), to);
+    if low >= high || !has_sample(asker, selector, low, to).await? {
+        return Ok(None);
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if has_sample(asker, selector, middle, to).await? { low = middle } else { high = middle }
+    }
+    Ok(Some(high))
+}
+
+/// The newest sample at all. Series are known by their first and last sample, in the head by steps of time: that narrows it down.
+async fn newest(asker: &Asker, selector: &str) -> Result<Option<i64>, String> {
+    let (mut low, mut high) = TIMES;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if asker.has_series(selector, Some((middle, TIMES.1))).await? { low = middle } else { high = middle }
+    }
+    newest_within(asker, selector, low - SPAN_STEP_MS, low).await
+}
+
+/// The first sample at all.
+async fn first(asker: &Asker, selector: &str) -> Result<Option<i64>, String> {
+    let (mut low, mut high) = TIMES;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if asker.has_series(selector, Some((TIMES.0, middle))).await? { high = middle } else { low = middle }
+    }
+    let (after, mut low, mut high) = (high - 1, high - 1, high + SPAN_STEP_MS);
+    if !has_sample(asker, selector, after, high).await? {
+        return Ok(None);
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if has_sample(asker, selector, after, middle).await? { high = middle } else { low = middle }
+    }
+    Ok(Some(high))
 }
 
 /// No series at any time: is it the name, or a label?
@@ -125,7 +262,7 @@ async fn missing(asker: &Asker, used: &Use, selector: &str) -> Result<Option<Str
             let names = asker.label_values(METRIC_NAME, None, NAMES_MAX).await?;
             let near = did_you_mean(name.value.as_ref(), names.iter().map(String::as_str));
             return Ok(Some(match names.is_empty() {
-                true => "there is no metric at all yet".to_owned(),
+                true => "nothing is stored yet".to_owned(),
                 false => format!("there is no metric {}{near}", quoted(name.value.as_ref())),
             }));
         }
@@ -148,7 +285,7 @@ async fn missing(asker: &Asker, used: &Use, selector: &str) -> Result<Option<Str
 }
 
 fn some_of(values: &[String]) -> String {
-    let mut shown: Vec<String> = values.iter().take(VALUES_SHOWN).map(|v| quoted(v)).collect();
+    let mut shown: Vec<String> = values.iter().take(VALUES_SHOWN).map(|v| quoted(&cut(v, VALUE_SHOWN))).collect();
     let more = values.len().saturating_sub(VALUES_SHOWN);
     if more > 0 {
         shown.push(format!("{more} more"));
@@ -159,13 +296,17 @@ fn some_of(values: &[String]) -> String {
     }
 }
 
+fn offset_text(used: &Use) -> String {
+    match used.offset {
+        0 => String::new(),
+        ms => format!(" offset {}", format_ms(ms)),
+    }
+}
+
 /// Series that are there, with fewer samples than a function needs.
 async fn too_few(asker: &Asker, used: &Use, selector: &str, when: When) -> Result<Option<String>, String> {
     let Some(function) = used.function.filter(|f| NEED_TWO.contains(f)) else { return Ok(None) };
-    let offset = match used.offset {
-        0 => String::new(),
-        ms => format!(" offset {}", format_ms(ms)),
-    };
+    let offset = offset_text(used);
     let counted = format!("max(count_over_time({selector}[{}]{offset}))", format_ms(used.window));
     let answer = asker.promql(&counted, When { start: when.end, end: when.end, step: 0 }).await?;
     let most = answer["data"]["result"][0]["value"][1].as_str().and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
@@ -210,5 +351,6 @@ mod tests {
         assert_eq!(some_of(&values(1)), r#""v0""#);
         assert_eq!(some_of(&values(2)), r#""v0" or "v1""#);
         assert_eq!(some_of(&values(9)), r#""v0", "v1", "v2", "v3", "v4" or 4 more"#);
+        assert!(some_of(&["x".repeat(4096)]).chars().count() < 70, "a long value is cut");
     }
 }

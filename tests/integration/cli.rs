@@ -89,17 +89,32 @@ fn wrong_command_lines_are_explained() {
         (&["query"], "EXPRESSION"),
         (&["serve", "--http-listen", "somewhere"], "127.0.0.1:9095"),
         (&["query", "up", "--json", "--graph"], "cannot be used with"),
+        (&["query", "up", "--url", "http://x", "--offline", "y"], "cannot be used with"),
+        (&["sql", "select 1", "--url", "http://x", "--offline", "y"], "cannot be used with"),
+        (&["serve", "--port", "1"], "--http-listen"),
     ] {
         let o = run(arguments);
         assert_eq!(o.status.code(), Some(2), "{arguments:?}");
         assert!(err(&o).contains(word), "{word}: {}", err(&o));
         assert!(out(&o).is_empty());
     }
+    // A tip that has nothing to do with the word misleads.
+    for (arguments, tip) in [(&["stop"][..], "restore"), (&["shell"], "'help'"), (&["serve", "--host", "x"], "tip:")] {
+        let o = run(arguments);
+        assert!(o.status.code() == Some(2) && !err(&o).contains(tip), "{arguments:?}: {}", err(&o));
+    }
     // What is found later looks the same.
     for (arguments, word) in [
         (&["query", "up", "--time", "yesteday"][..], "--time"),
         (&["query", "up", "--time", "yesteday"], "now-1h or -1h, today, yesterday, 2026-12-01"),
-        (&["query", "up", "--range=-5m"], "--range"),
+        (&["query", "up", "--range=-5m"], "--range takes a length without a sign: 5m"),
+        (&["query", "up", "--range", "-5m"], "--range takes a length without a sign: 5m"),
+        (&["query", "up", "--time", "1796144400000"], "looks like milliseconds; Unix seconds are meant: 1796144400"),
+        (&["query", "up", "--start", "1", "--end", "2", "--range", "1s"], "two of them are enough"),
+        (&["query", "up", "--url", "http://127.0.0.1:9095/api/v1/query"], "--url takes only the address of a server"),
+        (&["sql", "Cargo.toml"], "Cargo.toml is a file: use -f Cargo.toml"),
+        (&["snapshot", "--data-dir", "/nowhere", "--out", "ftp://x"], "is not supported: use s3://BUCKET/PREFIX"),
+        (&["restore", "--data-dir", "/nowhere", "--from", "s3://"], "has no bucket: use s3://BUCKET/PREFIX"),
         (&["query", "up", "--range", "5 minutes"], "1h30m"),
         (&["query", "up", "--step", "5m"], "--range"),
         (&["query", "up", "--start", "5", "--end", "4"], "--start is after --end"),
@@ -147,7 +162,8 @@ fn queries_as_table_json_and_chart() {
     assert_eq!(out(&o).lines().count(), 2 + 20, "few samples are shown one by one: {}", out(&o));
     let o = run(&["query", "--url", &url, "--start", "1699999400", "--end", "1700000000", "--step", "10", "squares"]);
     let lines: Vec<String> = out(&o).lines().map(str::to_owned).collect();
-    assert_eq!(lines.len(), 6, "a line for each series: {lines:#?}");
+    assert_eq!(lines.len(), 5, "a line for each series: {lines:#?}");
+    assert!(err(&o).contains("--all prints every sample"), "{}", err(&o));
     assert!(lines[0].contains("10m") || lines[0].contains("a step every 10s"), "{lines:#?}");
     assert!(
         lines[3].contains("squares{job=\"a\"}") && lines[3].contains("3481") && lines[3].contains('█'),
@@ -187,6 +203,13 @@ fn queries_as_table_json_and_chart() {
 #[test]
 fn an_empty_answer_says_why() {
     let server = filled();
+    write(
+        &mut server.client(),
+        &[
+            Series::new("seconds", &[]).float(T / 1000, 1.0),
+            Series::new("ended", &[]).float(T - 10_000, 1.0).stale(T - 5000),
+        ],
+    );
     let url = server.url();
     let address = url.trim_start_matches("http://").to_owned();
     let asked = |arguments: &[&str]| {
@@ -204,17 +227,70 @@ fn an_empty_answer_says_why() {
         (&["squares{nosuch=\"c\"}", at[0], at[1]], "no series of squares has the label nosuch"),
         (&["{job=\"c\"}"], "no series matches {job=\"c\"}"),
         (&["squares"], "squares has no sample from"),
+        (&["squares"], "its newest sample is at 2023-11-14 22:13:20 "),
+        (&["squares", "--time", "1699999000"], "its first sample is at 2023-11-14 22:03:30 "),
+        (&["seconds"], "its newest sample is at 1970-01-20 16:13:20 UTC: were the timestamps sent in seconds?"),
         (
             &["squares", "--start", "2023-11-14T00:00Z", "--end", "2023-11-14T01:00Z", "--graph"],
-            "it has some at other times",
+            "its first sample is at 2023-11-14 22:03:30 ",
         ),
+        (
+            &["squares", "--start", "2023-11-14T22:01Z", "--end", "2023-11-14T23:00Z", "--step", "50m"],
+            "squares has no sample in the 5m before any step (every 50m from 2023-11-14 22:01:00); its newest sample is at \
+             2023-11-14 22:13:20 UTC: use a shorter --step",
+        ),
+        (&["ended", at[0], at[1]], "the series of ended have ended: their newest sample is at 2023-11-14 22:13:10 UTC"),
         (&["rate(squares[5s])", at[0], at[1]], "rate() needs two samples in its window of 5s; squares has one"),
         (&["sum(increase(squares[5s])) / 0", at[0], at[1]], "increase() needs two samples"),
-        (&["squares > 1e9", at[0], at[1]], "the operators or functions around them leave none"),
+        (&["squares > 1e9", at[0], at[1]], "the selector finds samples, but the expression filters all of them out"),
     ] {
         let said = asked(arguments);
         assert!(said.contains(reason), "{arguments:?}: {said}");
     }
+    // Where the times of a selector are moved, nothing is claimed of what it finds.
+    for query in ["squares @ 5", "max_over_time(squares[5m:1m] offset 1w)"] {
+        let said = asked(&[query, at[0], at[1]]);
+        assert!(!said.contains("filters all"), "{query}: {said}");
+    }
+    let empty = Server::start();
+    let o = run(&["query", "--url", &empty.url(), "squares"]);
+    assert!(out(&o).contains("nothing is stored yet"), "{}", out(&o));
+}
+
+/// A dashboard's range on a server that was started minutes ago: the newest samples are what is asked for.
+#[test]
+fn steps_reach_the_newest_samples() {
+    let server = Server::start();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    write(&mut server.client(), &[Series::new("recent", &[]).float(now - 1000, 7.0)]);
+    let o = run(&["query", "--url", &server.url(), "--start", "-30d", "recent"]);
+    assert!(out(&o).contains("recent") && !out(&o).contains("no series"), "{}", out(&o));
+    let o = run(&["query", "--url", &server.url(), "--start", "-30d", "--graph", "recent"]);
+    assert!(out(&o).starts_with("1 sample so far, at "), "{}", out(&o));
+}
+
+/// `| wc -l` counts what there is.
+#[test]
+fn in_a_pipe_nothing_is_cut_and_notes_are_apart() {
+    let server = Server::start();
+    let names: Vec<String> = (0..150).map(|i| format!("host-{i}")).collect();
+    let many: Vec<Series> = names.iter().map(|n| Series::new("many", &[("host", n)]).float(T, 1.0)).collect();
+    write(&mut server.client(), &many);
+    let url = server.url();
+    let o = run(&["sql", "--url", &url, "SELECT * FROM series"]);
+    assert_eq!(out(&o).lines().count(), 2 + 150, "{}", out(&o));
+    assert_eq!(err(&o), "note: 150 rows\n");
+    let o = run(&["query", "--url", &url, "--time", "1700000000", "many"]);
+    assert_eq!((out(&o).lines().count(), err(&o).as_str()), (2 + 150, ""), "{}", out(&o));
+    let range = ["query", "--url", &url, "--start", "1700000000", "--end", "1700000250", "--step", "50"];
+    let o = run(&[&range[..], &["many"]].concat());
+    assert_eq!(out(&o).lines().count(), 3 + 150, "{}", out(&o));
+    assert!(err(&o).contains("--all prints every sample"), "{}", err(&o));
+    // A name that needs quotes is printed as it can be asked again.
+    write(&mut server.client(), &[Series::new("temp-bad name", &[("room", "x")]).float(T, 1.0)]);
+    let name = r#"{"temp-bad name", room="x"}"#;
+    let o = run(&["query", "--url", &url, "--time", "1700000000", name]);
+    assert!(out(&o).contains(name), "{}", out(&o));
 }
 
 #[test]
@@ -225,7 +301,7 @@ fn an_empty_answer_of_a_folder_says_why() {
     for (query, reason) in [
         ("squarse", "did you mean \"squares\"?"),
         ("squares{job=\"c\"}", "job is \"a\" or \"b\""),
-        ("squares", "it has some at other times"),
+        ("squares", "its newest sample is at 2023-11-14 22:13:20 "),
     ] {
         let o = run(&["query", "--offline", &folder, query]);
         assert_eq!(o.status.code(), Some(0), "{}", err(&o));
@@ -267,7 +343,8 @@ fn sql_as_table_and_for_other_programs() {
     let statement = "SELECT job, count(*) AS n FROM metrics.squares GROUP BY job ORDER BY job";
     let o = run(&["sql", "--url", &url, statement]);
     assert_eq!(o.status.code(), Some(0), "{}", err(&o));
-    assert!(out(&o).contains("job") && out(&o).ends_with("2 rows\n"), "{}", out(&o));
+    assert!(out(&o).contains("job") && out(&o).lines().count() == 4, "{}", out(&o));
+    assert_eq!(err(&o), "note: 2 rows\n");
     let o = run(&["sql", "--url", &url, "--format", "csv", statement]);
     assert_eq!(out(&o), "job,n\na,60\nb,60\n");
     let o = run(&["sql", "--url", &url, "--json", statement]);
@@ -398,7 +475,9 @@ fn tables_fit_the_terminal_and_are_whole_in_a_pipe() {
     let url = server.url();
     let o = run(&["sql", "--url", &url, "DESCRIBE samples"]);
     let lines: Vec<String> = out(&o).lines().map(str::to_owned).collect();
-    assert!(lines[1].chars().count() <= 80, "the ruler does not wrap: {}", lines[1]);
+    let columns: Vec<Option<usize>> =
+        lines.iter().filter(|l| !l.contains('─')).map(|l| l.rfind("  ").map(|at| at + 2)).collect();
+    assert!(columns.iter().all(|at| at.is_some() && *at == columns[0]), "the last column does not shift: {lines:#?}");
     assert!(lines.iter().any(|l| l.chars().count() > 200 && !l.contains('…')), "{lines:#?}");
     assert_eq!(lines.iter().filter(|l| l.contains("──")).count(), 1);
     for columns in [80, 120] {
@@ -445,6 +524,16 @@ fn a_prompt_for_sql() {
     pty.wait_for("quiver> ");
     pty.enter(".tables squar");
     pty.wait_for("metrics.squares");
+    pty.wait_for("quiver> ");
+    pty.enter(".schema squares");
+    pty.wait_for("job");
+    pty.wait_for("quiver> ");
+    pty.enter("select 1");
+    pty.wait_for("   ...> ");
+    pty.enter(".tables");
+    pty.wait_for("a statement is open");
+    pty.wait_for("   ...> ");
+    pty.enter("\\r");
     pty.wait_for("quiver> ");
     pty.enter(".nosuch");
     pty.wait_for("unknown command .nosuch");

@@ -209,8 +209,67 @@ fn a_part_can_be_exported() {
     assert_eq!(bits[2..], [0x7ff8_0000_0000_beef, (-0.0f64).to_bits(), 1]);
     let (code, _, err) = quiver(&["export", "--url", &server.url(), "--out", &out, "--match", "{"]);
     assert!(code == Some(2) && err.contains("--match"), "{err}");
-    let (code, _, err) = quiver(&["export", "--url", "http://127.0.0.1:1", "--out", &out]);
+    let new = folder.path().join("new").display().to_string();
+    let (code, _, err) = quiver(&["export", "--url", "http://127.0.0.1:1", "--out", &new]);
     assert!(code == Some(1) && err.contains("127.0.0.1:1"), "{err}");
+    assert!(!Path::new(&new).exists(), "a failed export leaves no empty folder");
+}
+
+/// Two exports in one folder would be read as one: sums of both, or half of each.
+#[test]
+fn an_export_is_not_mixed_with_another() {
+    let server = filled();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let (url, count) = (server.url(), "SELECT count(*) AS n FROM samples");
+    let export = |more: &[&str]| quiver(&[&["export", "--url", &url, "--out", &out], more].concat());
+    assert_eq!(export(&[]).0, Some(0));
+    let all = succeeds(&["sql", "--offline", &out, "--format", "csv", count]);
+    for more in [&["--match", "odd"][..], &["--start", "2023-11-14T23:45Z"]] {
+        let (code, said, err) = export(more);
+        assert!(code == Some(1) && said.is_empty() && err.contains("holds an earlier export"), "{err}");
+    }
+    assert_eq!(succeeds(&["sql", "--offline", &out, "--format", "csv", count]), all, "nothing was changed");
+    // An export that finds nothing does not cost the earlier one.
+    assert_eq!(export(&["--replace", "--match", "nosuch"]).0, Some(3));
+    assert_eq!(succeeds(&["sql", "--offline", &out, "--format", "csv", count]), all);
+    let (code, _, err) = export(&["--replace", "--match", "odd"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(succeeds(&["sql", "--offline", &out, "--format", "csv", count]), "n\n5\n");
+    // Folders of others stay as they are: sources, or the data of the server itself.
+    let sources = folder.path().join("src");
+    std::fs::create_dir(&sources).unwrap();
+    std::fs::write(sources.join("main.rs"), "fn main() {}").unwrap();
+    for (folder, name) in [(&sources, "main.rs"), (&server.data, "LOCK")] {
+        let before = listing(folder);
+        let shown = folder.display().to_string();
+        for replace in [&[][..], &["--replace"]] {
+            let (code, _, err) = quiver(&[&["export", "--url", &url, "--out", &shown], replace].concat());
+            assert!(code == Some(1) && err.contains("no export wrote") && err.contains(name), "{err}");
+        }
+        assert_eq!(listing(folder).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    }
+}
+
+/// A peer that announces gigabytes must not fill the memory.
+#[test]
+fn a_part_of_an_export_that_is_too_large_is_refused() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let _ = std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 65_536]);
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-quiver-min-time: 0\r\nx-quiver-max-time: 1\r\n\r\n";
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&[0xff; 8]));
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let (code, _, err) = quiver(&["export", "--url", &url, "--out", &out]);
+    assert!(code == Some(1) && err.contains("4.0 GiB long, more than 64.0 MiB"), "{err}");
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]
@@ -224,6 +283,7 @@ fn an_export_of_nothing_says_so_and_scripts_see_it() {
         assert_eq!((code, said.as_str()), (Some(3), ""), "{err}");
         assert!(err.contains("warning: no sample matches"), "{err}");
     }
+    assert!(!Path::new(&out).exists(), "an export of nothing leaves no empty folder");
     // A query of that folder says what is wrong with it, and names it once.
     let (code, _, err) = quiver(&["query", "--offline", &out, "up"]);
     assert!(code == Some(1) && err.matches(out.as_str()).count() == 1, "{err}");
@@ -261,10 +321,17 @@ fn folders_that_are_none() {
         &["sql", "--offline", &missing, "SELECT 1"][..],
         &["query", "--offline", &missing, "up"],
         &["export", "--data-dir", &missing, "--out", &missing],
+        &["inspect", &missing],
+        &["check", &missing],
     ] {
         let (code, _, err) = quiver(arguments);
-        assert!(code == Some(1) && err.contains("missing"), "{arguments:?}: {err}");
+        assert!(code == Some(1) && err.contains("missing") && !err.contains("look at"), "{arguments:?}: {err}");
     }
+    let empty = tempfile::tempdir().unwrap().path().display().to_string();
+    std::fs::create_dir(&empty).unwrap();
+    let (code, _, err) = quiver(&["inspect", &empty]);
+    assert!(code == Some(1) && err.matches(empty.as_str()).count() == 1, "named once: {err}");
+    std::fs::remove_dir(&empty).unwrap();
     std::fs::create_dir(folder.path().join("day=2023-11-14")).unwrap();
     std::fs::write(folder.path().join("day=2023-11-14/x.parquet"), "this is no Parquet").unwrap();
     let (code, _, err) =

@@ -190,7 +190,8 @@ fn judge(command: &str, o: &Output, place: &Place) -> Result<(), String> {
         let is_good = if file.ends_with(".parquet") { bytes.starts_with(b"PAR1") } else { !bytes.is_empty() };
         return if is_good { Ok(()) } else { Err(format!("{file} has: {}", String::from_utf8_lossy(&bytes))) };
     }
-    if let Some(empty) = EMPTY_ANSWERS.iter().find(|e| format!("\n{out}").contains(**e)) {
+    let said = format!("\n{out}\n{}", err.replace("note: ", ""));
+    if let Some(empty) = EMPTY_ANSWERS.iter().find(|e| said.contains(**e)) {
         return Err(format!("it shows {empty:?}: {out}"));
     }
     let wanted = EXPECTED.iter().find(|(part, _)| command.contains(part)).map(|(_, wanted)| *wanted);
@@ -198,7 +199,8 @@ fn judge(command: &str, o: &Output, place: &Place) -> Result<(), String> {
         Some("") => Ok(()),
         // The head of the columns: rows of a plan, or of what was run.
         Some("operator") if out.contains("series") || out.contains("rows") => Ok(()),
-        Some(wanted) if out.contains(wanted) => Ok(()),
+        // In a pipe, notes go to standard error.
+        Some(wanted) if out.contains(wanted) || err.contains(wanted) => Ok(()),
         Some(wanted) => Err(format!("it does not show {wanted:?}: {out}{err}")),
         None if out.trim().is_empty() => Err("it shows nothing".to_owned()),
         None => Ok(()),

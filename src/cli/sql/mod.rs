@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use http_body_util::BodyExt;
 
 use super::ask::Asker;
+use super::data::AskArgs;
 use super::exit::Failure;
 use super::terminal;
 use script::Statement;
@@ -62,18 +63,14 @@ pub struct SqlArgs {
     /// Read statements from a file; `-` is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "statement")]
     file: Option<PathBuf>,
-    /// Server to ask
-    #[arg(long, env = "QUIVER_URL", default_value = "http://127.0.0.1:9095")]
-    url: String,
+    #[command(flatten)]
+    ask: AskArgs,
     /// How to print the answer
     #[arg(long, value_enum, default_value = "table")]
     format: Output,
     /// Short for --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// Read a folder (an export or a copy of a data folder) instead of asking a server
-    #[arg(long, value_name = "DIR")]
-    offline: Option<PathBuf>,
     /// Print all rows of a table
     #[arg(long)]
     all: bool,
@@ -102,12 +99,12 @@ pub async fn run(args: SqlArgs) -> Result<(), Failure> {
     let style = Style { output: if args.json { Output::Json } else { args.format }, all: args.all };
     if style.output.is_binary() && std::io::stdout().is_terminal() {
         return Err(Failure::Usage(format!(
-            "--format {}: that is no text for a terminal; write it to a file with: … > FILE",
+            "--format {} is binary and is not printed to a terminal; write it to a file: … > FILE",
             style.output.format()
         )));
     }
     let input = input(&args)?;
-    let asker = Asker::new(args.offline.as_deref(), &args.url, &[])?;
+    let asker = Asker::new(&args.ask, &[])?;
     let (text, file) = match input {
         Input::Prompt => return prompt::run(&asker, style).await,
         Input::Text(text) => (text, None),
@@ -144,6 +141,9 @@ fn placed(why: &str, statement: &Statement, of: usize, file: Option<&str>) -> St
 fn input(args: &SqlArgs) -> Result<Input, Failure> {
     let is_dash = args.statement.as_deref() == Some("-") || args.file.as_ref().is_some_and(|f| f.as_os_str() == "-");
     match (&args.statement, &args.file) {
+        (Some(text), _) if !is_dash && std::path::Path::new(text).is_file() => {
+            Err(Failure::Usage(format!("{text} is a file: use -f {text}")))
+        }
         (Some(text), _) if !is_dash => Ok(Input::Text(text.clone())),
         (None, Some(file)) if !is_dash => {
             let name = file.display().to_string();
@@ -171,8 +171,9 @@ async fn answer(asker: &Asker, statement: &Statement, style: Style) -> Result<()
     let mut body = asker.sql(&statement.text, style.output.format()).await?;
     if style.output == Output::Table {
         let colour = terminal::has_colour(&std::io::stdout());
-        let text = show::table(body, Layout { width: terminal::width(), all: style.all, colour }).await?;
-        super::print(&text);
+        let width = terminal::width();
+        let note = show::table(body, Layout { width, all: style.all, colour }, &mut super::print).await?;
+        super::print_note(&note);
         return Ok(());
     }
     while let Some(frame) = body.frame().await {

@@ -27,13 +27,13 @@ const HELP: &str = "\
 Statements end with a semicolon and may span lines.
 
 .tables [PATTERN]  list the tables whose name has PATTERN in it
-.schema TABLE      list the columns of a table, such as metrics.up
+.schema TABLE      list the columns of a table, such as samples, metrics.up, or up for short
 .format FORMAT     print answers as table, json, jsonl or csv
 .all on|off        print all rows of a table, or the first 100
 .help              print this
 .quit              leave; so does Ctrl-D
 
-Ctrl-C cancels the statement that runs, or drops the one that is being typed.
+Ctrl-C cancels the statement that runs, or drops the one that is being typed; so does \\r on a line of its own.
 ";
 
 /// The prompt, and that of a statement that goes on.
@@ -47,6 +47,15 @@ fn read(editor: &mut Terminal) -> Result<Option<String>, ReadlineError> {
     loop {
         match editor.readline(PROMPTS[usize::from(!text.is_empty())]) {
             Ok(line) => {
+                if !text.is_empty() && is_dropping(&line) {
+                    text.clear();
+                    continue;
+                }
+                if !text.is_empty() && is_known_command(&line) {
+                    let command = line.trim();
+                    exit::error(&format!("{command}: a statement is open. End it with ; or drop it with \\r"));
+                    continue;
+                }
                 text.push_str(&line);
                 if text.trim().is_empty() || command(&text).is_some() || script::split(&text).is_complete {
                     return Ok(Some(text));
@@ -59,6 +68,18 @@ fn read(editor: &mut Terminal) -> Result<Option<String>, ReadlineError> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Whether a line drops the statement that is being typed.
+fn is_dropping(line: &str) -> bool {
+    line.trim() == "\\r"
+}
+
+/// Whether a line is a command that would be a mistake within a statement; plain words such as `help` may be names there.
+fn is_known_command(line: &str) -> bool {
+    const KNOWN: [&str; 9] = [".quit", ".exit", ".q", ".help", ".tables", ".schema", ".columns", ".format", ".all"];
+    let word = command(line).and_then(|c| c.split_whitespace().next());
+    line.trim_start().starts_with(['.', '\\']) && word.is_some_and(|word| KNOWN.contains(&word))
 }
 
 /// A command of the prompt instead of a statement: a word with a dot, or one that other SQL prompts know.
@@ -144,14 +165,17 @@ impl Session<'_> {
             (".tables", pattern) => {
                 self.run(&statement(tables(pattern)), interrupts).await;
             }
-            (".schema" | ".columns", "") => exit::error(".schema needs the name of a table, such as metrics.up"),
+            (".schema" | ".columns", "") => {
+                exit::error(".schema needs the name of a table or a metric, such as metrics.up")
+            }
             (".schema" | ".columns", table) => {
-                self.run(&statement(format!("DESCRIBE {table}")), interrupts).await;
+                self.run(&statement(format!("DESCRIBE {}", table_of(table))), interrupts).await;
             }
             (".format", name) => match Output::from_str(name, true) {
-                Ok(o) if o.is_binary() => {
-                    exit::error(&format!("{name} is no text for a terminal: quiver sql --format {name} '…' > FILE"))
-                }
+                Ok(o) if o.is_binary() => exit::error(&format!(
+                    "--format {name} is binary and is not printed to a terminal; write it to a file: quiver sql --format {name} \
+                         '…' > FILE"
+                )),
                 Ok(o) => self.style.output = o,
                 Err(_) => exit::error(".format takes table, json, jsonl or csv"),
             },
@@ -193,6 +217,16 @@ fn statement(text: String) -> Statement {
     Statement { text, line: 1 }
 }
 
+/// A table as a statement names it; a name alone is that of a metric.
+fn table_of(name: &str) -> String {
+    const TABLES: [&str; 2] = ["samples", "series"];
+    const SCHEMAS: [&str; 3] = ["public.", "system.", "information_schema."];
+    if name.contains('"') || TABLES.contains(&name) || SCHEMAS.iter().any(|s| name.starts_with(s)) {
+        return name.to_owned();
+    }
+    format!("metrics.\"{}\"", name.strip_prefix("metrics.").unwrap_or(name))
+}
+
 /// Lists tables: those of the server, and a table per metric.
 fn tables(pattern: &str) -> String {
     let pattern = pattern.replace('\'', "''");
@@ -221,6 +255,30 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(command(line), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_within_a_statement_are_noticed() {
+        for (line, is_command) in
+            [(".tables", true), (" .schema up;", true), ("\\d", true), (".5", false), ("help", false)]
+        {
+            assert_eq!(is_known_command(line), is_command, "{line}");
+        }
+        assert!(is_dropping(" \\r ") && !is_dropping("r"));
+    }
+
+    #[test]
+    fn a_metric_is_a_table() {
+        for (name, table) in [
+            ("temperature", "metrics.\"temperature\""),
+            ("metrics.up", "metrics.\"up\""),
+            ("metrics.\"a b\"", "metrics.\"a b\""),
+            ("job:up:sum", "metrics.\"job:up:sum\""),
+            ("samples", "samples"),
+            ("system.caches", "system.caches"),
+        ] {
+            assert_eq!(table_of(name), table);
         }
     }
 

@@ -1,4 +1,5 @@
-//! Answers as tables, made of the Arrow stream: types are known, and no more than the rows that are shown is kept.
+//! Answers as tables, made of the Arrow stream: types are known, and no more than the rows that are shown is kept. Without a
+//! terminal all rows are printed, part by part.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::buffer::Buffer;
@@ -17,6 +18,9 @@ use crate::cli::terminal::{self, plural};
 const ROWS_DEFAULT: usize = 100;
 /// Rows that are read to be counted; a table that has more is not read to its end.
 const ROWS_COUNTED: usize = 1_000_000;
+/// Rows and bytes that are laid out together if all are printed.
+const PART_ROWS: usize = 10_000;
+const PART_BYTES: usize = 32 << 20;
 /// Characters of a cell at most, unless all is asked for: a list may have a million values.
 const CELL_MAX: usize = 2000;
 
@@ -31,10 +35,12 @@ pub struct Layout {
     pub colour: bool,
 }
 
-/// Reads an answer and lays it out.
-pub async fn table(mut body: AnyBody, layout: Layout) -> Result<String, String> {
+/// Reads an answer and prints it as a table; gives what is to be said of it, such as the number of its rows.
+pub async fn table(mut body: AnyBody, layout: Layout, print: &mut dyn FnMut(&str)) -> Result<String, String> {
     let mut decoder = StreamDecoder::new();
-    let mut shown = Rows { batches: Vec::new(), kept: 0, total: 0, is_whole: true };
+    let is_piped = layout.width.is_none();
+    let layout = Layout { all: layout.all || is_piped, ..layout };
+    let mut shown = Rows { batches: Vec::new(), kept: 0, bytes: 0, total: 0, is_whole: true, table: None };
     let rows_max = if layout.all { usize::MAX } else { ROWS_DEFAULT };
     'read: while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| {
@@ -47,6 +53,9 @@ pub async fn table(mut body: AnyBody, layout: Layout) -> Result<String, String> 
             let batch = decoder.decode(&mut buffer).map_err(|e| format!("the answer is not an Arrow stream: {e}"))?;
             let Some(batch) = batch else { continue };
             shown.add(batch, rows_max);
+            if is_piped && (shown.kept >= PART_ROWS || shown.bytes >= PART_BYTES) {
+                shown.print(layout, print)?;
+            }
             if !layout.all && shown.total >= ROWS_COUNTED {
                 shown.is_whole = false;
                 break 'read;
@@ -57,14 +66,17 @@ pub async fn table(mut body: AnyBody, layout: Layout) -> Result<String, String> 
         decoder.finish().map_err(|_| "the answer ends too early; the server may have stopped".to_owned())?;
     }
     let schema = decoder.schema().ok_or("the answer has no columns")?;
-    shown.lay_out(&schema, layout)
+    shown.end(&schema, layout, print)
 }
 
 struct Rows {
     batches: Vec<RecordBatch>,
     kept: usize,
+    bytes: usize,
     total: usize,
     is_whole: bool,
+    /// What was printed of before.
+    table: Option<Table>,
 }
 
 impl Rows {
@@ -73,25 +85,48 @@ impl Rows {
         self.total += batch.num_rows();
         if keep > 0 {
             self.kept += keep;
+            self.bytes += batch.get_array_memory_size();
             self.batches.push(batch.slice(0, keep));
         }
     }
 
-    fn lay_out(&self, schema: &SchemaRef, layout: Layout) -> Result<String, String> {
-        if let Some(plans) = self.plans(schema, layout)? {
-            return Ok(plans);
-        }
-        let mut t = Table::new(schema.fields().iter().map(|f| (f.name().as_str(), kind(f))));
-        for batch in &self.batches {
-            let cells = Cells::new(batch, layout.all)?;
+    /// Lays out the rows that were kept.
+    fn fill(&mut self, schema: &SchemaRef, layout: Layout) -> Result<Table, String> {
+        let mut t = match self.table.take() {
+            Some(t) => t,
+            None => Table::new(schema.fields().iter().map(|f| (f.name().as_str(), kind(f)))),
+        };
+        for batch in self.batches.drain(..) {
+            let cells = Cells::new(&batch, layout.all)?;
             for row in 0..batch.num_rows() {
                 t.push(cells.row(row));
             }
         }
+        Ok(t)
+    }
+
+    /// Prints the rows that were kept, to be followed by others.
+    fn print(&mut self, layout: Layout, print: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let Some(schema) = self.batches.first().map(RecordBatch::schema) else { return Ok(()) };
+        let mut t = self.fill(&schema, layout)?;
+        print(&t.show(None, layout.colour).text);
+        t.go_on();
+        (self.table, self.kept, self.bytes) = (Some(t), 0, 0);
+        Ok(())
+    }
+
+    /// Prints what is left; gives what is to be said.
+    fn end(&mut self, schema: &SchemaRef, layout: Layout, print: &mut dyn FnMut(&str)) -> Result<String, String> {
+        if let Some(plans) = self.plans(schema, layout)? {
+            print(&plans);
+            return Ok(String::new());
+        }
+        let t = self.fill(schema, layout)?;
         let columns = t.columns();
         let shown = t.show(layout.width, layout.colour);
+        print(&shown.text);
         let mut notes = Vec::new();
-        if self.kept < self.total {
+        if !layout.all && self.kept < self.total {
             let total = if self.is_whole {
                 grouped(self.total as u64)
             } else {
@@ -105,13 +140,13 @@ impl Rows {
             let (left, word) = (columns - shown.columns_left_out, plural(columns as u64, "column"));
             notes.push(format!("{left} of {word} shown"));
         }
-        Ok(format!("{}{}\n", shown.text, notes.join(", ")))
+        Ok(notes.join(", "))
     }
 
     /// The answer of EXPLAIN: plans have lines of their own.
     fn plans(&self, schema: &SchemaRef, layout: Layout) -> Result<Option<String>, String> {
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        if names != ["plan_type", "plan"] {
+        if names != ["plan_type", "plan"] || self.table.is_some() {
             return Ok(None);
         }
         let mut out = String::new();
@@ -206,7 +241,10 @@ mod tests {
 
     fn show(batches: &[RecordBatch], cut: usize, width: Option<usize>, all: bool) -> Result<String, String> {
         let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        rt.block_on(table(body(batches, cut), Layout { width, all, colour: false }))
+        let mut text = String::new();
+        let layout = Layout { width, all, colour: false };
+        let note = rt.block_on(table(body(batches, cut), layout, &mut |part| text.push_str(part)))?;
+        Ok(if note.is_empty() { text } else { format!("{text}{note}\n") })
     }
 
     fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
@@ -239,6 +277,18 @@ mod tests {
         assert!(text.ends_with("1 row, 5 of 30 columns shown\n"), "{text}");
         let said = show(&[b.clone(), b], 1000, Some(80), false).unwrap_err();
         assert!(said.contains("ends too early"), "{said}");
+    }
+
+    #[test]
+    fn in_a_pipe_all_rows_are_printed_part_by_part() {
+        let part = |from: i64| {
+            let texts = StringArray::from_iter_values((from..from + 6000).map(|n| format!("row {n}")));
+            batch(vec![("s", Arc::new(texts)), ("n", Arc::new(Int64Array::from_iter_values(from..from + 6000)))])
+        };
+        let text = show(&[part(0), part(6000), part(12_000)], 0, None, false).unwrap();
+        assert_eq!(text.lines().count(), 2 + 18_000 + 1, "a head, a ruler, the rows and their number");
+        assert!(text.ends_with("row 17999  17999\n18,000 rows\n"), "{}", &text[text.len() - 100..]);
+        assert_eq!(text.matches('─').count(), text.lines().nth(1).unwrap().matches('─').count());
     }
 
     #[test]

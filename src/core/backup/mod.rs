@@ -29,7 +29,7 @@ use quiver_persistence::{Disk, DiskErrorKind, DiskFile, DiskLock, LogFloor, Mani
 
 use crate::catalog::QUARANTINE_DIR;
 use crate::flush::{crc_of, entry, note_crc, write_head};
-use crate::foreign::{Folder, is_harmless, judge, listed, refuse_foreign};
+use crate::foreign::{Folder, REMOTE, is_harmless, judge, listed, refuse_foreign};
 use crate::offline::OfflineStore;
 use crate::options::{OpenError, lock};
 use crate::store::{BLOCK_DIR, LOG_DIR};
@@ -101,6 +101,10 @@ pub struct BackupReport {
     pub copied: u64,
     /// Their bytes.
     pub copied_bytes: u64,
+    /// Blocks written now from what is in the log of a data folder.
+    pub written: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
     /// Blocks of the backup before that went.
     pub pruned: u64,
 }
@@ -260,6 +264,7 @@ impl Backup {
         let mut manifest = (*store.current()).clone();
         let crc = |file: &str| Ok(file_crc(&*source, file)?.1);
         let mut files = self.plan(&manifest, crc)?;
+        let mut written = None;
         if let Some(head) = offline.head().filter(|h| !h.is_empty()) {
             let id = manifest.id_next.max(1);
             let (scratch, path) = (self.vault.scratch(), format!("{BLOCK_DIR}/{id:016}.head"));
@@ -270,6 +275,7 @@ impl Backup {
             let to = format!("{BLOCK_DIR}/{id:016}-{crc32c:08x}.block");
             self.vault.keep(&path, &to)?;
             files.push(BackupFile { from: to.clone(), to, bytes: entry.bytes, crc32c, is_there: true });
+            written = Some(entry.bytes);
             manifest.replace(&[], vec![entry]);
         }
         if verify {
@@ -279,7 +285,8 @@ impl Backup {
         for f in files.iter().filter(|f| !f.is_there) {
             self.vault.copy(&*source, f, progress)?;
         }
-        self.publish(&manifest, &files, now_ms)
+        let report = self.publish(&manifest, &files, now_ms)?;
+        Ok(BackupReport { written: written.is_some().into(), written_bytes: written.unwrap_or(0), ..report })
     }
 }
 
@@ -329,6 +336,7 @@ pub(crate) fn need_data(disk: &Arc<dyn Disk>, what: &str) -> Result<(), BackupEr
         Folder::Ours => return Ok(()),
         Folder::Empty if disk.exists(MANIFEST_FILE)? || disk.exists(LOG_DIR)? => return Ok(()),
         Folder::Empty => "it has no manifest and no log".to_owned(),
+        Folder::Remote => return Err(BackupError::Refused(format!("{} {REMOTE}", disk.name()))),
         Folder::Foreign(found) => format!("it holds {}, which Quiver did not write", listed(&found)),
     };
     Err(BackupError::Refused(format!("{} {what}: {why}", disk.name())))

@@ -70,7 +70,7 @@ impl fmt::Display for DiskOp {
             DiskOp::Remove => "remove",
             DiskOp::Truncate => "truncate",
             DiskOp::List => "list",
-            DiskOp::Stat => "look at",
+            DiskOp::Stat => "open",
             DiskOp::CreateDir => "create the folder",
             DiskOp::Lock => "lock",
             DiskOp::Map => "map",

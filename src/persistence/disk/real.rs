@@ -16,6 +16,13 @@ use super::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, DiskOp, DiskRead, LOCK_FILE, Mapped, check_path, join, parent,
 };
 
+/// The process that a lock file names. For messages only: an unreadable holder is an unnamed one.
+fn holder_in(lock: &mut File) -> Option<u32> {
+    let mut holder = String::new();
+    let _ = Read::by_ref(lock).take(32).read_to_string(&mut holder);
+    holder.trim().parse().ok()
+}
+
 /// Files of a folder.
 #[derive(Debug)]
 pub struct RealDisk {
@@ -60,6 +67,15 @@ impl RealDisk {
     /// Maps files (the default), or reads them whole instead.
     pub fn set_mapping(&self, is_on: bool) {
         self.map_files.store(is_on, Ordering::Relaxed);
+    }
+
+    /// Who has the lock of the root folder, if it is taken: the id of the process, if the lock file tells it. Changes nothing.
+    pub fn holder(&self) -> Option<Option<u32>> {
+        let mut lock = File::open(self.root.join(LOCK_FILE)).ok()?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Some(holder_in(&mut lock)),
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
     }
 
     /// The root folder.
@@ -209,10 +225,7 @@ impl Disk for RealDisk {
             Ok(()) => {}
             Err(TryLockError::Error(e)) => return Err(err(e)),
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // For the message only: an unreadable holder is an unnamed one.
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
-                let id = holder.trim().parse::<u32>().ok();
+                let id = holder_in(&mut file);
                 let holder = id.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));
                 let folder = if dir.is_empty() { self.root.clone() } else { self.root.join(dir) };
                 let text = format!("the data folder {} is in use by {holder}", folder.display());

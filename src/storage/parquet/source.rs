@@ -160,7 +160,7 @@ fn times(array: &ArrayRef) -> Result<Int64Array, String> {
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String> {
-    batch.column_by_name(name).ok_or_else(|| format!("no column {name:?}"))
+    batch.column_by_name(name).ok_or_else(|| format!("it is not a file that quiver export wrote (no column {name:?})"))
 }
 
 impl Columns {
