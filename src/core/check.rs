@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use quiver_model::number::grouped;
 use quiver_persistence::disk::{file_crc, join, link_or_copy};
 use quiver_persistence::log::{Damage, SegmentId, ShardReading, read_segment};
 use quiver_persistence::manifest::{self, EntryKind, MANIFEST_FILE};
 use quiver_persistence::{
-    Disk, Frame, LogFloor, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, RealDisk, ReplayError,
-    ReplayReport, ReplayShard, Tombstone,
+    Disk, DiskError, Frame, LogFloor, Manifest, ManifestEntry, ManifestError, ManifestStore, Place, RealDisk,
+    ReplayError, ReplayReport, ReplayShard, Tombstone,
 };
 use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
@@ -252,16 +253,22 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     for t in &current.tombstones {
         check_tombstone(t, &current.entries, &mut report);
     }
-    let bad = check_blocks(&*disk, &current.entries, progress, &mut report)?;
-    let mut strays = Vec::new();
-    if disk.exists(BLOCK_DIR)? {
-        strays = store.orphans(BLOCK_DIR)?;
-        for path in &strays {
-            report.note(path, "a file that the manifest does not name: a leftover");
-        }
+    let mut strays = if disk.exists(BLOCK_DIR)? { store.orphans(BLOCK_DIR)? } else { Vec::new() };
+    let unnamed = if current.generation == 0 { lost_blocks(&*disk, &strays)? } else { Vec::new() };
+    // Without a manifest, what is left of the log is taken for all that is needed of it.
+    let floor = if unnamed.is_empty() { current.log_floor.clone() } else { first_segments(&*disk)? };
+    strays.retain(|path| unnamed.iter().all(|e| e.file != *path));
+    if !unnamed.is_empty() {
+        let what = format!("it is missing, and so is its copy: nothing names {} blocks", grouped(unnamed.len() as u64));
+        report.damage(MANIFEST_FILE, None, &what);
+    }
+    let entries = if unnamed.is_empty() { &current.entries } else { &unnamed };
+    let bad = check_blocks(&*disk, entries, progress, &mut report)?;
+    for path in &strays {
+        report.note(path, "a file that the manifest does not name: a leftover");
     }
     let before = report.findings.len();
-    check_log(&*disk, &current.log_floor, progress, &mut report)?;
+    check_log(&*disk, &floor, progress, &mut report)?;
     let in_log: Vec<Finding> = report.findings[before..].iter().filter(|f| f.is_damage).cloned().collect();
     if lock.is_none() {
         // A server may be running: what it flushed meanwhile is missing from what was read, and that is no damage.
@@ -272,11 +279,67 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
         if !store.is_certain() {
             report.doubtful_blocks = strays.iter().filter(|path| path.ends_with(".block")).count() as u64;
         }
+        if !unnamed.is_empty() {
+            name_blocks(&*disk, &store, unnamed.clone(), floor, &mut report)?;
+        }
         set_aside(&disk, &store, &bad, &strays, &mut report)?;
         report.left = in_log;
         report.left.extend(left_in_manifest(&disk)?);
     }
     Ok(report)
+}
+
+/// Entries of the blocks of a folder that has lost its manifest: each says of itself what it holds. None if the log has all that
+/// was ever written, as after a crash in the first flush.
+pub(crate) fn lost_blocks(disk: &dyn Disk, strays: &[String]) -> Result<Vec<ManifestEntry>, DiskError> {
+    if log_is_whole(disk)? {
+        return Ok(Vec::new());
+    }
+    let described = |path: &String| {
+        let id = block_id(path).filter(|id| block_path(*id) == *path)?;
+        let block = Block::open_unmapped(disk, path).ok()?;
+        Some(entry(id, 0, path, block.meta(), block.meta().max_time, Vec::new()))
+    };
+    Ok(strays.iter().filter_map(described).collect())
+}
+
+/// Does every shard of the log begin with its first segment?
+fn log_is_whole(disk: &dyn Disk) -> Result<bool, DiskError> {
+    let first = first_segments(disk)?.0;
+    Ok(!first.is_empty() && first.values().all(|n| *n == 1))
+}
+
+/// The first segment of each shard that is there.
+fn first_segments(disk: &dyn Disk) -> Result<LogFloor, DiskError> {
+    let mut first = BTreeMap::new();
+    for name in if disk.exists(LOG_DIR)? { disk.list(LOG_DIR)? } else { Vec::new() } {
+        if let Some(id) = SegmentId::parse(&name) {
+            first.entry(id.shard).and_modify(|n: &mut u64| *n = id.number.min(*n)).or_insert(id.number);
+        }
+    }
+    Ok(LogFloor(first))
+}
+
+/// Makes a manifest that names these blocks.
+fn name_blocks(
+    disk: &dyn Disk,
+    store: &ManifestStore,
+    mut blocks: Vec<ManifestEntry>,
+    floor: LogFloor,
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    for block in &mut blocks {
+        note_crc(disk, block)?;
+    }
+    let n = grouped(blocks.len() as u64);
+    store.edit(|m| {
+        m.id_next = blocks.iter().map(|e| e.id).max().unwrap_or(0) + 1;
+        m.entries = blocks;
+        m.log_floor = floor;
+    })?;
+    report
+        .note(MANIFEST_FILE, &format!("made again from {n} blocks; deletions that were not carried out are forgotten"));
+    Ok(())
 }
 
 /// Damage of the manifest and its deletions that a repair did not mend.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a manifest that can be read, a log segment, a block  ─▶ ours, whatever else lies there
+//! else: catalogs, and blocks as a remote store has them ─▶ a remote store: refused, untouched
 //! else: nothing but our names, harmless ones and logs   ─▶ empty
 //! else                                                  ─▶ foreign: refused, untouched
 //! ```
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use quiver_persistence::disk::LOCK_FILE;
 use quiver_persistence::log::SegmentId;
 use quiver_persistence::manifest::{MANIFEST_COPY_FILE, MANIFEST_FILE, MANIFEST_TEMP_FILE};
+use quiver_persistence::remote::CATALOG_DIR;
 use quiver_persistence::{Disk, ManifestError, ManifestStore};
 
 use crate::catalog::QUARANTINE_DIR;
@@ -36,6 +38,9 @@ const OWN: [&str; 9] = [
 const HARMLESS: [&str; 9] =
     ["lost+found", ".gitkeep", ".gitignore", ".keep", ".keepme", ".snapshot", ".snapshots", ".zfs", ".DS_Store"];
 
+/// What is wrong with a remote store in the place of a data folder.
+pub(crate) const REMOTE: &str = "is a remote store, not a data folder: it is named by --tier-url";
+
 /// Foreign names that an error lists.
 const NAMES_SHOWN: usize = 3;
 
@@ -46,6 +51,8 @@ pub(crate) enum Folder {
     Ours,
     /// Nothing of ours and nothing of others.
     Empty,
+    /// A folder that serves as a remote store: its blocks are named by its catalogs, not by a manifest.
+    Remote,
     /// Something else; names of what is in it.
     Foreign(Vec<String>),
 }
@@ -68,10 +75,16 @@ pub(crate) fn judge(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     };
     let (blocks, segments) = (within(BLOCK_DIR)?, within(LOG_DIR)?);
     let has = |names: &Option<Vec<String>>, is_own: &dyn Fn(&str) -> bool| names.iter().flatten().any(|n| is_own(n));
-    // Blocks, and what is kept of those in a remote store, begin with a number.
-    let is_numbered = |n: &str| n.len() > 16 && n.as_bytes()[..16].iter().all(u8::is_ascii_digit);
+    // Blocks, and what is kept of those in a remote store, have a number and an ending. In the remote store, more stands between.
+    let is_numbered = |n: &str| {
+        n.split_once('.').is_some_and(|(number, _)| number.len() == 16 && number.bytes().all(|b| b.is_ascii_digit()))
+    };
     if has(&blocks, &is_numbered) || has(&segments, &|n| SegmentId::parse(n).is_some()) {
         return Ok(Folder::Ours);
+    }
+    let has_remote_blocks = has(&blocks, &|n| n.len() > 17 && n.as_bytes()[16] == b'-' && n.ends_with(".block"));
+    if has_remote_blocks && folders.iter().any(|f| f == CATALOG_DIR) {
+        return Ok(Folder::Remote);
     }
     // A crash leaves unfinished files; other programs have folders of these names, too.
     let is_bare =
@@ -92,6 +105,7 @@ pub(crate) fn judge(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
 pub(crate) fn refuse_foreign(disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
     match judge(disk)? {
         Folder::Ours | Folder::Empty => Ok(()),
+        Folder::Remote => Err(OpenError::Damaged(format!("{} {REMOTE}", disk.name()))),
         Folder::Foreign(found) => Err(OpenError::Foreign { folder: disk.name(), found }),
     }
 }
@@ -179,6 +193,8 @@ mod tests {
                 "{foreign:?}"
             );
         }
+        let remote = ["blocks/0000000000000001-53e7c763.block", "catalog/00000000000000000001.json"];
+        assert_eq!(judged(&remote), Folder::Remote);
         let many: Vec<String> = ["a", "b\n", "c", "d", "e"].map(String::from).into();
         assert_eq!(listed(&many), "a, b\\n, c and 2 more");
     }

@@ -10,6 +10,7 @@ use quiver_persistence::{
     crc32c_salted,
 };
 
+use super::oracle::contents;
 use super::store::{block_on, open, options, write};
 use crate::backup::{Backup, BackupError};
 use crate::check::{CheckReport, Finding, check_folder, read_frames};
@@ -436,4 +437,60 @@ fn what_the_medium_does_not_give_is_repaired_around() {
         }
     }
     assert!(saved.len() > 2 && saved.contains(&2000), "{saved:?}");
+}
+
+/// Both manifests are gone, and the log has only what came last: a start would put all blocks away.
+#[test]
+fn a_manifest_that_is_gone_is_made_again_from_the_blocks() {
+    let disk = filled();
+    let want = {
+        let store = Store::open(Arc::new(disk.clone()), options()).unwrap();
+        contents(&*store.snapshot(), &[], TimeRange::ALL)
+    };
+    let disk = disk.crash(1);
+    for name in ["MANIFEST", "MANIFEST.copy"] {
+        disk.remove(name).unwrap();
+    }
+    let before = contents_of(&disk);
+    let refused = Store::open(Arc::new(disk.clone()), options()).err().unwrap().to_string();
+    assert!(refused.contains("2 blocks are there") && refused.contains("check --repair"), "{refused}");
+    let report = checked(&disk, false);
+    let [missing] = &damages(&report)[..] else { panic!("{report:?}") };
+    assert!(missing.file == "MANIFEST" && missing.what.contains("names 2 blocks"), "{missing:?}");
+    assert_eq!(report.blocks, 2);
+    assert_eq!(contents_of(&disk), before, "nothing is written before a repair");
+    // Power off at any operation of the repair, then the next one.
+    let ops = {
+        let disk = disk.crash(1);
+        let report = checked(&disk, true);
+        assert!(report.set_aside.is_empty() && report.left.is_empty(), "{report:?}");
+        disk.ops()
+    };
+    for n in 0..=ops {
+        let disk = disk.crash(1);
+        disk.halt_after(n);
+        let _ = check_folder(Arc::new(disk.clone()), true, &|_| ());
+        let after = disk.crash(n);
+        checked(&after, true);
+        assert!(!checked(&after, false).is_damaged(), "power off after {n}");
+        let store = Store::open(Arc::new(after), options()).unwrap();
+        store.wait_until_ready();
+        assert_eq!(contents(&*store.snapshot(), &[], TimeRange::ALL), want, "power off after {n}");
+    }
+}
+
+/// Blocks alone, copied without a manifest and a log.
+#[test]
+fn blocks_alone_become_a_data_folder() {
+    let disk = filled();
+    let copy = MemoryDisk::new();
+    copy.create_dir("blocks").unwrap();
+    for (path, bytes) in contents_of(&disk).iter().filter(|(path, _)| path.starts_with("blocks/")) {
+        copy.put(path, bytes.clone());
+    }
+    assert!(checked(&copy, false).is_damaged());
+    let report = checked(&copy, true);
+    assert_eq!((report.blocks, &report.set_aside[..]), (2, &[][..]));
+    let store = Store::open(Arc::new(copy), options()).unwrap();
+    assert!(!contents(&*store.snapshot(), &[], TimeRange::ALL).is_empty());
 }

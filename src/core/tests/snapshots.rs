@@ -137,7 +137,7 @@ fn a_snapshot_that_fails_leaves_nothing() {
 }
 
 #[test]
-fn blocks_without_a_manifest_are_set_aside() {
+fn a_start_does_not_put_blocks_away_that_no_manifest_names() {
     let disk = MemoryDisk::new();
     let store = open(&disk);
     write(&store, &batch_of(&[("a", &[(1, 1.0)])])).unwrap();
@@ -148,7 +148,15 @@ fn blocks_without_a_manifest_are_set_aside() {
     let bytes = disk.read(&format!("blocks/{name}")).unwrap();
     disk.remove("MANIFEST").unwrap();
     disk.remove("MANIFEST.copy").unwrap();
+    let refused = Store::open(Arc::new(disk.clone()), options()).err().unwrap().to_string();
+    assert!(refused.contains("check --repair"), "{refused}");
+    assert_eq!(disk.read(&format!("blocks/{name}")).unwrap(), bytes);
+    // What a crash leaves of a first flush is put away: the log has what is in it.
+    let disk = MemoryDisk::new();
+    write(&open(&disk), &batch_of(&[("a", &[(1, 1.0)])])).unwrap();
+    disk.create_dir("blocks").unwrap();
+    disk.put("blocks/0000000000000001.block", bytes.clone());
     let store = open(&disk);
     assert_eq!(store.stats(0).blocks, 0);
-    assert_eq!(disk.read(&format!("quarantine/{name}")).unwrap(), bytes);
+    assert_eq!(disk.read("quarantine/0000000000000001.block").unwrap(), bytes);
 }
