@@ -147,6 +147,17 @@ fn wrong_values_are_refused_in_the_words_of_the_user() {
     assert!(code == Some(0) && line.contains(" 7 ") && out.contains("query_timeout_ms"), "{out}");
 }
 
+/// Whoever starts a server twice is told so, and not to choose another port.
+#[test]
+fn a_second_server_on_a_folder_is_told_of_the_first() {
+    let server = Server::start();
+    let (address, data) = (server.address().to_string(), shown(&server.data));
+    let (code, out, err) = quiver(&["serve", "--data-dir", data, "--http-listen", &address, "--grpc-listen", "off"]);
+    assert!(code == Some(1) && out.is_empty(), "{out}{err}");
+    assert!(err.contains("a server (process ") && err.contains(data), "{err}");
+    assert!(!err.contains("--url") && !err.contains("--http-listen"), "{err}");
+}
+
 #[test]
 fn a_configuration_is_tried_without_a_server() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,6 +14,9 @@ use crate::server::{QUIVER, Server, Start, copy_folder};
 /// Time that an answer may take to have something in it: rates need a second sample.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// A step that takes longer is named in the output of the test.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// Parts of commands that are not run, and the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("cargo ", "builds are tested by building"),
@@ -54,7 +57,7 @@ const EMPTY_ANSWERS: [&str; 6] =
     ["no series", "nothing to draw", "\n0 rows", "\n0 samples", "\"result\":[]", "\"rows\":[]"];
 
 /// Commands that are not repeated until they show something.
-const ONCE: [&str; 4] = ["delete_series", "quiver snapshot", "quiver restore", "--repair"];
+const ONCE: [&str; 5] = ["delete_series", "quiver export", "quiver snapshot", "quiver restore", "--repair"];
 
 #[derive(Debug)]
 struct Step {
@@ -246,7 +249,12 @@ fn every_command_works_on_a_fresh_server() {
             println!("README.md:{}: not run ({why}): {command}", step.line);
             continue;
         }
-        if let Err(why) = try_step(step, &place) {
+        let begun = Instant::now();
+        let tried = try_step(step, &place);
+        if begun.elapsed() > SLOW {
+            println!("README.md:{}: after {:.0?}: {command}", step.line, begun.elapsed());
+        }
+        if let Err(why) = tried {
             failures.push(format!("README.md:{} ({}): {command}\n    {why}", step.line, step.heading));
         }
         let program = command.split_whitespace().next().unwrap_or("").rsplit('/').next().unwrap_or("").to_owned();
