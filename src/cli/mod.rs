@@ -191,8 +191,13 @@ fn keep_near_tip(e: &mut clap::Error) {
         };
         if word == "port" && std::env::args().nth(1).is_some_and(|command| command == "serve") {
             e.insert(tip, ContextValue::String("--http-listen".to_owned()));
+            // It shows the flag of the tip before.
+            e.remove(ContextKind::Usage);
         } else if !is_near {
             e.remove(tip);
+            if tip == ContextKind::SuggestedArg {
+                e.remove(ContextKind::Usage);
+            }
         }
     }
 }

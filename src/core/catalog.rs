@@ -64,9 +64,8 @@ impl From<StorageError> for ReadError {
             StorageError::Corrupt { file, offset, what } => ReadError::Corrupt { file, offset, what },
             StorageError::Disk(e) => ReadError::Io { file: e.path.clone(), what: e.to_string() },
             StorageError::Remote { file, store, what } => ReadError::Remote { file, store, what },
-            StorageError::Version { ref file, .. } | StorageError::Parquet { ref file, .. } => {
-                ReadError::Io { file: file.clone(), what: e.to_string() }
-            }
+            StorageError::Parquet { file, what } => ReadError::Io { file, what },
+            StorageError::Version { ref file, .. } => ReadError::Io { file: file.clone(), what: e.to_string() },
             StorageError::Misuse(what) => ReadError::Unfit { what: what.into() },
         }
     }

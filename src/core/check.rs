@@ -338,7 +338,7 @@ fn name_blocks(
         m.log_floor = floor;
     })?;
     report
-        .note(MANIFEST_FILE, &format!("made again from {n} blocks; deletions that were not carried out are forgotten"));
+        .note(MANIFEST_FILE, format!("made again from {n} blocks; deletions that were not carried out are forgotten"));
     Ok(())
 }
 

@@ -336,7 +336,14 @@ fn folders_that_are_none() {
     std::fs::write(folder.path().join("day=2023-11-14/x.parquet"), "this is no Parquet").unwrap();
     let (code, _, err) =
         quiver(&["sql", "--offline", &folder.path().display().to_string(), "SELECT count(*) FROM samples"]);
-    assert!(code == Some(1) && err.contains("x.parquet"), "{err}");
+    assert!(code == Some(1) && err.matches("x.parquet").count() == 1, "{err}");
+    // The answer of a statement as Parquet is no export.
+    let server = filled();
+    let answer = server.post("/api/v1/sql", &[("query", "SELECT * FROM metrics.odd"), ("format", "parquet")]);
+    std::fs::write(folder.path().join("day=2023-11-14/x.parquet"), &answer.body).unwrap();
+    let shown = folder.path().display().to_string();
+    let (code, _, err) = quiver(&["sql", "--offline", &shown, "SELECT count(*) FROM samples"]);
+    assert!(code == Some(1) && err.contains("x.parquet: it is not a file that quiver export wrote"), "{err}");
 }
 
 fn listing(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
