@@ -5,7 +5,7 @@
 //! an eighth            the head                up to 512 MiB    it may grow to twice that while a flush runs
 //! a thirty-second      decoded samples         up to 128 MiB
 //! a sixty-fourth       kept answers            up to 64 MiB
-//! a thirty-second      answers being sent      up to 96 MiB
+//! a thirty-second      answers being sent      up to 64 MiB
 //! a sixteenth          bodies of writes        up to 512 MiB
 //! a sixteenth          what one write becomes  up to 256 MiB
 //! ```
@@ -42,7 +42,7 @@ impl Sizes {
             head: part(8, 512 << 20, 16 << 20),
             cache: part(32, 128 << 20, 4 << 20),
             answers: part(64, 64 << 20, 2 << 20),
-            unsent: part(32, 96 << 20, 8 << 20),
+            unsent: part(32, 64 << 20, 8 << 20),
             // A body of the largest size has room.
             bodies: part(16, 512 << 20, 64 << 20),
             write: part(16, 256 << 20, 32 << 20),

@@ -365,3 +365,25 @@ fn exports_over_grpc() {
     is_there(&server);
     assert_eq!(server.terminate().code(), Some(0), "an open gRPC connection does not hold the end up");
 }
+
+/// What a body may be at most is one setting for all doors: OTLP has twice as much as remote write.
+#[test]
+fn bodies_over_the_limit_are_refused_for_good() {
+    let server = Start::new().with(&["--limit", "write_body_bytes_max=100000"]).ready();
+    let name = "m".repeat(250_000);
+    let body = export(vec![metric(&name, "", metric::Data::Gauge(Gauge::default()))]);
+    let answer = post(&server, "/v1/metrics", &[PROTOBUF], &body.encode_to_vec());
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let address = server.grpc().expect("a gRPC port");
+        let mut client = MetricsServiceClient::connect(format!("http://{address}")).await.unwrap();
+        let refused = client.export(body).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    });
+    assert!(server.metric("quiver_requests_rejected_total{door=\"otlp_grpc\",reason=\"too_large\"}") >= 1.0);
+    // One that could never find room is not told to come again.
+    let server = Start::new().with(&["--limit", "write_bodies_bytes_max=64KiB"]).ready();
+    let large = vec![b'x'; 100_000];
+    assert_eq!(post(&server, "/v1/metrics", &[PROTOBUF], &large).status, 413);
+}

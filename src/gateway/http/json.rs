@@ -16,6 +16,11 @@ impl Json {
         self.0.into_bytes()
     }
 
+    /// Makes room for so many bytes more, about.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.0.reserve(bytes);
+    }
+
     /// Text that is JSON already.
     pub fn raw(&mut self, text: &str) -> &mut Self {
         self.0.push_str(text);

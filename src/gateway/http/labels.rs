@@ -11,7 +11,9 @@ use super::params::Params;
 use super::success;
 use crate::Gateway;
 
-/// Entries of a list that needs no turn to be written.
+/// Bytes of a list that needs no turn to be written.
+const LIST_BYTES_AT_ONCE: usize = 128 << 10;
+/// Series of one that needs none.
 const LIST_AT_ONCE: usize = 1_000;
 
 const TRUNCATED: &str = "results truncated due to limit";
@@ -27,8 +29,11 @@ fn strings(g: &Gateway, headers: &HeaderMap, mut list: Vec<String>, limit: usize
         list.truncate(limit);
         warnings.push(TRUNCATED.to_owned());
     }
-    let _turn = (list.len() > LIST_AT_ONCE).then(|| g.writers.enter());
+    let bytes: usize = list.iter().map(|text| text.len() + 3).sum();
+    let _turn = (bytes > LIST_BYTES_AT_ONCE).then(|| g.writers.enter());
     success(headers, &warnings, &[], |j| {
+        // Grown step by step, a large answer would be there twice.
+        j.reserve(bytes);
         j.strings(list.iter().map(String::as_str));
     })
 }

@@ -123,6 +123,9 @@ async fn run(
 /// Points of an answer that needs no turn to be written.
 const POINTS_AT_ONCE: usize = 10_000;
 
+/// Bytes of a point as JSON, about.
+const POINT_BYTES: usize = 26;
+
 fn points(answer: &Answer) -> usize {
     match &answer.value {
         AnswerValue::Scalar(..) | AnswerValue::String(..) => 1,
@@ -212,6 +215,8 @@ pub fn envelope(answer: &Answer, query: &str, stats: &str) -> Vec<u8> {
 
 fn rendered(answer: &Answer, shown: Shown, told: &Told) -> Vec<u8> {
     super::envelope(&told.warnings, &told.infos, |j| {
+        // Grown step by step, a large answer would be there twice.
+        j.reserve(points(answer) * POINT_BYTES);
         j.raw("{").value(&answer.value);
         if shown != Shown::Nothing {
             render_stats(j, answer, shown == Shown::All);

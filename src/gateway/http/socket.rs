@@ -75,9 +75,9 @@ impl Socket {
         &self.place.peer
     }
 
-    /// Something came, or the connection ended.
+    /// Something came, or the connection ended. (A new socket counts as readable until it was asked: it is looked at.)
     pub async fn readable(&self) {
-        let _ = self.stream.readable().await;
+        let _ = self.stream.peek(&mut [0]).await;
     }
 
     /// Notes what came; the bytes in its place if some had to be escaped.

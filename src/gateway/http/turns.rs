@@ -2,8 +2,14 @@
 
 use parking_lot::{Condvar, Mutex};
 
-/// Threads that write a large answer at once.
+/// Threads that write a large answer at once, if there are cores for as many.
 const WRITERS_MAX: usize = 4;
+/// The same at least: one may be between two steps of its work.
+const WRITERS_MIN: usize = 2;
+
+fn writers_max() -> usize {
+    std::thread::available_parallelism().map_or(WRITERS_MIN, usize::from).clamp(WRITERS_MIN, WRITERS_MAX)
+}
 
 /// Places for writers.
 #[derive(Debug)]
@@ -14,7 +20,7 @@ pub struct Writers {
 
 impl Default for Writers {
     fn default() -> Self {
-        Self { free: Mutex::new(WRITERS_MAX), freed: Condvar::new() }
+        Self { free: Mutex::new(writers_max()), freed: Condvar::new() }
     }
 }
 
@@ -60,7 +66,7 @@ mod tests {
                 });
             }
         });
-        assert!((1..=WRITERS_MAX).contains(&most.into_inner()));
-        assert_eq!(*writers.free.lock(), WRITERS_MAX);
+        assert!((1..=writers_max()).contains(&most.into_inner()));
+        assert_eq!(*writers.free.lock(), writers_max());
     }
 }

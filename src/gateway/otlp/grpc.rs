@@ -27,7 +27,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
-use super::EXPORT_BYTES_MAX;
+use super::export_bytes_max;
 use super::incoming::connections;
 use super::weigh::weigh;
 use crate::Gateway;
@@ -71,17 +71,21 @@ impl tower::Service<http::Request<Body>> for Metrics {
                 gateway.rejections.request(Door::OtlpGrpc, Reason::Method, &text);
                 return Ok(Status::unimplemented(text).into_http());
             }
-            let memory_max = gateway.services.limits.get().write_memory_bytes_max;
+            let limits = gateway.services.limits.get();
+            let (sent_max, decoded_max) = export_bytes_max(&limits);
+            let memory_max = limits.write_memory_bytes_max;
             let cause = WhyRejected::default();
             let mut grpc = Grpc::new(ExportCodec { memory_max, cause: cause.clone() })
-                .max_decoding_message_size(EXPORT_BYTES_MAX)
+                .max_decoding_message_size(decoded_max)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd);
             let held = gateway.bodies.hold();
-            let window = Duration::from_millis(gateway.services.limits.get().slow_client_ms_max).min(BODY_TIMEOUT);
+            let window = Duration::from_millis(limits.slow_client_ms_max).min(BODY_TIMEOUT);
             let request = request.map(|body| Rationed {
                 body,
                 held,
+                sent_max,
+                left: sent_max,
                 began: Instant::now(),
                 window,
                 came: 0,
@@ -260,6 +264,10 @@ impl Decoder for ExportCodec {
 struct Rationed {
     body: Body,
     held: HeldRoom,
+    /// Bytes that may come.
+    sent_max: usize,
+    /// Those that may still come.
+    left: usize,
     began: Instant,
     /// Time in which the rate is measured.
     window: Duration,
@@ -293,13 +301,22 @@ impl http_body::Body for Rationed {
         let this = &mut *self;
         let cause = Arc::clone(&this.cause);
         let refused = |e: BodyError| {
-            let _ = cause.set(if matches!(e, BodyError::Crowded) { Reason::BodiesFull } else { Reason::Slow });
-            Poll::Ready(Some(Err(later(1, e.to_string()))))
+            let (reason, status) = match e {
+                BodyError::TooLarge(_) => (Reason::TooLarge, Status::invalid_argument(e.to_string())),
+                BodyError::Crowded => (Reason::BodiesFull, later(1, e.to_string())),
+                _ => (Reason::Slow, later(1, e.to_string())),
+            };
+            let _ = cause.set(reason);
+            Poll::Ready(Some(Err(status)))
         };
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
                 this.came += bytes;
+                let Some(left) = this.left.checked_sub(bytes) else {
+                    return refused(BodyError::TooLarge(this.sent_max));
+                };
+                this.left = left;
                 match this.held.take(bytes) {
                     Ok(()) => Poll::Ready(Some(Ok(frame))),
                     Err(e) => refused(e),

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use prost::Message;
 use quiver_model::labels::quoted;
 
-use super::EXPORT_BYTES_MAX;
+use super::export_bytes_max;
 use super::weigh::weigh;
 use crate::Gateway;
 use crate::http::body::receive_body;
@@ -30,12 +30,14 @@ pub async fn handle(gateway: &Gateway, request: Request<Body>) -> Response<Body>
     if !["", "identity", "gzip", "zstd"].contains(&encoding.as_str()) {
         return unsupported(Reason::Encoding, "content encoding", &encoding, "gzip, zstd or none");
     }
-    let body = match receive_body(request.into_body(), EXPORT_BYTES_MAX, &gateway.bodies).await {
+    let limits = gateway.services.limits.get();
+    let (sent_max, decoded_max) = export_bytes_max(&limits);
+    let body = match receive_body(request.into_body(), sent_max, &gateway.bodies).await {
         Ok(b) => b,
         Err(e) => return body_error(&e),
     };
-    let memory_max = gateway.services.limits.get().write_memory_bytes_max;
-    let decoded = inflate(&encoding, body.bytes).and_then(|b| {
+    let memory_max = limits.write_memory_bytes_max;
+    let decoded = inflate(&encoding, body.bytes, decoded_max).and_then(|b| {
         weigh(&b, memory_max)?;
         ExportMetricsServiceRequest::decode(b.as_slice()).map_err(|e| e.to_string())
     });
@@ -60,15 +62,15 @@ fn header_text(request: &Request<Body>, name: HeaderName) -> String {
     String::from_utf8_lossy(value).trim().to_owned()
 }
 
-fn inflate(encoding: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
-    let max = EXPORT_BYTES_MAX as u64;
+fn inflate(encoding: &str, body: Vec<u8>, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let max = bytes_max as u64;
     let mut out = Vec::new();
     let n = match encoding {
-        "gzip" => flate2::read::MultiGzDecoder::new(body.as_slice()).take(max + 1).read_to_end(&mut out),
+        "gzip" => flate2::read::MultiGzDecoder::new(body.as_slice()).take(max.saturating_add(1)).read_to_end(&mut out),
         "zstd" => {
             let mut d = zstd::stream::read::Decoder::new(body.as_slice()).map_err(|e| e.to_string())?;
             d.window_log_max(25).map_err(|e| e.to_string())?;
-            d.take(max + 1).read_to_end(&mut out)
+            d.take(max.saturating_add(1)).read_to_end(&mut out)
         }
         _ => return Ok(body),
     };

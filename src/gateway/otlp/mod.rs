@@ -26,14 +26,17 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use quiver_core::{WriteError, WriteReceipt};
+use quiver_model::Limits;
 
 use self::convert::{ConvertOptions, convert};
 pub use self::partial::Partial;
 use crate::Gateway;
 use crate::rejections::{Door, Reason};
 
-/// Bytes of one export at most, decompressed.
-pub const EXPORT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one export at most: as it is sent, and decompressed. Twice those of a remote write, which says the same in fewer.
+pub(crate) fn export_bytes_max(limits: &Limits) -> (usize, usize) {
+    (limits.write_body_bytes_max.saturating_mul(2), limits.write_decoded_bytes_max.saturating_mul(2))
+}
 
 /// Converts and writes one export.
 pub async fn export(
