@@ -175,6 +175,10 @@ fn keep_near_tip(e: &mut clap::Error) {
         (ContextKind::InvalidArg, ContextKind::SuggestedArg),
         (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
     ];
+    // An empty list would be printed as an empty line.
+    if matches!(e.get(ContextKind::Suggested), Some(ContextValue::StyledStrs(tips)) if tips.is_empty()) {
+        e.remove(ContextKind::Suggested);
+    }
     for (written, tip) in KINDS {
         let Some(ContextValue::String(word)) = e.get(written) else { continue };
         let word = word.trim_start_matches('-').to_owned();

@@ -546,7 +546,7 @@ fn cannot_start(data: &Path, flags: &[&str]) -> String {
 fn data_folders_that_cannot_be_used() {
     let mut v = Victim::new();
     let text = cannot_start(&v.server.data, &[]);
-    assert!(text.contains(&format!("in use by the server with process id {}", v.server.id())), "{text}");
+    assert!(text.contains(&format!("a server (process {}) already runs on the data folder", v.server.id())), "{text}");
     v.is_unharmed(0);
 
     // A file where the folder should be, and a folder under a file.
