@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -129,7 +129,7 @@ pub async fn body(format: Format, answer: SqlAnswer, guard: Option<DropGuard>) -
             let batches = answer.rest().await?;
             let schema = answer.schema();
             let bytes = if format == Format::Json { json(schema, &batches) } else { parquet(schema, &batches) };
-            Ok(Body::from(bytes.map_err(QueryError::Internal)?))
+            Ok(Body::from(bytes.map_err(QueryError::Execution)?))
         }
     }
 }
@@ -156,11 +156,11 @@ impl Encoder {
         answer: SqlAnswer,
         guard: Option<DropGuard>,
     ) -> Result<impl futures::Stream<Item = Result<Bytes, String>> + use<>, QueryError> {
-        let internal = |e: String| QueryError::Internal(e);
+        let failed = |e: String| QueryError::Execution(e);
         let sink = match format {
             Format::Arrow => Sink::Arrow(Box::new(
                 arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &sql_json::unique_names(answer.schema()))
-                    .map_err(|e| internal(e.to_string()))?,
+                    .map_err(|e| failed(e.to_string()))?,
             )),
             Format::Csv => Sink::Csv { header: true },
             _ => Sink::Lines,
@@ -190,7 +190,7 @@ impl Encoder {
         let batch = self.answer.next().await?;
         self.done = batch.is_none();
         let schema = Arc::clone(self.answer.schema());
-        self.encode(batch, &schema).map(|b| Some(Bytes::from(b))).map_err(QueryError::Internal)
+        self.encode(batch, &schema).map(|b| Some(Bytes::from(b))).map_err(QueryError::Execution)
     }
 
     fn encode(&mut self, batch: Option<RecordBatch>, schema: &SchemaRef) -> Result<Vec<u8>, String> {
@@ -226,22 +226,28 @@ impl Encoder {
     }
 }
 
-/// The batch with text by number turned into text.
+/// The batch in types that texts are written of: text by number as text, keys of maps as text. Fails if a time in it has no text.
 fn plain(batch: &RecordBatch) -> Result<RecordBatch, String> {
-    map_columns(batch, |_, a| match a.data_type() {
-        DataType::Dictionary(_, value) => arrow::compute::cast(a, value).map_err(|e| e.to_string()),
-        _ => Ok(Arc::clone(a)),
+    map_columns(batch, |_, a| {
+        sql_json::check_times(a)?;
+        let to = sql_json::written_type(a.data_type());
+        if to == *a.data_type() { Ok(Arc::clone(a)) } else { arrow::compute::cast(a, &to).map_err(|e| e.to_string()) }
     })
 }
 
 /// The batch with nested columns as JSON text, for CSV.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch, String> {
     map_columns(&plain(batch)?, |f, a| match a.data_type() {
-        DataType::Struct(_) | DataType::List(_) | DataType::Map(..) => {
+        DataType::Struct(_)
+        | DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::Map(..) => {
             let texts: Result<arrow::array::StringArray, String> =
                 sql_json::values(f, a).map(|list| list.into_iter().map(|v| (v != "null").then_some(v)).collect());
             texts.map(|t| Arc::new(t) as ArrayRef)
         }
+        DataType::Float64 | DataType::Float32 => Ok(sql_json::float_texts(a)),
         _ => Ok(Arc::clone(a)),
     })
 }
@@ -261,7 +267,7 @@ fn map_columns(
         .map(|(f, c)| f.as_ref().clone().with_data_type(c.data_type().clone()).with_nullable(true))
         .collect();
     let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let schema = Arc::new(arrow::datatypes::Schema::new(fields));
+    let schema = Arc::new(Schema::new(fields));
     RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| e.to_string())
 }
 
@@ -313,12 +319,26 @@ fn renamed(batch: &RecordBatch) -> Result<RecordBatch, String> {
 
 fn parquet(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, String> {
     use parquet::arrow::ArrowWriter;
-    let schema = sql_json::unique_names(schema);
+    let schema = Arc::new(Schema::new(
+        sql_json::unique_names(schema)
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_data_type(sql_json::stored_type(f.data_type())))
+            .collect::<Vec<_>>(),
+    ));
     let properties = quiver_core::parquet_properties(&schema).build();
     let mut out = Vec::new();
     let mut w = ArrowWriter::try_new(&mut out, schema, Some(properties)).map_err(|e| e.to_string())?;
     for b in batches {
-        w.write(&renamed(b)?).map_err(|e| e.to_string())?;
+        let stored = map_columns(&renamed(b)?, |_, a| {
+            let to = sql_json::stored_type(a.data_type());
+            if to == *a.data_type() {
+                Ok(Arc::clone(a))
+            } else {
+                arrow::compute::cast(a, &to).map_err(|e| e.to_string())
+            }
+        })?;
+        w.write(&stored).map_err(|e| e.to_string())?;
     }
     w.close().map_err(|e| e.to_string())?;
     Ok(out)

@@ -11,9 +11,10 @@ use std::fmt::Debug;
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringArray, make_array};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type,
+    DataType, Date32Type, Field, FieldRef, Float16Type, Float32Type, Float64Type, Int64Type, Schema, SchemaRef,
+    TimeUnit, UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder};
@@ -83,6 +84,103 @@ fn writer(explicit_nulls: bool) -> Writer<Vec<u8>, LineDelimited> {
         .with_explicit_nulls(explicit_nulls)
         .with_encoder_factory(Arc::new(Encoders))
         .build::<_, LineDelimited>(Vec::new())
+}
+
+/// The type that a column is written as where it becomes text: no text by number, and keys of maps are texts.
+pub fn written_type(t: &DataType) -> DataType {
+    nested(t, &|t| match t {
+        DataType::Dictionary(_, value) => Some(written_type(value)),
+        DataType::Map(entries, sorted) => {
+            let DataType::Struct(fields) = entries.data_type() else { return None };
+            let fields: Vec<FieldRef> = fields
+                .iter()
+                .enumerate()
+                .map(|(i, f)| {
+                    let is_text = matches!(f.data_type(), DataType::Utf8 | DataType::LargeUtf8);
+                    let to = if i == 0 && !is_text { DataType::Utf8 } else { written_type(f.data_type()) };
+                    Arc::new(f.as_ref().clone().with_data_type(to))
+                })
+                .collect();
+            let entries = entries.as_ref().clone().with_data_type(DataType::Struct(fields.into()));
+            Some(DataType::Map(Arc::new(entries), *sorted))
+        }
+        _ => None,
+    })
+}
+
+/// The type that a column is stored as in Parquet, which has no intervals of this kind.
+pub fn stored_type(t: &DataType) -> DataType {
+    nested(t, &|t| matches!(t, DataType::Interval(_)).then_some(DataType::Utf8))
+}
+
+/// A type in which `change` replaced types at any depth.
+fn nested(t: &DataType, change: &dyn Fn(&DataType) -> Option<DataType>) -> DataType {
+    if let Some(changed) = change(t) {
+        return changed;
+    }
+    let field = |f: &FieldRef| Arc::new(f.as_ref().clone().with_data_type(nested(f.data_type(), change)));
+    match t {
+        DataType::List(f) => DataType::List(field(f)),
+        DataType::LargeList(f) => DataType::LargeList(field(f)),
+        DataType::FixedSizeList(f, n) => DataType::FixedSizeList(field(f), *n),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect()),
+        DataType::Map(f, sorted) => DataType::Map(field(f), *sorted),
+        t => t.clone(),
+    }
+}
+
+/// Seconds between 1970 and the first and last day that have a date.
+const SECONDS_MAX: i64 = 8_210_000_000_000;
+
+/// Fails if there is a time without a date: writers would put their error into the cell.
+pub fn check_times(array: &ArrayRef) -> Result<(), String> {
+    let per_second = match array.data_type() {
+        DataType::Timestamp(TimeUnit::Second, _) => 1,
+        DataType::Timestamp(TimeUnit::Millisecond, _) | DataType::Date64 => 1_000,
+        DataType::Date32 => {
+            let far = array
+                .as_primitive::<Date32Type>()
+                .iter()
+                .flatten()
+                .find(|d| i64::from(*d).abs() * 86_400 > SECONDS_MAX);
+            return far.map_or(Ok(()), |d| Err(format!("a date is out of range: {d} days after 1970")));
+        }
+        // Finer units do not reach so far.
+        DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::Struct(_)
+        | DataType::Map(..) => {
+            return array.to_data().child_data().iter().try_for_each(|d| check_times(&make_array(d.clone())));
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000_000,
+        _ => return Ok(()),
+    };
+    let numbers = arrow::compute::cast(array, &DataType::Int64).map_err(|e| e.to_string())?;
+    let far = numbers.as_primitive::<Int64Type>().iter().flatten().find(|t| (t / per_second).abs() > SECONDS_MAX);
+    far.map_or(Ok(()), |t| Err(format!("a time is out of range: {} seconds after 1970", t / per_second)))
+}
+
+/// Floats as texts, with the names that other formats have for those without a number.
+pub fn float_texts(array: &ArrayRef) -> ArrayRef {
+    fn texts<T: ArrowPrimitiveType>(array: &ArrayRef) -> ArrayRef
+    where
+        T::Native: Debug + Into<f64>,
+    {
+        let text = |v: T::Native| {
+            let wide: f64 = v.into();
+            match wide {
+                w if w.is_nan() => "NaN".to_owned(),
+                w if w.is_infinite() => if w > 0.0 { "+Inf" } else { "-Inf" }.to_owned(),
+                _ => format!("{v:?}"),
+            }
+        };
+        Arc::new(array.as_primitive::<T>().iter().map(|v| v.map(text)).collect::<StringArray>())
+    }
+    match array.data_type() {
+        DataType::Float32 => texts::<Float32Type>(array),
+        _ => texts::<Float64Type>(array),
+    }
 }
 
 /// An object for each row, and a line for each object.
