@@ -8,7 +8,8 @@ use quiver_core::{
     WriteReceipt,
 };
 use quiver_model::{Clock, Limits, LiveLimits, SystemClock, WriteBatch};
-use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest};
+use quiver_persistence::{Disk, DiskError, RealDisk};
+use quiver_query::sql::{SqlAnswer, SqlEngine, SqlRequest, TEMPORARY_PREFIX};
 use quiver_query::{Answer, Engine, EngineOptions, Features, PromqlRequest, QueryError};
 
 /// How a database is opened.
@@ -73,6 +74,28 @@ pub enum DatabaseError {
     Engine(String),
 }
 
+/// Folder of temporary files in a data folder.
+const TEMPORARY_DIR: &str = "tmp";
+
+/// Deletes the temporary files that a process left which was killed. A folder without anything else is deleted, too.
+fn delete_temporary(folder: &Path) -> Result<(), DiskError> {
+    let disk = RealDisk::create(folder)?;
+    if !disk.exists(TEMPORARY_DIR)? {
+        return Ok(());
+    }
+    for name in disk.list_dirs(TEMPORARY_DIR)?.iter().filter(|n| n.starts_with(TEMPORARY_PREFIX)) {
+        let dir = format!("{TEMPORARY_DIR}/{name}");
+        for file in disk.list(&dir)? {
+            disk.remove(&format!("{dir}/{file}"))?;
+        }
+        disk.remove_dir(&dir)?;
+    }
+    if disk.list_dirs(TEMPORARY_DIR)?.is_empty() && disk.list(TEMPORARY_DIR)?.is_empty() {
+        disk.remove_dir(TEMPORARY_DIR)?;
+    }
+    Ok(())
+}
+
 /// A database. Cheap to clone; the last [`Database::close`] counts.
 ///
 /// ```no_run
@@ -127,7 +150,15 @@ impl Database {
             store_options.log.durability = quiver_persistence::Durability::Interval(ms);
         }
         let folder = folder.as_ref().to_owned();
-        let opened = tokio::task::spawn_blocking(move || Store::open_dir(folder, store_options)).await;
+        let temporary = folder.join(TEMPORARY_DIR);
+        let opened = tokio::task::spawn_blocking(move || {
+            let store = Store::open_dir(&folder, store_options)?;
+            if let Err(error) = delete_temporary(&folder) {
+                tracing::warn!(%error, "cannot delete old temporary files of SQL statements");
+            }
+            Ok::<_, OpenError>(store)
+        });
+        let opened = opened.await;
         let store = opened.map_err(|e| DatabaseError::Engine(e.to_string()))??;
         let limits = store.limits();
         let engine_options =
@@ -137,7 +168,7 @@ impl Database {
         let engine =
             Arc::new(Engine::sharing(Arc::clone(&source), engine_options, limits.clone()).map_err(|e| failed(&e))?);
         let maintain: Arc<dyn Maintain> = Arc::clone(&store) as _;
-        let sql = SqlEngine::with_figures(source, Arc::clone(&engine), limits.clone(), Some(maintain))
+        let sql = SqlEngine::with_figures(source, Arc::clone(&engine), limits.clone(), Some(maintain), Some(temporary))
             .map_err(|e| failed(&e))?;
         Ok(Self { store, engine, sql: Arc::new(sql), limits })
     }

@@ -74,6 +74,8 @@ pub struct Limits {
     pub sql_operators_max: usize,
     /// Rows of one SQL answer.
     pub sql_rows_max: usize,
+    /// Temporary files of all SQL statements together, bytes: of sorts, aggregations and joins that need more than their memory.
+    pub sql_spill_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -106,11 +108,12 @@ impl Default for Limits {
             query_memory_bytes_max: 1 << 30,
             query_memory_total_bytes_max: 2 << 30,
             result_cache_bytes_max: 64 << 20,
-            answer_bytes_max: 96 << 20,
+            answer_bytes_max: 64 << 20,
             slow_client_ms_max: 20_000,
             regex_bytes_max: 10 << 20,
             sql_operators_max: 500,
             sql_rows_max: 10_000_000,
+            sql_spill_bytes_max: 4 << 30,
         }
     }
 }
@@ -174,6 +177,7 @@ by_name! {
     regex_bytes_max: usize,
     sql_operators_max: usize,
     sql_rows_max: usize,
+    sql_spill_bytes_max: u64,
 }
 
 impl Limits {

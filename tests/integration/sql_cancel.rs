@@ -309,6 +309,26 @@ fn a_stopped_statement_stops_in_the_middle_of_any_operator() {
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
+#[test]
+fn a_sort_that_writes_to_disk_stops() {
+    let server = server("query_timeout_ms=120000,sql_rows_max=1000000000,query_memory_bytes_max=64MiB");
+    let many = "metrics.m a, generate_series(1, 1000000) g";
+    for (name, how, statement) in [
+        ("sort", Stop::Kill, format!("SELECT v FROM (SELECT a.value * g.value v FROM {many}) s ORDER BY v")),
+        (
+            "rank",
+            Stop::Timeout,
+            format!("SELECT count(x) FROM (SELECT rank() OVER (ORDER BY a.value * g.value) x FROM {many}) s"),
+        ),
+    ] {
+        let Stopped { at, cpu, answered, .. } = stopped(&server, &statement, how);
+        until(&server, "the permit is free", |list| list.iter().all(|q| q["query"] != *statement));
+        let (_, cpu_still) = last_work(&server);
+        let (late, worked) = (answered.saturating_duration_since(at), cpu_still.saturating_sub(cpu));
+        assert!(late <= BATCHES * SLOW && worked <= ONE_CALL * SLOW, "{name}: answered {late:?}, worked {worked:?}");
+    }
+}
+
 const LONG: &str = "SELECT count(*) FROM metrics.m a JOIN metrics.m b ON a.value < b.value - 1e9";
 
 #[test]

@@ -188,7 +188,7 @@ fn columns_of_one_name_are_shown_and_told_apart_where_names_are_keys() {
     assert_eq!(all.len(), 10, "{all:?}");
     assert_eq!((all[8].as_str(), all[9].as_str()), ("job", "value"));
     let texts = server.sql("SELECT ts::text FROM metrics.t WHERE q = 'b' ORDER BY ts DESC");
-    assert_eq!(texts, [[json!("2026-06-02T03:50:01Z")], [json!("2026-06-02T03:50:00Z")]]);
+    assert_eq!(texts, [[json!("2026-06-02T03:50:01.000Z")], [json!("2026-06-02T03:50:00.000Z")]]);
 
     let statement = "SELECT job, job, max(value), min(value) AS max FROM metrics.t WHERE q = 'b' GROUP BY job";
     let ask = |format: &str| server.post("/api/v1/sql", &[("query", statement), ("format", format)]);
@@ -376,4 +376,145 @@ fn promql_takes_times_that_are_computed() {
     ] {
         assert_eq!(server.sql(statement), Vec::<Vec<Value>>::new(), "{statement}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_statement_is_said_in_its_own_words() {
+    let server = filled();
+    for (statement, words) in [
+        ("SELECT avg(job) FROM metrics.t", "there is no function avg(text); avg takes a number or an interval"),
+        ("SELECT avg(ts) FROM metrics.t", "there is no function avg(timestamptz)"),
+        ("SELECT sum(job) OVER () FROM metrics.t", "there is no function sum(text)"),
+        ("SELECT round(job) FROM metrics.t", "there is no function round(text); round takes a number"),
+        ("SELECT trim(value) FROM metrics.t", "there is no function btrim(double precision); btrim takes a text"),
+        ("SELECT length(labels) FROM samples", "there is no function character_length(map)"),
+        ("SELECT element_at(job, 'a') FROM metrics.t", "there is no function map_extract(text, text)"),
+        ("SELECT date_trunc(job) FROM metrics.t", "date_trunc takes 2 arguments"),
+        ("SELECT ts > now() - '5 seconds' FROM metrics.t", "a length of time is written INTERVAL '5 seconds'"),
+        ("SELECT job + 1 FROM metrics.t", "there is no operator text + bigint"),
+        ("SELECT * FROM metrics.t WHERE job = \"quiver\"", "texts take single quotes: 'quiver'"),
+        ("SELECT x.value FROM metrics.t", "there is no table x after FROM"),
+        ("SELECT job, count(*) FROM metrics.t", "the column job has to be in GROUP BY"),
+        ("SELECT time_bucket('5 minutes', ts) FROM metrics.t", "use date_bin(INTERVAL '5 minutes', ts)"),
+        ("SELECT uper(job) FROM metrics.t", "there is no function uper; did you mean upper?"),
+        ("SELECT xyzzy(job) FROM metrics.t", "there is no function xyzzy\""),
+        ("SELECT rate(value) FROM metrics.t", "rate is PromQL: SELECT * FROM promql('rate(…)'"),
+        ("SELECT rank() FROM metrics.t", "write rank(…) OVER (ORDER BY ts)"),
+        ("SELECT generate_series(1, 3)", "generate_series works only after FROM"),
+        ("SELECT job SIMILAR TO zone FROM metrics.t", "SIMILAR TO takes a constant pattern"),
+        ("SELECT date_bin(interval '-5 minutes', ts) FROM metrics.t", "has to be greater than zero"),
+        ("SELECT to_char(ts, 'IYYY') FROM metrics.t", "which is not known: YYYY, MM, DD"),
+        ("SELECT 9223372036854775807 + 1", "is out of range of bigint"),
+        ("sql", "line 1, column 1: expected a statement, found sql"),
+        ("SELECT 1 .tables temp", "there is nothing before .tables"),
+        ("SELECT 'abc", "line 1, column 8: unterminated string literal"),
+        ("SELECT 1 FROM", "expected identifier, found the end of the statement"),
+        ("CREATE TABLE x (a int)", "SQL is read-only: CREATE TABLE is not supported"),
+        ("INSERT INTO samples VALUES (1)", "SQL is read-only: INSERT is not supported"),
+        ("EXPLAIN DELETE FROM samples", "SQL is read-only: DELETE is not supported"),
+        ("SET x = 1", "SQL is read-only: SET is not supported"),
+        ("COPY samples TO 'x'", "SQL is read-only: COPY is not supported"),
+    ] {
+        let r = server.post("/api/v1/sql", &[("query", statement)]);
+        assert_eq!(r.status, 400, "{statement}: {}", r.text());
+        assert!(r.text().contains(words), "{statement}: {}", r.text());
+        for inside in ["DataFusion", "Internal", "Utf8", "Dictionary", "ParserError", "Ident", "wildcard", "Candidate"]
+        {
+            assert!(!r.text().contains(inside), "{statement}: {}", r.text());
+        }
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_written_is_an_error_of_the_statement_in_every_format() {
+    let server = filled();
+    let formats = ["json", "jsonl", "csv", "arrow", "parquet"];
+    for statement in [
+        "SELECT interval '1 day' AS d, ts - now() AS e FROM metrics.t",
+        "SELECT map(make_array(job), make_array(value)) AS m FROM metrics.t",
+        "SELECT map(make_array(1.5), make_array(interval '1 day')) AS m",
+    ] {
+        for format in formats {
+            let r = server.post("/api/v1/sql", &[("query", statement), ("format", format)]);
+            assert_eq!(r.status, 200, "{statement} as {format}: {}", r.text());
+        }
+    }
+    let keys = server.sql("SELECT map(make_array(job), make_array(value)) FROM metrics.t WHERE q = 'b' ORDER BY ts");
+    assert_eq!(keys[0], [json!({"api": "+Inf"})]);
+    for (statement, words) in [
+        ("SELECT arrow_cast(9000000000000000000, 'Timestamp(Millisecond, None)')", "a time is out of range"),
+        ("SELECT ts AT TIME ZONE 'Nowhere/X' FROM metrics.t", "Nowhere/X"),
+        ("SELECT from_unixtime(2, 'a')", "Invalid timezone"),
+        ("SELECT x + 1 FROM (VALUES (9223372036854775807)) a(x)", "9223372036854775807 + 1"),
+    ] {
+        for format in ["json", "jsonl", "csv"] {
+            let r = server.post("/api/v1/sql", &[("query", statement), ("format", format)]);
+            assert_eq!(r.status, 422, "{statement} as {format}: {}", r.text());
+            assert!(r.text().contains(words) && !r.text().contains("ERROR:"), "{statement}: {}", r.text());
+        }
+    }
+    let r = server.post("/api/v1/sql", &[("query", "SELECT map_entries(labels) FROM samples")]);
+    assert_eq!(r.status, 400, "{}", r.text());
+    let csv = "SELECT value, make_array(value) AS list FROM metrics.t WHERE q = 'c' LIMIT 1";
+    let r = server.post("/api/v1/sql", &[("query", csv), ("format", "csv")]);
+    assert_eq!(r.text(), "value,list\n-Inf,\"[\"\"-Inf\"\"]\"\n");
+}
+
+#[test]
+fn times_of_milliseconds_are_exact() {
+    let server = Server::start();
+    let values: Vec<f64> = (0..4).map(f64::from).collect();
+    write(&mut server.client(), &[Series::new("fine", &[]).floats(T, 1, &values)]);
+    let one = |statement: &str| server.sql(statement)[0][0].clone();
+    for (condition, rows) in [
+        ("ts + interval '500 microseconds' < '2026-06-02T03:50:00.0016Z'", 2),
+        ("ts - interval '1 microsecond' > '2026-06-02T03:50:00.001Z'", 2),
+        ("ts < timestamp '2026-06-02 03:50' + interval '1500 microseconds'", 2),
+    ] {
+        assert_eq!(one(&format!("SELECT count(*) FROM metrics.fine WHERE {condition}")), rows, "{condition}");
+    }
+    let joined = "SELECT count(*) FROM metrics.fine a JOIN metrics.fine b ON a.ts < b.ts + interval '1.5 milliseconds' AND a.ts > b.ts";
+    assert_eq!(one(joined), 3);
+    for (width, wanted) in [("500 microseconds", 4), ("1.5 milliseconds", 7), ("2 milliseconds", 9)] {
+        let frame = format!("ORDER BY ts RANGE BETWEEN interval '{width}' PRECEDING AND CURRENT ROW");
+        let statement = format!("SELECT sum(c) FROM (SELECT count(*) OVER ({frame}) AS c FROM metrics.fine) s");
+        assert_eq!(one(&statement), wanted, "{width}");
+    }
+    // Texts are in the order of their times.
+    let texts = server.sql("SELECT ts::text FROM metrics.fine ORDER BY ts");
+    let wanted: Vec<Vec<Value>> = (0..4).map(|ms| vec![json!(format!("2026-06-02T03:50:00.00{ms}Z"))]).collect();
+    assert_eq!(texts, wanted);
+    assert_eq!(
+        server.sql("SELECT ts::text AS x FROM metrics.fine ORDER BY x DESC LIMIT 1"),
+        [[json!("2026-06-02T03:50:00.003Z")]]
+    );
+    assert_eq!(one("SELECT extract(second FROM max(ts)) FROM metrics.fine"), json!(0.003));
+}
+
+#[test]
+fn a_statement_that_writes_more_than_it_may_is_refused_and_leaves_nothing() {
+    let limits = "query_memory_bytes_max=64MiB,sql_spill_bytes_max=8MiB,sql_rows_max=1000000000";
+    let mut server = crate::server::Start::new().with(&["--limit", limits]).ready();
+    let values: Vec<f64> = (0..1000).map(f64::from).collect();
+    write(&mut server.client(), &[Series::new("m", &[]).floats(T, 1000, &values)]);
+    let sort = |n: u32| {
+        format!(
+            "SELECT count(x) FROM (SELECT row_number() OVER (ORDER BY a.value * g.value) x FROM metrics.m a, generate_series(1, {n}) g) s"
+        )
+    };
+    // Left by a server that was killed.
+    let left = server.data.join("tmp").join("datafusion-left");
+    server.kill();
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("file"), "left").unwrap();
+    server.restart();
+    assert!(!left.exists());
+    assert_eq!(server.sql("SELECT count(*) FROM metrics.m"), [[json!(1000)]]);
+    let r = server.post("/api/v1/sql", &[("query", &sort(10_000))]);
+    assert!(r.status == 422 && r.text().contains("sql_spill_bytes_max"), "{}: {}", r.status, r.text());
+    let files = |folder: &std::path::Path| std::fs::read_dir(folder).map_or(0, Iterator::count);
+    let tmp = server.data.join("tmp");
+    server.wait_until("its files are deleted", |_| {
+        std::fs::read_dir(&tmp).map_or(0, |d| d.flatten().map(|e| files(&e.path())).sum::<usize>()) == 0
+    });
 }

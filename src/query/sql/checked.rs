@@ -14,11 +14,13 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::memory_pool::MemoryConsumer;
-use datafusion::logical_expr::ColumnarValue;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::sort_properties::ExprProperties;
+use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::pool::StatementPool;
 
@@ -28,6 +30,21 @@ const ROWS_FIRST: usize = 64;
 const ROWS_MOST: usize = 1 << 20;
 /// An evaluation that takes longer is followed by one of half the rows; one of a quarter of it by one of twice the rows.
 const LONG: Duration = Duration::from_millis(10);
+
+/// An expression whose whole numbers do not wrap around: one that is out of range is an error.
+fn exact(e: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    let calculates = |b: &BinaryExpr| matches!(b.op(), Operator::Plus | Operator::Minus | Operator::Multiply);
+    let done = Arc::clone(&e).transform_up(|e| {
+        Ok(match e.downcast_ref::<BinaryExpr>() {
+            Some(b) if calculates(b) => {
+                let new = BinaryExpr::new(Arc::clone(b.left()), *b.op(), Arc::clone(b.right()));
+                Transformed::yes(Arc::new(new.with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>)
+            }
+            _ => Transformed::no(e),
+        })
+    });
+    done.map_or(e, |done| done.data)
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -40,7 +57,7 @@ pub struct Checked {
 impl Checked {
     /// `inner`, which looks whether the statement was stopped.
     pub fn wrap(inner: Arc<dyn PhysicalExpr>, pool: &Arc<StatementPool>) -> Arc<dyn PhysicalExpr> {
-        Arc::new(Self { inner, pool: Arc::clone(pool), rows: AtomicUsize::new(ROWS_FIRST) })
+        Arc::new(Self { inner: exact(inner), pool: Arc::clone(pool), rows: AtomicUsize::new(ROWS_FIRST) })
     }
 
     /// Evaluates on some rows and decides how many the next ones are.
@@ -94,6 +111,10 @@ impl PhysicalExpr for Checked {
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let all = batch.num_rows();
+        if self.inner.is::<Column>() {
+            self.pool.check()?;
+            return self.inner.evaluate(batch);
+        }
         if all <= self.rows.load(Ordering::Relaxed) {
             return self.timed(batch);
         }

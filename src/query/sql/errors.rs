@@ -2,11 +2,13 @@
 
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 use quiver_core::{Snapshot, TimeRange};
 use quiver_model::{METRIC_NAME, Matcher, nearest};
 
 use super::catalog::TABLES;
 use super::names::Names;
+use super::words::{self, Text};
 use crate::error::QueryError;
 
 /// Names of metrics that are looked through for one that is like another.
@@ -19,13 +21,10 @@ pub fn error(e: &DataFusionError) -> QueryError {
     use DataFusionError as E;
     let root = e.find_root();
     match root {
-        E::SQL(e, _) => QueryError::BadData(e.to_string().replace("sql parser error: ", "")),
-        E::SchemaError(e, _) => QueryError::BadData(schema_error(e)),
-        E::Plan(text) if text.contains("require unique expression names") => QueryError::BadData(
-            "a SELECT list has the same columns twice by *: write * once, or name the columns".into(),
-        ),
-        E::Plan(text) => QueryError::BadData(text.trim().to_owned()),
-        E::NotImplemented(text) => QueryError::BadData(not_supported(text)),
+        E::SQL(e, _) => QueryError::BadData(parser_error(e)),
+        E::SchemaError(e, _) => QueryError::BadData(schema_error(e, &|_| false)),
+        E::Plan(text) => said(text, QueryError::BadData),
+        E::NotImplemented(text) => said(text, |text| QueryError::BadData(not_supported(&text))),
         E::ResourcesExhausted(_) => {
             QueryError::Execution(format!("the query needs more memory than it may use: {}", root.strip_backtrace()))
         }
@@ -34,10 +33,42 @@ pub fn error(e: &DataFusionError) -> QueryError {
             None => QueryError::Execution(inner.to_string()),
         },
         E::ExecutionJoin(e) if e.is_panic() => unforeseen(&root.strip_backtrace()),
-        E::Internal(text) => unforeseen(text),
-        E::Execution(text) => QueryError::Execution(text.trim().to_owned()),
-        E::ArrowError(e, _) => QueryError::Execution(e.to_string()),
-        _ => QueryError::Execution(root.strip_backtrace()),
+        E::Internal(text) => match words::say(text) {
+            // A call that no signature takes is the statement's fault, wherever it is found.
+            Text::Said(text) if text.starts_with("there is no function") => QueryError::BadData(text),
+            _ => unforeseen(text),
+        },
+        E::Execution(text) => match said(text, QueryError::Execution) {
+            QueryError::Execution(text) if text.starts_with("there is no function") => QueryError::BadData(text),
+            other => other,
+        },
+        E::ArrowError(e, _) => said(&e.to_string(), QueryError::Execution),
+        _ => said(&root.strip_backtrace(), QueryError::Execution),
+    }
+}
+
+fn said(text: &str, error: impl FnOnce(String) -> QueryError) -> QueryError {
+    match words::say(text) {
+        Text::Said(text) => error(text),
+        Text::Unforeseen => unforeseen(text),
+    }
+}
+
+/// What the parser says, the place first.
+pub fn parser_error(e: &ParserError) -> String {
+    match e {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => words::parse_error(text),
+        ParserError::RecursionLimitExceeded => "the statement is nested too deeply".into(),
+    }
+}
+
+/// Did the optimizer make a plan that it does not accept itself?
+pub fn is_invalid_plan(e: &DataFusionError) -> bool {
+    match e.find_root() {
+        DataFusionError::Plan(text) | DataFusionError::Internal(text) => {
+            text.starts_with("Plan: [") || text.contains("does not satisfy order requirements")
+        }
+        _ => false,
     }
 }
 
@@ -55,6 +86,8 @@ fn not_supported(text: &str) -> String {
     ];
     match known.into_iter().find(|(start, _)| text.starts_with(start)) {
         Some((_, words)) => format!("not supported: {words}"),
+        // What was put into words is said already.
+        None if text.contains("read-only") || text.contains("; ") => text.to_owned(),
         None => format!("not supported: {}", text.trim()),
     }
 }
@@ -69,13 +102,20 @@ fn unforeseen(text: &str) -> QueryError {
     )
 }
 
-fn schema_error(e: &SchemaError) -> String {
+/// `quotes`: is a name written between double quotes?
+fn schema_error(e: &SchemaError, quotes: &dyn Fn(&str) -> bool) -> String {
     match e {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+            if let Some(table) = field.relation.as_ref().filter(|_| names.contains(&field.name())) {
+                let table = table.table();
+                return format!("there is no table {table} after FROM, so {table}.{} is no column", field.name());
+            }
             let mut text = format!("there is no column {}", field.name());
             if let Some(near) = nearest(field.name(), names.iter().copied()) {
                 text.push_str(&format!("; did you mean {}?", quoted(near)));
+            } else if quotes(field.name()) {
+                text.push_str(&format!("; texts take single quotes: '{}'", field.name()));
             } else if names.is_empty() {
                 text.push_str(" here");
             } else {
@@ -106,7 +146,7 @@ pub fn planning(e: &DataFusionError, names: &Names, snapshot: &dyn Snapshot) -> 
             {
                 QueryError::BadData(format!("the column {} is ambiguous: two columns have this name", field.name()))
             }
-            _ => error(e),
+            schema => QueryError::BadData(schema_error(schema, &|name| names.is_quoted(name))),
         },
         _ => error(e),
     };

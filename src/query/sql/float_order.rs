@@ -3,11 +3,11 @@
 //! Arrow compares bits: a NaN with its sign set (what x86 makes of `Inf - Inf`) is less than −Inf, NaNs of other bits are
 //! other values, and −0 is less than 0. So wherever a float is compared, sorted, grouped or joined, its key takes its
 //! place: every NaN the same one, −0 as 0. What a statement returns is the value itself, except for a key of `GROUP BY` or
-//! `DISTINCT`. A cast to a whole number rounds, as PostgreSQL's.
+//! `DISTINCT`. Floats in lists and structs are compared in the same way. A cast to a whole number rounds, as PostgreSQL's.
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, make_array};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -67,21 +67,30 @@ impl FloatFunction {
         Arc::new(ScalarUDF::new_from_impl(Self { made, signature: Signature::any(1, Volatility::Immutable) }))
     }
 
-    fn of(&self, array: &ArrayRef) -> ArrayRef {
+    fn of(&self, array: &ArrayRef) -> Result<ArrayRef> {
         macro_rules! unary {
             ($from:ty, $to:ty, $f:expr) => {
                 Arc::new(array.as_primitive::<$from>().unary::<_, $to>($f)) as ArrayRef
             };
         }
-        match (array.data_type(), self.made) {
+        Ok(match (array.data_type(), self.made) {
             (DataType::Float64, Made::Key) => unary!(Float64Type, Float64Type, key),
             (DataType::Float64, Made::Rank) => unary!(Float64Type, Int64Type, rank),
             (DataType::Float64, Made::Whole) => unary!(Float64Type, Float64Type, f64::round_ties_even),
             (DataType::Float32, Made::Key) => unary!(Float32Type, Float32Type, |x| key(x.into()) as f32),
             (DataType::Float32, Made::Rank) => unary!(Float32Type, Int64Type, |x| rank(x.into())),
             (DataType::Float32, Made::Whole) => unary!(Float32Type, Float32Type, f32::round_ties_even),
+            (t, Made::Key) if is_float_type(t) => return self.of_parts(array),
             _ => Arc::clone(array),
-        }
+        })
+    }
+
+    /// A list or a struct with the keys of the floats in it.
+    fn of_parts(&self, array: &ArrayRef) -> Result<ArrayRef> {
+        let data = array.to_data();
+        let parts = data.child_data().iter().map(|d| Ok(self.of(&make_array(d.clone()))?.to_data()));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        Ok(make_array(data.into_builder().child_data(parts).build()?))
     }
 }
 
@@ -105,16 +114,26 @@ impl ScalarUDFImpl for FloatFunction {
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         Ok(match &args.args[0] {
-            ColumnarValue::Array(a) => ColumnarValue::Array(self.of(a)),
+            ColumnarValue::Array(a) => ColumnarValue::Array(self.of(a)?),
             ColumnarValue::Scalar(s) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&self.of(&s.to_array()?), 0)?)
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&self.of(&s.to_array()?)?, 0)?)
             }
         })
     }
 }
 
+/// A float, or a list or struct with floats in it.
 fn is_float_type(t: &DataType) -> bool {
-    matches!(t, DataType::Float64 | DataType::Float32)
+    match t {
+        DataType::Float64 | DataType::Float32 => true,
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => is_float_type(f.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|f| is_float_type(f.data_type())),
+        _ => false,
+    }
+}
+
+fn is_plain_float(e: &Expr, schema: &DFSchema) -> bool {
+    e.get_type(schema).is_ok_and(|t| matches!(t, DataType::Float64 | DataType::Float32))
 }
 
 fn is_float(e: &Expr, schema: &DFSchema) -> bool {
@@ -144,6 +163,25 @@ fn keyed_sorts(sorts: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
 
 /// Aggregates of which the order of floats decides the result. `min` and `max` know it themselves.
 const ORDERED_AGGREGATES: [&str; 4] = ["median", "percentile_cont", "approx_median", "approx_percentile_cont"];
+
+/// Functions that compare what is in lists.
+const LIST_FUNCTIONS: [&str; 15] = [
+    "array_position",
+    "array_positions",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_remove",
+    "array_remove_all",
+    "array_remove_n",
+    "array_distinct",
+    "array_union",
+    "array_intersect",
+    "array_except",
+    "array_max",
+    "array_min",
+    "array_sort",
+];
 
 /// The rule. It runs after types were made equal.
 #[derive(Debug)]
@@ -277,6 +315,7 @@ fn aggregate(mut a: AggregateFunction, schema: &DFSchema) -> AggregateFunction {
         for arg in &mut a.params.args {
             if let Expr::ScalarFunction(f) = arg
                 && f.func == *KEY
+                && f.args.iter().all(|a| is_plain_float(a, schema))
             {
                 f.func = Arc::clone(&RANK);
             }
@@ -322,7 +361,30 @@ fn expression(e: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::ScalarFunction(f) if f.name() == "nullif" && f.args.len() == 2 && is_float(&f.args[0], schema) => {
             null_if(f, schema)?
         }
+        Expr::ScalarFunction(mut f) if LIST_FUNCTIONS.contains(&f.name()) => {
+            f.args = all(f.args);
+            Expr::ScalarFunction(f)
+        }
+        // Half a double goes to the even side; a constant is a decimal in PostgreSQL, and half of it goes up.
+        Expr::ScalarFunction(mut f)
+            if f.name() == "round"
+                && f.args.len() == 1
+                && is_plain_float(&f.args[0], schema)
+                && !matches!(f.args[0], Expr::Literal(..)) =>
+        {
+            f.func = Arc::clone(&WHOLE);
+            Expr::ScalarFunction(f)
+        }
         // PostgreSQL rounds where Arrow cuts.
+        Expr::Cast(mut c)
+            if c.field.data_type().is_integer()
+                && matches!(*c.expr, Expr::Literal(ScalarValue::Float64(Some(_)), _)) =>
+        {
+            if let Expr::Literal(ScalarValue::Float64(Some(v)), _) = c.expr.as_mut() {
+                *v = v.round();
+            }
+            Expr::Cast(c)
+        }
         Expr::Cast(mut c) if c.field.data_type().is_integer() && is_float(&c.expr, schema) => {
             c.expr = whole(*c.expr);
             Expr::Cast(c)

@@ -9,6 +9,7 @@
 //! | between two operators | [`Guarded`], at each batch; it also yields by time |
 //! | inside a join while it probes | the join's filter ([`super::checked`]); joins that put nothing out while probing get one that is always true |
 //! | inside a filter or projection | its expressions ([`super::checked`]), on as many rows at a time as take some milliseconds |
+//! | inside a sort | its keys ([`super::checked`]), batch by batch |
 //! | inside an aggregate over a window | its accumulator, row by row ([`super::windows`]) |
 //! | where an operator asks for memory | the statement's pool ([`super::pool`]) |
 //!
@@ -28,8 +29,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, JoinType, Result, ScalarValue, Statistics};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{InvariantLevel, replace_children_if_necessary};
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::utils::JoinFilter;
@@ -38,6 +39,7 @@ use datafusion::physical_plan::joins::{
 };
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
 use futures::Stream;
 
@@ -51,8 +53,10 @@ const YIELD_AFTER: Duration = Duration::from_millis(10);
 pub fn guard(plan: &Arc<dyn ExecutionPlan>, pool: &Arc<StatementPool>) -> Result<Arc<dyn ExecutionPlan>> {
     let children = plan.children().into_iter().map(|c| guard(c, pool)).collect::<Result<Vec<_>>>()?;
     let plan = replace_children_if_necessary(Arc::clone(plan), children)?;
+    // What a filter or a sort says of its rows is read from its expressions, and operators above rely on it.
+    let properties = Arc::clone(plan.properties());
     let plan = with_checked_expressions(plan, pool)?;
-    Ok(Arc::new(Guarded { plan, pool: Arc::clone(pool) }))
+    Ok(Arc::new(Guarded { plan, properties, pool: Arc::clone(pool) }))
 }
 
 fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, pool: &Arc<StatementPool>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -92,6 +96,9 @@ fn with_checked_expressions(plan: Arc<dyn ExecutionPlan>, pool: &Arc<StatementPo
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
         return checked_projection(&plan, projection, pool);
     }
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        return Ok(checked_sort(&plan, sort, pool));
+    }
     Ok(plan)
 }
 
@@ -114,6 +121,22 @@ fn checked_projection(
     let new =
         ProjectionExec::try_new_with_schema_metadata(expressions, Arc::clone(projection.input()), schema.as_ref())?;
     Ok(Arc::new(new))
+}
+
+/// A sort sorts and writes what it holds within one call, and asks its keys for each batch of it. One that keeps a few rows looks
+/// often enough, and other operators know its keys.
+fn checked_sort(plan: &Arc<dyn ExecutionPlan>, sort: &SortExec, pool: &Arc<StatementPool>) -> Arc<dyn ExecutionPlan> {
+    let keys = sort
+        .expr()
+        .iter()
+        .map(|k| PhysicalSortExpr { expr: Checked::wrap(Arc::clone(&k.expr), pool), options: k.options });
+    match LexOrdering::new(keys) {
+        Some(keys) if sort.fetch().is_none() => {
+            let new = SortExec::new(keys, Arc::clone(sort.input()));
+            Arc::new(new.with_preserve_partitioning(sort.preserve_partitioning()))
+        }
+        _ => Arc::clone(plan),
+    }
 }
 
 /// The filter of a join, made to look. Joins that keep what they find for themselves while they probe get one that is always true:
@@ -142,12 +165,14 @@ fn join_filter(filter: Option<&JoinFilter>, kind: JoinType, pool: &Arc<Statement
 #[derive(Debug)]
 struct Guarded {
     plan: Arc<dyn ExecutionPlan>,
+    /// As they were before its expressions were replaced.
+    properties: Arc<PlanProperties>,
     pool: Arc<StatementPool>,
 }
 
 impl Guarded {
     fn again(&self, plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { plan, pool: Arc::clone(&self.pool) })
+        Arc::new(Self { plan, properties: Arc::clone(&self.properties), pool: Arc::clone(&self.pool) })
     }
 }
 
@@ -167,7 +192,7 @@ impl ExecutionPlan for Guarded {
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
-        self.plan.properties()
+        &self.properties
     }
 
     fn check_invariants(&self, check: InvariantLevel) -> Result<()> {

@@ -23,6 +23,8 @@ use crate::error::QueryError;
 
 /// Lanes kept while nobody uses them.
 const IDLE_MAX: usize = 4;
+/// Planners recurse over a statement, which may have as many levels as operators: some KiB for each, in a build without optimization.
+const STACK_BYTES: usize = 32 << 20;
 
 /// See the module.
 pub struct Lanes {
@@ -57,7 +59,8 @@ impl Lanes {
 
     fn start(&self) -> Result<Runtime, QueryError> {
         let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(self.threads).thread_name("quiver-sql").on_thread_start(take_turns).enable_time();
+        builder.worker_threads(self.threads).thread_name("quiver-sql").thread_stack_size(STACK_BYTES);
+        builder.on_thread_start(take_turns).enable_time();
         // The builder panics where the system grants some of the threads and not all.
         let started = catch_unwind(AssertUnwindSafe(|| build_with_workers(&mut builder)));
         match started {

@@ -7,12 +7,12 @@
 //! * `labels['__name__']` is the metric's name, wherever it stands.
 //! * `ts - lag(ts)` is a length of time: `extract(epoch FROM …)` keeps its fraction, and an interval beside it is a length.
 //! * `ts` is in milliseconds. A text beside it would be cut to milliseconds, and `ts < '… 00.0005'` would lose the sample at
-//!   `00.000`: such a text becomes a time in nanoseconds, and `ts` is compared in those.
+//!   `00.000`: such a text becomes a time in nanoseconds, and `ts` is compared in those. So it is beside a finer interval.
+//! * Patterns, times and functions that PostgreSQL has in another form become the engine's ([`super::patterns`], [`super::times`]).
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, AsArray};
-use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{
     DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType,
@@ -27,12 +27,14 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, SortExpr, Volatility, WindowFunctionDefinition,
+    ScalarUDFImpl, Signature, SortExpr, Volatility, WindowFrameBound, WindowFunctionDefinition,
 };
 use datafusion::optimizer::AnalyzerRule;
 use quiver_model::METRIC_NAME;
 
+use super::patterns;
 use super::table::map_type;
+use super::times;
 
 /// Aggregates whose result does not depend on the order of rows.
 const UNORDERED: [&str; 31] = [
@@ -84,7 +86,7 @@ impl AnalyzerRule for Meaning {
                     if UNORDERED.contains(&a.func.name()) {
                         a.params.order_by.clear();
                     }
-                    if a.func.name() != "count" {
+                    if !matches!(a.func.name(), "count" | "grouping") {
                         a.params.args = texts(a.params.args, schema);
                         a.params.order_by = sorted_texts(a.params.order_by, schema);
                     }
@@ -98,6 +100,16 @@ impl AnalyzerRule for Meaning {
                 }
                 Expr::ScalarFunction(f) if matches!(f.name(), "get_field" | "map_extract") => metric_name(f, schema)?,
                 Expr::ScalarFunction(f) if f.name() == "date_part" => seconds(f, schema),
+                Expr::ScalarFunction(f) => function(f, schema)?,
+                Expr::SimilarTo(like) => Transformed::yes(patterns::similar(like)?),
+                Expr::Like(like) if like.escape_char.is_some() => {
+                    Transformed::yes(Expr::Like(patterns::escaped(like)?))
+                }
+                Expr::Cast(c) => match times::of_cast(&c) {
+                    Some(time) => Transformed::yes(time),
+                    None => Transformed::yes(times::rounded(c, schema)),
+                },
+                Expr::BinaryExpr(b) if arithmetic(b.op) => calculated(b, schema)?,
                 e => exact_time(e, schema),
             })
         })
@@ -129,6 +141,20 @@ impl AnalyzerRule for FineTimes {
                     l.expr = finer(l.expr);
                     Transformed::yes(Expr::InList(l))
                 }
+                Expr::WindowFunction(mut w) => {
+                    let of = |b: &WindowFrameBound| match b {
+                        WindowFrameBound::Preceding(v) | WindowFrameBound::Following(v) => fine_unit(v),
+                        WindowFrameBound::CurrentRow => None,
+                    };
+                    let frame = &w.params.window_frame;
+                    let unit = of(&frame.start_bound).max(of(&frame.end_bound));
+                    match (unit, w.params.order_by.as_mut_slice()) {
+                        (Some(unit), [by]) => by.expr = in_unit(std::mem::take(&mut by.expr), unit, schema),
+                        _ => return Ok(Transformed::no(Expr::WindowFunction(w))),
+                    }
+                    Transformed::yes(Expr::WindowFunction(w))
+                }
+                Expr::Cast(c) => Transformed::yes(times::text_of(c, schema)),
                 e => Transformed::no(e),
             })
         })
@@ -191,24 +217,32 @@ fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
     match e {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
             let (left, right) = lengths(left, right, schema);
+            let (left, right) = dates(left, right, schema);
             let zone = |e: &Expr| zone_of_milliseconds(e, schema);
             let (left, right) = match (&*left, &*right) {
                 (_, Expr::Literal(..)) => {
-                    let right = zone(&left).and_then(|z| time_of(&right, z.as_ref())).map_or(right, Box::new);
+                    let right = zone(&left)
+                        .and_then(|z| times::beside_milliseconds(&right, z.as_ref()))
+                        .map_or(right, Box::new);
                     (left, right)
                 }
                 (Expr::Literal(..), _) => {
-                    let left = zone(&right).and_then(|z| time_of(&left, z.as_ref())).map_or(left, Box::new);
+                    let left =
+                        zone(&right).and_then(|z| times::beside_milliseconds(&left, z.as_ref())).map_or(left, Box::new);
                     (left, right)
                 }
-                _ => return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+                _ => (left, right),
             };
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
         }
         Expr::Between(mut b) => match zone_of_milliseconds(&b.expr, schema) {
             Some(zone) => {
                 for bound in [&mut b.low, &mut b.high] {
-                    if let Some(t) = time_of(bound, zone.as_ref()) {
+                    if matches!(bound.get_type(schema), Ok(DataType::Date32)) {
+                        let day = std::mem::take(bound);
+                        **bound = time_of_day(day, zone.clone());
+                    }
+                    if let Some(t) = times::beside_milliseconds(bound, zone.as_ref()) {
                         **bound = t;
                     }
                 }
@@ -219,7 +253,7 @@ fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::InList(mut l) => match zone_of_milliseconds(&l.expr, schema) {
             Some(zone) => {
                 for item in &mut l.list {
-                    if let Some(t) = time_of(item, zone.as_ref()) {
+                    if let Some(t) = times::beside_milliseconds(item, zone.as_ref()) {
                         *item = t;
                     }
                 }
@@ -231,8 +265,16 @@ fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
     }
 }
 
-/// `extract(epoch FROM ts - lag(ts))` with the fraction, which DataFusion drops.
-fn seconds(f: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
+/// `extract(second FROM ts)` and `extract(epoch FROM ts - lag(ts))` with the fraction, which DataFusion drops.
+fn seconds(mut f: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
+    if let [Expr::Literal(part, _), of] = f.args.as_mut_slice()
+        && part.try_as_str().flatten().is_some_and(|p| matches!(p.to_ascii_lowercase().as_str(), "second" | "seconds"))
+        && matches!(of.get_type(schema), Ok(DataType::Timestamp(..)))
+    {
+        *part = ScalarValue::Utf8(Some("microsecond".into()));
+        let count = Expr::Cast(Cast::new(Box::new(Expr::ScalarFunction(f)), DataType::Float64));
+        return Transformed::yes(count / Expr::Literal(ScalarValue::Float64(Some(1e6)), None));
+    }
     let unit = match f.args.as_slice() {
         [Expr::Literal(part, _), of]
             if part.try_as_str().flatten().is_some_and(|p| p.eq_ignore_ascii_case("epoch")) =>
@@ -248,6 +290,97 @@ fn seconds(f: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
     let count = f.args.into_iter().nth(1).map(|of| cast(cast(of, DataType::Int64), DataType::Float64));
     let second = Expr::Literal(ScalarValue::Float64(Some(per_second(unit) as f64)), None);
     Transformed::yes(count.map_or_else(null, |c| c / second))
+}
+
+/// Functions that PostgreSQL knows in another way.
+fn function(mut f: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match f.name() {
+        // PostgreSQL's clock has microseconds, and so `now() + interval '1000 years'` is a time.
+        "now" => {
+            let DataType::Timestamp(_, zone) = Expr::ScalarFunction(f.clone()).get_type(schema)? else {
+                return Ok(Transformed::no(Expr::ScalarFunction(f)));
+            };
+            let to = DataType::Timestamp(TimeUnit::Microsecond, zone);
+            return Ok(Transformed::yes(Expr::Cast(Cast::new(Box::new(Expr::ScalarFunction(f)), to))));
+        }
+        "coalesce" | "greatest" | "least" | "nullif" => {
+            let Some(zone) = f.args.iter().find_map(|a| zone_of_milliseconds(a, schema)) else {
+                return Ok(Transformed::no(Expr::ScalarFunction(f)));
+            };
+            for arg in &mut f.args {
+                if let Some(time) = times::beside_milliseconds(arg, zone.as_ref()) {
+                    *arg = time;
+                }
+            }
+        }
+        "to_char" => {
+            if let Some(Some(pattern)) = f.args.get(1).and_then(patterns::constant) {
+                f.args[1] = Expr::Literal(ScalarValue::Utf8(Some(patterns::to_char(pattern)?)), None);
+            }
+        }
+        "date_bin" => {
+            if let Some(Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(i)), _)) = f.args.first()
+                && (i.months, i.days, i.nanoseconds) <= (0, 0, 0)
+            {
+                return plan_err!("the interval of date_bin has to be greater than zero");
+            }
+        }
+        "mod" if f.args.len() == 2 => {
+            let (Some(b), Some(a)) = (f.args.pop(), f.args.pop()) else { return plan_err!("mod takes two numbers") };
+            return Ok(Transformed::yes(a % b));
+        }
+        _ => return Ok(Transformed::no(Expr::ScalarFunction(f))),
+    }
+    Ok(Transformed::yes(Expr::ScalarFunction(f)))
+}
+
+fn arithmetic(op: Operator) -> bool {
+    matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply)
+}
+
+/// The unit that an interval needs, if it is finer than a millisecond.
+fn fine_unit(v: &ScalarValue) -> Option<TimeUnit> {
+    let ScalarValue::IntervalMonthDayNano(Some(i)) = v else { return None };
+    match i.nanoseconds {
+        ns if ns % 1_000_000 == 0 => None,
+        ns if ns % 1_000 == 0 => Some(TimeUnit::Microsecond),
+        _ => Some(TimeUnit::Nanosecond),
+    }
+}
+
+/// A time in milliseconds, in a finer unit; anything else as it is.
+fn in_unit(e: Expr, unit: TimeUnit, schema: &DFSchema) -> Expr {
+    match zone_of_milliseconds(&e, schema) {
+        Some(zone) => fine(e, DataType::Timestamp(unit, zone)),
+        None => e,
+    }
+}
+
+/// Sums with an interval finer than a millisecond, which is not cut, and of constants that are out of range.
+fn calculated(b: BinaryExpr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let BinaryExpr { left, op, right } = b;
+    if let (Expr::Literal(ScalarValue::Int64(Some(a)), _), Expr::Literal(ScalarValue::Int64(Some(b)), _)) =
+        (&*left, &*right)
+    {
+        let result = match op {
+            Operator::Plus => a.checked_add(*b),
+            Operator::Minus => a.checked_sub(*b),
+            _ => a.checked_mul(*b),
+        };
+        if result.is_none() {
+            return plan_err!("{a} {op} {b} is out of range of bigint");
+        }
+    }
+    let unit = |e: &Expr| match e {
+        Expr::Literal(v, _) => fine_unit(v),
+        _ => None,
+    };
+    let (left, right) = match (unit(&left), unit(&right)) {
+        (None, Some(unit)) => (Box::new(in_unit(*left, unit, schema)), right),
+        (Some(unit), None) => (left, Box::new(in_unit(*right, unit, schema))),
+        _ => return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
+    };
+    Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right })))
 }
 
 fn null() -> Expr {
@@ -276,35 +409,28 @@ fn lengths(left: Box<Expr>, right: Box<Expr>, schema: &DFSchema) -> (Box<Expr>, 
     }
 }
 
+/// A day beside a time in milliseconds as such a time: nanoseconds do not hold all days.
+fn dates(left: Box<Expr>, right: Box<Expr>, schema: &DFSchema) -> (Box<Expr>, Box<Expr>) {
+    let is_date = |e: &Expr| matches!(e.get_type(schema), Ok(DataType::Date32));
+    let time =
+        |e: Box<Expr>, zone| Box::new(Expr::Cast(Cast::new(e, DataType::Timestamp(TimeUnit::Millisecond, zone))));
+    match (zone_of_milliseconds(&left, schema), zone_of_milliseconds(&right, schema)) {
+        (Some(zone), None) if is_date(&right) => (left, time(right, zone)),
+        (None, Some(zone)) if is_date(&left) => (time(left, zone), right),
+        _ => (left, right),
+    }
+}
+
+fn time_of_day(day: Box<Expr>, zone: Option<Arc<str>>) -> Expr {
+    Expr::Cast(Cast::new(day, DataType::Timestamp(TimeUnit::Millisecond, zone)))
+}
+
 /// The zone of an expression that is a time in milliseconds.
 fn zone_of_milliseconds(e: &Expr, schema: &DFSchema) -> Option<Option<Arc<str>>> {
     match e.get_type(schema) {
         Ok(DataType::Timestamp(TimeUnit::Millisecond, zone)) => Some(zone),
         _ => None,
     }
-}
-
-/// The time that a text says: in milliseconds if it is whole ones, else in the finest unit that holds it.
-fn time_of(e: &Expr, zone: Option<&Arc<str>>) -> Option<Expr> {
-    let Expr::Literal(
-        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)),
-        _,
-    ) = e
-    else {
-        return None;
-    };
-    let utc: arrow::array::timezone::Tz = "+00:00".parse().ok()?;
-    let t = string_to_datetime(&utc, text).ok()?;
-    let (ms, ns) = (t.timestamp_millis(), t.timestamp_subsec_nanos() % 1_000_000);
-    let zone = zone.cloned();
-    let value = if ns == 0 {
-        ScalarValue::TimestampMillisecond(Some(ms), zone)
-    } else if let Some(t) = t.timestamp_nanos_opt() {
-        ScalarValue::TimestampNanosecond(Some(t), zone)
-    } else {
-        ScalarValue::TimestampMicrosecond(Some(t.timestamp_micros()), zone)
-    };
-    Some(Expr::Literal(value, None))
 }
 
 /// `e`, but a cast of a time to a finer unit stops at the ends of that unit instead of failing, and stays where it is: the
@@ -318,11 +444,15 @@ fn finer(e: Expr, schema: &DFSchema) -> Expr {
                 && !matches!(*cast.expr, Expr::Literal(..))
                 && !cast.expr.column_refs().is_empty() =>
         {
-            let function = ScalarUDF::new_from_impl(Finer { to, signature: SIGNATURE.clone() });
-            Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(function), vec![*cast.expr]))
+            fine(*cast.expr, to)
         }
         _ => Expr::Cast(cast),
     }
+}
+
+fn fine(e: Expr, to: DataType) -> Expr {
+    let function = ScalarUDF::new_from_impl(Finer { to, signature: SIGNATURE.clone() });
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(function), vec![e]))
 }
 
 static SIGNATURE: LazyLock<Signature> = LazyLock::new(|| Signature::any(1, Volatility::Immutable));

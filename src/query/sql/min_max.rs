@@ -1,4 +1,4 @@
-//! `min` and `max` in the one order of floats, grouped or not; sums over a moving window ([`super::moving`]).
+//! `min` and `max` in the one order of floats, grouped or not; sums over a moving window ([`super::moving`]); `corr`.
 //!
 //! DataFusion's own begin a group at the least and the greatest finite number, so the minimum of `+Inf` alone is
 //! 1.797e308, and take whatever follows a NaN. These rank floats as whole numbers ([`super::float_order::rank`]) and let
@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Int6
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions_aggregate::average::avg_udaf;
+use datafusion::functions_aggregate::correlation::corr_udaf;
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::functions_aggregate::stddev::{stddev_pop_udaf, stddev_udaf};
 use datafusion::functions_aggregate::sum::sum_udaf;
@@ -25,14 +26,15 @@ use datafusion::logical_expr::{
 use super::float_order::{of_rank, rank};
 use super::moving::{Moving, Statistic};
 
-/// `min`, `max`, and the sums that move.
+/// `min`, `max`, the sums that move, and `corr`.
 pub fn functions() -> Vec<AggregateUDF> {
     let replaced = |f: Arc<AggregateUDF>, is_extreme| {
         AggregateUDF::new_from_impl(Replaced { inner: f.as_ref().clone(), is_extreme })
     };
     let extremes = [min_udaf(), max_udaf()].map(|f| replaced(f, true));
+    let one_by_one = replaced(corr_udaf(), false);
     let sums = [avg_udaf(), stddev_udaf(), stddev_pop_udaf(), var_samp_udaf(), var_pop_udaf(), sum_udaf()];
-    extremes.into_iter().chain(sums.map(|f| replaced(f, false))).collect()
+    extremes.into_iter().chain(sums.map(|f| replaced(f, false))).chain([one_by_one]).collect()
 }
 
 /// A function of DataFusion's, some of whose accumulators are replaced.
@@ -151,7 +153,7 @@ impl AggregateUDFImpl for Replaced {
         let is_double = args.expr_fields.first().is_some_and(|f| *f.data_type() == DataType::Float64);
         match Statistic::named(self.name()) {
             Some(statistic) if is_double && !args.is_distinct => return Ok(Box::new(Moving::new(statistic))),
-            None if is_float(&to) => (),
+            None if self.is_extreme && is_float(&to) => (),
             _ => return self.inner.create_sliding_accumulator(args),
         }
         let field = Arc::new(Field::new(args.name, DataType::Int64, true));
@@ -160,7 +162,8 @@ impl AggregateUDFImpl for Replaced {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        self.inner.groups_accumulator_supported(args)
+        // Its groups keep plain sums of squares, in which a large common part of the values drowns their differences.
+        self.name() != "corr" && self.inner.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {

@@ -38,7 +38,9 @@ mod lanes;
 mod meaning;
 mod min_max;
 mod moving;
+mod multiset;
 mod names;
+mod patterns;
 mod pool;
 mod promql_args;
 mod promql_table;
@@ -46,10 +48,14 @@ mod rows;
 mod rules;
 mod scan;
 mod session;
+mod spill;
 mod syntax;
 mod table;
+mod times;
 mod windows;
+mod words;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,6 +86,7 @@ use crate::error::QueryError;
 use errors::error;
 
 pub use caches::{CacheTier, cache_tiers};
+pub use spill::TEMPORARY_PREFIX;
 
 /// One SQL statement and its bounds.
 #[derive(Clone, Debug, Default)]
@@ -175,6 +182,7 @@ struct Inner {
     limits: LiveLimits,
     template: SessionState,
     caches: caches::Caches,
+    spill: spill::Spill,
 }
 
 impl SqlEngine {
@@ -184,22 +192,25 @@ impl SqlEngine {
         promql: Arc<Engine>,
         limits: impl Into<LiveLimits>,
     ) -> Result<Self, QueryError> {
-        Self::with_figures(source, promql, limits, None)
+        Self::with_figures(source, promql, limits, None, None)
     }
 
-    /// An engine over a source that keeps figures of its caches: they are rows of `system.caches`.
+    /// An engine over a source that keeps figures of its caches: they are rows of `system.caches`. What statements cannot hold in
+    /// memory is written to the folder `temporary`, else to the system's: in folders whose names begin with [`TEMPORARY_PREFIX`].
     pub fn with_figures(
         source: Arc<dyn Source>,
         promql: Arc<Engine>,
         limits: impl Into<LiveLimits>,
         maintain: Option<Arc<dyn Maintain>>,
+        temporary: Option<PathBuf>,
     ) -> Result<Self, QueryError> {
         let limits: LiveLimits = limits.into();
+        let spill = spill::Spill::new(temporary, limits.clone())?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let template = session::template(threads);
         let lanes = lanes::Lanes::new(threads)?;
         let caches = caches::Caches::new(maintain, Arc::clone(&promql));
-        let inner = Arc::new(Inner { source, promql, limits, template, caches });
+        let inner = Arc::new(Inner { source, promql, limits, template, caches, spill });
         Ok(Self { inner, lanes })
     }
 
@@ -319,7 +330,11 @@ impl Inner {
             asker,
             self.caches.clone(),
         );
-        let env = RuntimeEnv { memory_pool: Arc::clone(pool), ..RuntimeEnv::clone(self.template.runtime_env()) };
+        let env = RuntimeEnv {
+            memory_pool: Arc::clone(pool),
+            disk_manager: self.spill.manager(),
+            ..RuntimeEnv::clone(self.template.runtime_env())
+        };
         let mut state = SessionStateBuilder::new_from_existing(self.template.clone())
             .with_runtime_env(Arc::new(env))
             .with_catalog_list(Arc::new(catalogs))
@@ -346,7 +361,19 @@ async fn plan(
         .map_err(|e| QueryError::BadData(format!("only reading is possible: {}", error(&e))))?;
     let mut state = context.state();
     let failed = |e: &DataFusionError| errors::planning(e, &names, snapshot);
-    let mut physical = physical_plan(&state, &plan, pool).await.map_err(|e| failed(&e))?;
+    let mut physical = match physical_plan(&state, &plan, pool).await {
+        Ok(physical) => physical,
+        // The optimizer made a plan that it does not accept itself: a simpler one is made.
+        Err(e) if errors::is_invalid_plan(&e) => {
+            let mut simple = context.state();
+            let options = simple.config_mut().options_mut();
+            options.execution.target_partitions = 1;
+            options.optimizer.repartition_sorts = false;
+            options.optimizer.enable_sort_pushdown = false;
+            physical_plan(&simple, &plan, pool).await.map_err(|e| failed(&e))?
+        }
+        Err(e) => return Err(failed(&e)),
+    };
     if rereads_a_repartition(&physical) {
         state.config_mut().options_mut().execution.target_partitions = 1;
         physical = physical_plan(&state, &plan, pool).await.map_err(|e| failed(&e))?;

@@ -14,7 +14,7 @@
 //! 1. A name that a `SELECT` around this one may refer to is not changed, unless two columns have it.
 //! 2. `ORDER BY name` means the column of the answer, if there is one, as in PostgreSQL.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -29,9 +29,11 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, DataType, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TrimWhereField, Value,
-    VisitMut, VisitorMut,
+    self, DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderBy, OrderByKind, Query, Select,
+    SelectItem, SetExpr, TrimWhereField, Value, VisitMut, VisitorMut,
 };
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use futures::StreamExt;
 use quiver_core::Snapshot;
 
@@ -47,6 +49,8 @@ const TEXT_MAX: usize = 63;
 #[derive(Debug, Default)]
 pub struct Names {
     shown: HashMap<String, String>,
+    /// Names between double quotes, which some take for texts.
+    quoted: HashSet<String>,
 }
 
 /// Makes the names of a statement unique. With `aliases` also those that stand beside a `*`, which may clash with what it
@@ -68,6 +72,11 @@ impl Names {
     /// The name that an answer shows for a column.
     pub fn shown<'a>(&'a self, name: &'a str) -> &'a str {
         self.shown.get(name).map_or(name, String::as_str)
+    }
+
+    /// Was a name written between double quotes?
+    pub fn is_quoted(&self, name: &str) -> bool {
+        self.quoted.contains(name)
     }
 
     fn schema(&self, schema: &SchemaRef) -> SchemaRef {
@@ -125,10 +134,18 @@ pub async fn plan(
 ) -> Result<(LogicalPlan, Names), QueryError> {
     let written = has_alias_beside_wildcard(&statement).then(|| statement.clone());
     let names = make_unique(&mut statement, false)?;
+    let unique = statement.clone();
     let error = match state.statement_to_plan(statement).await {
         Ok(plan) => return Ok((plan, names)),
         Err(e) => e,
     };
+    // `SELECT max(value), max(value::int)`: the planner's own names have no casts.
+    if is_clash(&error)
+        && let Some(statement) = with_casts_told_apart(unique)
+        && let Ok(plan) = state.statement_to_plan(statement).await
+    {
+        return Ok((plan, names));
+    }
     // `SELECT *, value * 2 AS value`: which columns `*` stands for is known to the planner only.
     if let Some(mut statement) = written
         && is_clash(&error)
@@ -139,6 +156,45 @@ pub async fn plan(
         }
     }
     Err(errors::planning(&error, &names, snapshot))
+}
+
+/// The statement with each cast inside of a call that says its type by the number of its arguments, and else gives what the cast does;
+/// none if it has no cast.
+fn with_casts_told_apart(mut statement: Statement) -> Option<Statement> {
+    #[derive(Default)]
+    struct Casts {
+        types: Vec<DataType>,
+    }
+    impl VisitorMut for Casts {
+        type Break = ();
+        fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+            let Expr::Cast { data_type, .. } = e else { return ControlFlow::Continue(()) };
+            let known = self.types.iter().position(|t| t == data_type);
+            let number = known.unwrap_or_else(|| {
+                self.types.push(data_type.clone());
+                self.types.len() - 1
+            });
+            let call = format!("coalesce({})", vec!["NULL"; number + 2].join(", "));
+            let parsed = Parser::new(&PostgreSqlDialect {}).try_with_sql(&call).and_then(|mut p| p.parse_expr());
+            if let Ok(Expr::Function(mut f)) = parsed
+                && let FunctionArguments::List(list) = &mut f.args
+                && let Some(first) = list.args.first_mut()
+            {
+                let cast = std::mem::replace(e, Expr::Value(Value::Null.into()));
+                *first = FunctionArg::Unnamed(FunctionArgExpr::Expr(cast));
+                *e = Expr::Function(f);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut inner = &mut statement;
+    while let Statement::Explain(e) = inner {
+        inner = &mut e.statement;
+    }
+    let Statement::Statement(inner) = inner else { return None };
+    let mut casts = Casts::default();
+    let _ = VisitMut::visit(inner.as_mut(), &mut casts);
+    (!casts.types.is_empty()).then_some(statement)
 }
 
 struct Namer {
@@ -157,6 +213,13 @@ struct Item {
 
 impl VisitorMut for Namer {
     type Break = QueryError;
+
+    fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<QueryError> {
+        if let Expr::Identifier(Ident { value, quote_style: Some('"'), .. }) = e {
+            self.names.quoted.insert(value.clone());
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         let outermost = std::mem::replace(&mut self.first, false);
@@ -298,6 +361,14 @@ fn known_name(e: &Expr) -> Option<Known> {
         Expr::Identifier(i) => strong(i.value.clone()),
         Expr::CompoundIdentifier(list) => list.last().and_then(|i| strong(i.value.clone())),
         Expr::Nested(e) | Expr::Collate { expr: e, .. } => known_name(e),
+        // `varchar(2)` became a part of the text ([`super::syntax`]).
+        Expr::Cast { expr, data_type, .. } if has_length(data_type) => {
+            let of = match expr.as_ref() {
+                Expr::Substring { expr, .. } => expr,
+                _ => expr,
+            };
+            known_name(of).filter(|n| !n.is_weak).or_else(|| of_type(data_type))
+        }
         Expr::Cast { expr, data_type, .. } => known_name(expr).filter(|n| !n.is_weak).or_else(|| of_type(data_type)),
         Expr::TypedString(t) => of_type(&t.data_type),
         Expr::Function(f) => f.name.0.last().and_then(|p| p.as_ident()).and_then(|i| strong(i.value.to_lowercase())),
@@ -333,6 +404,10 @@ fn known_name(e: &Expr) -> Option<Known> {
     }
 }
 
+fn has_length(t: &DataType) -> bool {
+    matches!(t, DataType::Varchar(Some(_)) | DataType::Char(Some(_)) | DataType::Character(Some(_)))
+}
+
 /// PostgreSQL's own name of a type.
 fn type_name(t: &DataType) -> String {
     match t {
@@ -343,6 +418,7 @@ fn type_name(t: &DataType) -> String {
         DataType::Double(_) | DataType::DoublePrecision | DataType::Float8 => "float8".into(),
         DataType::Boolean | DataType::Bool => "bool".into(),
         DataType::Varchar(_) | DataType::CharacterVarying(_) => "varchar".into(),
+        DataType::Char(_) | DataType::Character(_) => "bpchar".into(),
         DataType::Timestamp(_, zone) => match zone {
             ast::TimezoneInfo::WithTimeZone | ast::TimezoneInfo::Tz => "timestamptz".into(),
             _ => "timestamp".into(),
