@@ -71,7 +71,10 @@ impl Progress {
     fn day_done(&mut self, day: TimeRange, rows: u64) {
         self.folders += u64::from(rows > 0);
         if self.bar.is_hidden() && rows > 0 {
-            eprintln!("{} {}", quiver_storage::parquet::day_of(day.min), plural(rows, "sample"));
+            use std::io::Write as _;
+            // Who reads the lines may have left: the export goes on.
+            let _ =
+                writeln!(std::io::stderr(), "{} {}", quiver_storage::parquet::day_of(day.min), plural(rows, "sample"));
         }
         self.bar.part_done();
     }
@@ -189,7 +192,9 @@ async fn from_server(
     let Some(range) = cut(bounds, asked) else { return Ok((0, 0)) };
     let all: Vec<TimeRange> = days(range).collect();
     let mut progress = Progress::new(all.len() as u64);
-    for day in all {
+    let mut next = 0;
+    while let Some(&day) = all.get(next) {
+        next += 1;
         let (_, body) = request(&server, selectors, day).await?;
         let mut frames = Frames { body, have: Vec::new() };
         let mut writer = None;
@@ -214,8 +219,29 @@ async fn from_server(
         }
         let rows = finish(writer)?;
         progress.day_done(day, rows);
+        if rows == 0 {
+            let empty = empty_days(&server, selectors, &all[next..]).await?;
+            all[next..next + empty].iter().for_each(|day| progress.day_done(*day, 0));
+            next += empty;
+        }
     }
     Ok((progress.samples, progress.folders))
+}
+
+/// How many days from here on have nothing, at least: one request for twice as many each time, so that one sample of 1970 does not
+/// cost a request for each day since.
+async fn empty_days(server: &Server, selectors: &[String], days: &[TimeRange]) -> Result<usize, String> {
+    let (mut empty, mut width) = (0, 2);
+    while let Some(last) = days.get(empty + width - 1) {
+        let range = TimeRange { min: days[empty].min, max: last.max };
+        let (_, body) = request(server, selectors, range).await?;
+        let mut frames = Frames { body, have: Vec::new() };
+        if frames.next().await?.is_some() {
+            break;
+        }
+        (empty, width) = (empty + width, width * 2);
+    }
+    Ok(empty)
 }
 
 async fn request(

@@ -375,8 +375,15 @@ impl Loading<'_> {
     fn limits(&mut self, flags: &[String], mut limits: Limits) -> Limits {
         let read = self.file.pairs("limit");
         let mut pairs = self.note(read);
-        for text in flags {
-            let read = file::pair(self.given("limit", text));
+        // By name: a flag for one limit leaves the variable's others. (clap takes the one or the other.)
+        let name = "QUIVER_LIMIT";
+        let by_variable = (self.variable)(name).unwrap_or_default();
+        let by_variable: Vec<&str> = by_variable.split(',').filter(|text| !text.trim().is_empty()).collect();
+        let by_flags = if flags == by_variable { &[] } else { flags };
+        let all =
+            by_variable.iter().map(|text| (*text, name)).chain(by_flags.iter().map(|text| (text.as_str(), "--limit")));
+        for (text, place) in all {
+            let read = file::pair(Said { text: text.to_owned(), place: place.to_owned() });
             pairs.extend(read.map_err(|e| self.errors.push(e)));
         }
         for (name, said) in pairs {
@@ -533,6 +540,17 @@ mod tests {
         assert_eq!((c.http, c.retention_ms), (Listen::Off, Some(30 * 86_400_000)));
         let args = ServeArgs { retention_size: Some("1TB".into()), ..Default::default() };
         assert_eq!(load(&args, &[]).unwrap().retention_bytes, Some(1 << 40));
+    }
+
+    #[test]
+    fn a_limit_by_flag_leaves_those_of_the_variable() {
+        let args = ServeArgs { limit: vec!["labels_max=70".into(), "query_depth_max=50".into()], ..Default::default() };
+        let limits = load(&args, &[("QUIVER_LIMIT", "query_depth_max=90,query_queue_max=7")]).unwrap().limits;
+        assert_eq!((limits.labels_max, limits.query_depth_max, limits.query_queue_max), (70, 50, 7));
+        // What clap took from the variable is not told twice.
+        let args = ServeArgs { limit: vec!["labels=1".into()], ..Default::default() };
+        let why = load(&args, &[("QUIVER_LIMIT", "labels=1")]).unwrap_err();
+        assert!(why.contains("QUIVER_LIMIT") && why.matches("unknown limit").count() == 1, "{why}");
     }
 
     /// Every setting, as the text after its flag, as a text in the file, and as JSON's own kind of value.

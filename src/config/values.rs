@@ -102,11 +102,16 @@ pub(super) fn age(text: &str) -> Result<i64, String> {
 pub(super) fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
     let mut unknown = limits.clone();
     unknown.set(name, 1)?;
-    let n = parse_bytes(value).map_err(|why| match duration::parse_ms(value) {
-        Some(ms) if name.contains("_ms") => format!("{name} is in milliseconds: write {name}={ms}"),
-        _ if name.contains("_bytes") => why,
-        _ => format!("{value:?} is not a number, which {name} has to be"),
-    })?;
+    let n = if name.contains("_bytes") {
+        parse_bytes(value)?
+    } else {
+        // `30K` of milliseconds, or of samples, is no size.
+        value.trim().parse().map_err(|_| match (duration::parse_ms(value), parse_bytes(value)) {
+            (Some(ms), _) if name.contains("_ms") => format!("{name} is in milliseconds: write {name}={ms}"),
+            (_, Ok(_)) => format!("{value:?} has a unit, but {name} is a plain number: write all of its digits"),
+            _ => format!("{value:?} is not a number, which {name} has to be"),
+        })?
+    };
     if n == 0 && !Limits::MAY_BE_ZERO.contains(&name) {
         let usual = Limits::default().list().into_iter().find(|(n, _)| *n == name).map_or(0, |(_, v)| v);
         return Err(format!("{name}=0 would refuse everything; the default is {usual}"));
@@ -128,6 +133,10 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
         match level {
             Some(level) if level.trim().is_empty() || level.trim().parse::<LevelFilter>().is_err() => {
                 return Err(format!("{level:?} in {part:?} is not a level; {LEVELS}"));
+            }
+            // A number is a level to the filter, too, and 0 would switch all off.
+            _ if target.bytes().all(|b| b.is_ascii_digit()) => {
+                return Err(format!("{part:?} is not a level; {LEVELS}"));
             }
             None if target.parse::<LevelFilter>().is_ok() => has_level = true,
             // A bare word is a part of the program to the filter: everything else would be silent.
@@ -243,7 +252,7 @@ mod tests {
         ] {
             assert_eq!(log_filter(text).as_deref(), Ok(want), "{text}");
         }
-        for bad in ["loud", "info,loud", "quiver_core", "quiver=[", "info,quiver_core=loud", "quiver_core="] {
+        for bad in ["loud", "0", "3", "info,loud", "quiver_core", "quiver=[", "info,quiver_core=loud", "quiver_core="] {
             let why = log_filter(bad).unwrap_err();
             assert!(why.contains("error, warn, info, debug, trace"), "{bad}: {why}");
         }
@@ -259,6 +268,9 @@ mod tests {
         assert_eq!(set("query_memory_bytes_max", "2MiB").unwrap().query_memory_bytes_max, 2 << 20);
         assert_eq!(set("result_cache_bytes_max", "0").unwrap().result_cache_bytes_max, 0);
         for (name, value, word) in [
+            ("query_timeout_ms", "30K", "query_timeout_ms is a plain number"),
+            ("query_samples_max", "50M", "query_samples_max is a plain number"),
+            ("labels_max", "64MiB", "labels_max is a plain number"),
             ("query_timeout", "5", "did you mean \"query_timeout_ms\"?"),
             ("query_timeout_ms", "0", "query_timeout_ms=0 would refuse everything; the default is 120000"),
             ("query_timeout_ms", "30s", "write query_timeout_ms=30000"),

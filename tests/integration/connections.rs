@@ -154,6 +154,12 @@ fn slow_clients_are_closed_and_others_are_answered() {
         slow.extend((0..n).map(|_| Slow::new(address, kind)));
     }
     let (mut most, mut to_come, mut turned_away) = (0, readers, 0);
+    // Those that have not said anything for a minute may be closed.
+    let is_open = |s: &TcpStream| {
+        s.set_nonblocking(true).is_ok() && s.peek(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    };
+    let closed_idle = || kept.iter().filter(|s| !is_open(s)).count();
+    let mut gone = None;
     while begun.elapsed() < Duration::from_secs(180) && (to_come > 0 || slow.iter().any(|s| s.closed.is_none())) {
         let second = Instant::now();
         let before = slow.len();
@@ -164,6 +170,9 @@ fn slow_clients_are_closed_and_others_are_answered() {
         let now = to_come.min(25);
         slow.extend((0..now).map(|_| Slow::new(address, Kind::Reader)));
         to_come -= now;
+        if gone.is_none() && begun.elapsed() > Duration::from_secs(40) {
+            gone = Some(closed_idle());
+        }
         while second.elapsed() < Duration::from_secs(1) {
             most = most.max(resident_kib(&server));
             std::thread::sleep(Duration::from_millis(20));
@@ -194,13 +203,9 @@ fn slow_clients_are_closed_and_others_are_answered() {
             Kind::Reader => {}
         }
     }
-    // The idle ones are still there, and the room for answers is empty again.
-    let is_open = |s: &TcpStream| {
-        s.set_nonblocking(true).is_ok() && s.peek(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
-    };
-    let gone = kept.iter().filter(|s| !is_open(s)).count();
+    // The idle ones were there all the time, and the room for answers is empty again.
+    let gone = gone.unwrap_or_else(closed_idle);
     assert!(gone == 0, "{gone} of {idle} idle connections were closed");
-    assert!(server.metric("quiver_http_connections") >= idle as f64);
     server.wait_until("no answer waits", |s| s.metric("quiver_answer_bytes") < 1e5);
     assert!(more <= 300, "{more} MiB more");
     assert!(cfg!(debug_assertions) || p99 <= Duration::from_millis(100), "{p99:?}");

@@ -251,6 +251,25 @@ fn an_export_is_not_mixed_with_another() {
     }
 }
 
+/// A sample that was sent in seconds is from 1970: a request for each day since would take seconds.
+#[test]
+fn an_export_over_decades_takes_few_requests() {
+    let server = Server::start();
+    let series =
+        Series::new("far", &[]).float(1_700_000, 1.0).float(T - 400 * DAY, 2.0).float(T, 3.0).float(T + DAY, 4.0);
+    write(&mut server.client(), &[series]);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let before = server.metric("quiver_http_requests_total");
+    succeeds(&["export", "--url", &server.url(), "--out", &out]);
+    let requests = server.metric("quiver_http_requests_total") - before;
+    assert!(requests < 500.0, "{requests} requests");
+    let statement = "SELECT ts, value FROM metrics.far ORDER BY ts";
+    let here = succeeds(&["sql", "--offline", &out, "--format", "csv", statement]);
+    assert_eq!(here, succeeds(&["sql", "--url", &server.url(), "--format", "csv", statement]));
+    assert_eq!(here.lines().count(), 5);
+}
+
 /// A peer that announces gigabytes must not fill the memory.
 #[test]
 fn a_part_of_an_export_that_is_too_large_is_refused() {

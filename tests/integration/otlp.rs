@@ -369,7 +369,8 @@ fn exports_over_grpc() {
 /// What a body may be at most is one setting for all doors: OTLP has twice as much as remote write.
 #[test]
 fn bodies_over_the_limit_are_refused_for_good() {
-    let server = Start::new().with(&["--limit", "write_body_bytes_max=100000"]).ready();
+    let start = Start::new().without("--grpc-listen").with(&["--grpc-listen", "127.0.0.1:0"]);
+    let server = start.with(&["--limit", "write_body_bytes_max=100000"]).ready();
     let name = "m".repeat(250_000);
     let body = export(vec![metric(&name, "", metric::Data::Gauge(Gauge::default()))]);
     let answer = post(&server, "/v1/metrics", &[PROTOBUF], &body.encode_to_vec());
