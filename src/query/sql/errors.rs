@@ -24,7 +24,10 @@ pub fn error(e: &DataFusionError) -> QueryError {
         E::SQL(e, _) => QueryError::BadData(parser_error(e)),
         E::SchemaError(e, _) => QueryError::BadData(schema_error(e, &|_| false)),
         E::Plan(text) => said(text, QueryError::BadData),
-        E::NotImplemented(text) => said(text, |text| QueryError::BadData(not_supported(&text))),
+        E::NotImplemented(text) => match words::say(text) {
+            Text::Said(text) => QueryError::BadData(text),
+            _ => QueryError::BadData(not_supported(&words::types(text))),
+        },
         E::ResourcesExhausted(_) => {
             QueryError::Execution(format!("the query needs more memory than it may use: {}", root.strip_backtrace()))
         }
@@ -49,7 +52,7 @@ pub fn error(e: &DataFusionError) -> QueryError {
 
 fn said(text: &str, error: impl FnOnce(String) -> QueryError) -> QueryError {
     match words::say(text) {
-        Text::Said(text) => error(text),
+        Text::Said(text) | Text::Same(text) => error(text),
         Text::Unforeseen => unforeseen(text),
     }
 }
@@ -86,8 +89,6 @@ fn not_supported(text: &str) -> String {
     ];
     match known.into_iter().find(|(start, _)| text.starts_with(start)) {
         Some((_, words)) => format!("not supported: {words}"),
-        // What was put into words is said already.
-        None if text.contains("read-only") || text.contains("; ") => text.to_owned(),
         None => format!("not supported: {}", text.trim()),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, make_array};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, Alias, GroupingSet, ScalarFunction};
@@ -21,6 +21,8 @@ use datafusion::logical_expr::{
     ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, SortExpr, Volatility, WindowFunctionDefinition,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use super::meaning::under_its_name;
 
 /// What is compared in the place of a float.
 #[inline]
@@ -157,8 +159,16 @@ fn keyed_if_float(e: Expr, schema: &DFSchema) -> Expr {
     if is_float(&e, schema) { keyed(e) } else { e }
 }
 
+/// The keys of a sort. One that is there twice decides nothing the second time, and the planner counts it once.
 fn keyed_sorts(sorts: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
-    sorts.into_iter().map(|s| SortExpr { expr: keyed_if_float(s.expr, schema), ..s }).collect()
+    let mut keys: Vec<SortExpr> = Vec::with_capacity(sorts.len());
+    for s in sorts {
+        let expr = keyed_if_float(s.expr, schema);
+        if keys.iter().all(|k| k.expr != expr) {
+            keys.push(SortExpr { expr, ..s });
+        }
+    }
+    keys
 }
 
 /// Aggregates of which the order of floats decides the result. `min` and `max` know it themselves.
@@ -200,10 +210,7 @@ impl AnalyzerRule for FloatOrder {
 fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let schema = merge_schema(&plan.inputs());
     let names = NamePreserver::new(&plan);
-    let plan = plan.map_expressions(|e| {
-        let name = names.save(&e);
-        Ok(e.transform_up(|e| expression(e, &schema))?.update_data(|e| name.restore(e)))
-    })?;
+    let plan = plan.map_expressions(|e| under_its_name(&names, e, &|e| expression(e, &schema)))?;
     let changed = plan.transformed;
     let plan = match plan.data {
         LogicalPlan::Sort(mut sort) => {

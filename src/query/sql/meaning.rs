@@ -22,7 +22,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions_nested::expr_fn::make_array;
-use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr::{GroupingSet, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
@@ -165,13 +165,40 @@ fn each_expression(plan: LogicalPlan, f: impl Fn(Expr, &DFSchema) -> Result<Tran
     let done = plan.transform_up_with_subqueries(|plan| {
         let schema = merge_schema(&plan.inputs());
         let names = NamePreserver::new(&plan);
-        let plan = plan.map_expressions(|e| {
-            let name = names.save(&e);
-            Ok(e.transform_up(|e| f(e, &schema))?.update_data(|e| name.restore(e)))
-        })?;
+        let plan = plan.map_expressions(|e| under_its_name(&names, e, &|e| f(e, &schema)))?;
         if plan.transformed { plan.map_data(LogicalPlan::recompute_schema) } else { Ok(plan) }
     })?;
     Ok(done.data)
+}
+
+/// The expression with all in it changed by `f`, under the name it had. Those of a grouping set have names of their own.
+pub fn under_its_name(
+    names: &NamePreserver,
+    e: Expr,
+    f: &dyn Fn(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<Expr>> {
+    let Expr::GroupingSet(set) = e else {
+        let name = names.save(&e);
+        return Ok(e.transform_up(f)?.update_data(|e| name.restore(e)));
+    };
+    let mut is_changed = false;
+    let mut each = |list: Vec<Expr>| -> Result<Vec<Expr>> {
+        let changed = list.into_iter().map(|e| {
+            let done = under_its_name(names, e, f)?;
+            is_changed |= done.transformed;
+            Ok(done.data)
+        });
+        changed.collect()
+    };
+    let set = match set {
+        GroupingSet::Rollup(list) => GroupingSet::Rollup(each(list)?),
+        GroupingSet::Cube(list) => GroupingSet::Cube(each(list)?),
+        GroupingSet::GroupingSets(lists) => {
+            GroupingSet::GroupingSets(lists.into_iter().map(each).collect::<Result<_>>()?)
+        }
+    };
+    let set = Expr::GroupingSet(set);
+    Ok(if is_changed { Transformed::yes(set) } else { Transformed::no(set) })
 }
 
 fn compares(op: Operator) -> bool {

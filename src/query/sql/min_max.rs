@@ -2,14 +2,16 @@
 //!
 //! DataFusion's own begin a group at the least and the greatest finite number, so the minimum of `+Inf` alone is
 //! 1.797e308, and take whatever follows a NaN. These rank floats as whole numbers ([`super::float_order::rank`]) and let
-//! DataFusion compare those: half a nanosecond a row more than its own floats. Every other type is left to DataFusion.
+//! DataFusion compare those: half a nanosecond a row more than its own floats. Sums of `bigint` are made of 128 bits, and one that 64
+//! do not hold is an error. Every other type is left to DataFusion.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
-use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Int64Type};
-use datafusion::common::ScalarValue;
-use datafusion::error::Result;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float32Type, Float64Type, Int64Type};
+use datafusion::common::{ScalarValue, exec_datafusion_err};
+use datafusion::error::{DataFusionError, Result};
 use datafusion::functions_aggregate::average::avg_udaf;
 use datafusion::functions_aggregate::correlation::corr_udaf;
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
@@ -48,6 +50,19 @@ fn is_float(t: &DataType) -> bool {
     matches!(t, DataType::Float64 | DataType::Float32)
 }
 
+/// The type that a function takes in the place of another: ranks of floats, and sums that 64 bits may not hold.
+fn replacement(f: &Replaced, args: &AccumulatorArgs) -> Option<DataType> {
+    let to = args.return_field.data_type();
+    if f.is_extreme && is_float(to) {
+        return Some(DataType::Int64);
+    }
+    let is_whole = args.expr_fields.first().is_some_and(|f| *f.data_type() == DataType::Int64);
+    (f.name() == "sum" && *to == DataType::Int64 && is_whole).then_some(WIDE)
+}
+
+/// Whole numbers of which the sum of as many as there may be has its place.
+const WIDE: DataType = DataType::Decimal128(38, 0);
+
 /// The arguments of a function over ranks.
 fn over_ranks<'a>(args: &AccumulatorArgs<'a>, field: &FieldRef, fields: &'a [FieldRef]) -> AccumulatorArgs<'a> {
     AccumulatorArgs {
@@ -63,31 +78,40 @@ fn over_ranks<'a>(args: &AccumulatorArgs<'a>, field: &FieldRef, fields: &'a [Fie
     }
 }
 
-fn ranked(arrays: &[ArrayRef]) -> Vec<ArrayRef> {
+/// What is put in, for results of the type `to`.
+fn ranked(arrays: &[ArrayRef], to: &DataType) -> Result<Vec<ArrayRef>> {
     arrays
         .iter()
-        .map(|a| -> ArrayRef {
-            match a.data_type() {
+        .map(|a| -> Result<ArrayRef> {
+            Ok(match a.data_type() {
                 DataType::Float64 => Arc::new(a.as_primitive::<Float64Type>().unary::<_, Int64Type>(rank)),
                 DataType::Float32 => {
                     Arc::new(a.as_primitive::<Float32Type>().unary::<_, Int64Type>(|x| rank(x.into())))
                 }
+                DataType::Int64 if *to == DataType::Int64 => cast(a, &WIDE)?,
                 _ => Arc::clone(a),
-            }
+            })
         })
         .collect()
 }
 
-fn floats(ranks: &ArrayRef, to: &DataType) -> ArrayRef {
+/// What comes out.
+fn floats(ranks: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    if *to == DataType::Int64 {
+        let sums = ranks.as_primitive::<Decimal128Type>();
+        let narrow =
+            |x: i128| i64::try_from(x).map_err(|_| exec_datafusion_err!("the sum {x} is out of range of bigint"));
+        return Ok(Arc::new(sums.try_unary::<_, Int64Type, DataFusionError>(narrow)?));
+    }
     let ranks = ranks.as_primitive::<Int64Type>();
-    match to {
+    Ok(match to {
         DataType::Float32 => Arc::new(ranks.unary::<_, Float32Type>(|r| of_rank(r) as f32)),
         _ => Arc::new(ranks.unary::<_, Float64Type>(of_rank)),
-    }
+    })
 }
 
 fn float(rank: &ScalarValue, to: &DataType) -> Result<ScalarValue> {
-    ScalarValue::try_from_array(&floats(&rank.to_array()?, to), 0)
+    ScalarValue::try_from_array(&floats(&rank.to_array()?, to)?, 0)
 }
 
 impl AggregateUDFImpl for Replaced {
@@ -140,10 +164,8 @@ impl AggregateUDFImpl for Replaced {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let to = args.return_field.data_type().clone();
-        if !self.is_extreme || !is_float(&to) {
-            return self.inner.accumulator(args);
-        }
-        let field = Arc::new(Field::new(args.name, DataType::Int64, true));
+        let Some(taken) = replacement(self, &args) else { return self.inner.accumulator(args) };
+        let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
         Ok(Box::new(Ranked { ranks: self.inner.accumulator(over_ranks(&args, &field, &fields))?, to }))
     }
@@ -151,12 +173,11 @@ impl AggregateUDFImpl for Replaced {
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let to = args.return_field.data_type().clone();
         let is_double = args.expr_fields.first().is_some_and(|f| *f.data_type() == DataType::Float64);
-        match Statistic::named(self.name()) {
-            Some(statistic) if is_double && !args.is_distinct => return Ok(Box::new(Moving::new(statistic))),
-            None if self.is_extreme && is_float(&to) => (),
-            _ => return self.inner.create_sliding_accumulator(args),
+        if let Some(statistic) = Statistic::named(self.name()).filter(|_| is_double && !args.is_distinct) {
+            return Ok(Box::new(Moving::new(statistic)));
         }
-        let field = Arc::new(Field::new(args.name, DataType::Int64, true));
+        let Some(taken) = replacement(self, &args) else { return self.inner.create_sliding_accumulator(args) };
+        let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
         Ok(Box::new(Ranked { ranks: self.inner.create_sliding_accumulator(over_ranks(&args, &field, &fields))?, to }))
     }
@@ -168,10 +189,8 @@ impl AggregateUDFImpl for Replaced {
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         let to = args.return_field.data_type().clone();
-        if !self.is_extreme || !is_float(&to) {
-            return self.inner.create_groups_accumulator(args);
-        }
-        let field = Arc::new(Field::new(args.name, DataType::Int64, true));
+        let Some(taken) = replacement(self, &args) else { return self.inner.create_groups_accumulator(args) };
+        let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
         let ranks = self.inner.create_groups_accumulator(over_ranks(&args, &field, &fields))?;
         Ok(Box::new(RankedGroups { ranks, to }))
@@ -187,7 +206,7 @@ struct Ranked {
 
 impl Accumulator for Ranked {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.ranks.update_batch(&ranked(values))
+        self.ranks.update_batch(&ranked(values, &self.to)?)
     }
     fn evaluate(&mut self) -> Result<ScalarValue> {
         float(&self.ranks.evaluate()?, &self.to)
@@ -199,10 +218,10 @@ impl Accumulator for Ranked {
         self.ranks.state()?.iter().map(|s| float(s, &self.to)).collect()
     }
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.ranks.merge_batch(&ranked(states))
+        self.ranks.merge_batch(&ranked(states, &self.to)?)
     }
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.ranks.retract_batch(&ranked(values))
+        self.ranks.retract_batch(&ranked(values, &self.to)?)
     }
     fn supports_retract_batch(&self) -> bool {
         self.ranks.supports_retract_batch()
@@ -216,7 +235,7 @@ struct RankedGroups {
 }
 
 impl RankedGroups {
-    fn floats(&self, arrays: Vec<ArrayRef>) -> Vec<ArrayRef> {
+    fn floats(&self, arrays: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
         arrays.iter().map(|a| floats(a, &self.to)).collect()
     }
 }
@@ -229,20 +248,20 @@ impl GroupsAccumulator for RankedGroups {
         filter: Option<&BooleanArray>,
         total_num_groups: usize,
     ) -> Result<()> {
-        self.ranks.update_batch(&ranked(values), groups, filter, total_num_groups)
+        self.ranks.update_batch(&ranked(values, &self.to)?, groups, filter, total_num_groups)
     }
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        Ok(floats(&self.ranks.evaluate(emit_to)?, &self.to))
+        floats(&self.ranks.evaluate(emit_to)?, &self.to)
     }
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
         let state = self.ranks.state(emit_to)?;
-        Ok(self.floats(state))
+        self.floats(state)
     }
     fn merge_batch(&mut self, values: &[ArrayRef], groups: &[usize], total_num_groups: usize) -> Result<()> {
-        self.ranks.merge_batch(&ranked(values), groups, total_num_groups)
+        self.ranks.merge_batch(&ranked(values, &self.to)?, groups, total_num_groups)
     }
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        Ok(self.floats(self.ranks.convert_to_state(&ranked(values), filter)?))
+        self.floats(self.ranks.convert_to_state(&ranked(values, &self.to)?, filter)?)
     }
     fn size(&self) -> usize {
         self.ranks.size()

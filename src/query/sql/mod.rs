@@ -34,6 +34,7 @@ mod filter;
 mod float_order;
 mod guard;
 mod guarded;
+mod keys;
 mod lanes;
 mod meaning;
 mod min_max;
@@ -381,13 +382,13 @@ async fn plan(
     Ok((physical, names))
 }
 
-/// As [`SessionState::create_physical_plan`], with aggregates over windows that can be stopped.
+/// As [`SessionState::create_physical_plan`], with keys as columns and aggregates over windows that can be stopped.
 async fn physical_plan(
     state: &SessionState,
     plan: &LogicalPlan,
     pool: &Arc<pool::StatementPool>,
 ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-    let optimized = windows::checked(state.optimize(plan)?, pool)?;
+    let optimized = windows::checked(keys::as_columns(state.optimize(plan)?)?, pool)?;
     state.query_planner().create_physical_plan(&optimized, state).await
 }
 

@@ -81,6 +81,8 @@ const WINDOW: [&str; 8] = ["rank", "dense_rank", "row_number", "lag", "lead", "n
 pub enum Text {
     /// Words for the user.
     Said(String),
+    /// The engine's own, with SQL's names of types.
+    Same(String),
     /// A fault of the engine's inside: for the log.
     Unforeseen,
 }
@@ -91,10 +93,14 @@ pub fn say(text: &str) -> Text {
     if let Some(said) = call(text).or_else(|| operator(text)).or_else(|| known(text)) {
         return Text::Said(said);
     }
-    if text.contains("Internal error") || text.contains("bug in DataFusion") || text.contains("bug report") {
+    if text.contains("panicked with message")
+        || text.contains("Internal error")
+        || text.contains("bug in DataFusion")
+        || text.contains("bug report")
+    {
         return Text::Unforeseen;
     }
-    Text::Said(types(text).trim().to_owned())
+    Text::Same(types(text).trim().to_owned())
 }
 
 fn without_prefixes(mut text: &str) -> &str {
@@ -197,6 +203,9 @@ fn known(text: &str) -> Option<String> {
         let near = between(rest, "Did you mean '", "'").unwrap_or_default();
         return Some(missing_function(name, near));
     }
+    if let Some(name) = text.strip_prefix("table '").and_then(|rest| rest.split_once("' not found")) {
+        return Some(format!("there is no table {}", name.0));
+    }
     if let Some(name) = between(text, "table function '", "' not found") {
         let near = nearest(name, ["promql", "promql_instant", "generate_series", "unnest"]);
         let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
@@ -264,7 +273,12 @@ pub fn types(text: &str) -> String {
     while let Some(at) = rest.find(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '\'' || c == '"') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        // What is quoted is the user's.
+        // What is quoted is the user's; `can't` is no quote.
+        if rest.starts_with('\'') && out.ends_with(|c: char| c.is_ascii_alphabetic()) {
+            out.push('\'');
+            rest = &rest[1..];
+            continue;
+        }
         if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '\'' | '"')) {
             let end = rest[1..].find(quote).map_or(rest.len(), |e| e + 2);
             out.push_str(&rest[..end]);
@@ -355,7 +369,7 @@ mod tests {
 
     fn said(text: &str) -> String {
         match say(text) {
-            Text::Said(text) => text,
+            Text::Said(text) | Text::Same(text) => text,
             Text::Unforeseen => "unforeseen".into(),
         }
     }
@@ -368,6 +382,7 @@ mod tests {
             ("job = Utf8(\"a\") to value of Int64 type", "job = 'a' to value of bigint type"),
             ("Map(\"entries\": Struct(\"keys\": Utf8)) of 'Utf8'", "map of 'Utf8'"),
             ("no_Utf8 Utf8s", "no_Utf8 Utf8s"),
+            ("Can't cast value NaN to type Int32", "Can't cast value NaN to type integer"),
         ] {
             assert_eq!(types(text), wanted);
         }
