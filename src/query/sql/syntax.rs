@@ -1,5 +1,5 @@
 //! What the parser gets wrong, put right in the tree; and what the planner does not know: `FETCH FIRST n ROWS ONLY`,
-//! the length of a `varchar`, a multiple of an interval.
+//! the length of a `varchar`, a multiple of an interval, `COLLATE "C"`.
 //!
 //! `a IS DISTINCT FROM 'x' AND b` is read as `a IS DISTINCT FROM ('x' AND b)`: what follows is taken with the lowest
 //! precedence. An `AND` or `OR` in there without parentheses can only come from that, so it is turned around, and so are a
@@ -49,6 +49,12 @@ impl VisitorMut for Repair {
     fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
         cut(e);
         multiply(e);
+        // Texts are in the order of their bytes anyway.
+        if let Expr::Collate { expr, collation } = e
+            && matches!(collation.to_string().trim_matches('"'), "C" | "POSIX" | "ucs_basic")
+        {
+            *e = std::mem::replace(expr.as_mut(), null());
+        }
         let joins = |e: &Expr| is_and(e) || is_or(e);
         let broken = match &*e {
             Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => joins(right),
@@ -181,6 +187,7 @@ mod tests {
             ("a::varchar(2) = b", "SUBSTRING(CAST(a AS VARCHAR), 1, 2)::VARCHAR(2) = b"),
             ("a::character varying = b", "a::VARCHAR = b"),
             ("t > interval '1 hour 30 minutes' * 2", "t > INTERVAL '2 hour 60 minutes'"),
+            ("a COLLATE \"C\" > 'b'", "a > 'b'"),
             ("t > interval '01:30' * 2", "t > INTERVAL '01:30' * 2"),
             ("true FETCH FIRST 3 ROWS ONLY", "true LIMIT 3"),
             ("true OFFSET 2 FETCH NEXT ROW ONLY", "true LIMIT 1 OFFSET 2"),

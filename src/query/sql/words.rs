@@ -219,6 +219,11 @@ fn known(text: &str) -> Option<String> {
         let name = between(rest, "value: \"", "\"").unwrap_or_default();
         return Some(format!("there is nothing before .{name} that has fields: a column is written TABLE.{name}"));
     }
+    if let Some(rest) = text.strip_prefix("Unsupported ast node") {
+        // What follows is the tree of the parser.
+        let word = rest.split_once(": ").map_or("this", |(_, w)| w).split(|c: char| !c.is_ascii_alphabetic()).next();
+        return Some(format!("not supported: {}", word.unwrap_or("this").to_ascii_uppercase()));
+    }
     if let Some(rest) = text.strip_prefix("compound identifier: ") {
         let name = rest.trim_matches(['[', ']']).replace("\", \"", ".").replace('"', "");
         return Some(format!("{name} is no name of a column"));
@@ -412,6 +417,8 @@ mod tests {
             said("Invalid function 'uper'.\nDid you mean 'upper'?"),
             "there is no function uper; did you mean upper?"
         );
+        let tree = "Unsupported ast node in sqltorel: Collate { expr: Value(ValueWithSpan) }";
+        assert_eq!(said(tree), "not supported: COLLATE");
         assert_eq!(said("Invalid function 'xyzzy'.\nDid you mean 'empty'?"), "there is no function xyzzy");
     }
 
