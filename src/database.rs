@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quiver_core::{
-    Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, TierOptions, WriteError,
-    WriteReceipt,
+    Ingest, Maintain, OpenError, Retention, RetentionRule, Source, Store, StoreOptions, TEMPORARY_DIR, TierOptions,
+    WriteError, WriteReceipt,
 };
 use quiver_model::{Clock, Limits, LiveLimits, SystemClock, WriteBatch};
 use quiver_persistence::{Disk, DiskError, RealDisk};
@@ -73,9 +73,6 @@ pub enum DatabaseError {
     #[error("cannot start the query engine: {0}")]
     Engine(String),
 }
-
-/// Folder of temporary files in a data folder.
-const TEMPORARY_DIR: &str = "tmp";
 
 /// Deletes the temporary files that a process left which was killed. A folder without anything else is deleted, too.
 fn delete_temporary(folder: &Path) -> Result<(), DiskError> {

@@ -21,8 +21,11 @@ use crate::snapshots::SNAPSHOT_DIR;
 use crate::store::{BLOCK_DIR, LOG_DIR};
 use crate::tier::PAGES_DIR;
 
+/// Folder with temporary files of SQL statements, which are deleted at the start.
+pub const TEMPORARY_DIR: &str = "tmp";
+
 /// Names that a data folder has.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     LOCK_FILE,
     MANIFEST_FILE,
     MANIFEST_COPY_FILE,
@@ -32,6 +35,7 @@ const OWN: [&str; 9] = [
     QUARANTINE_DIR,
     SNAPSHOT_DIR,
     PAGES_DIR,
+    TEMPORARY_DIR,
 ];
 
 /// Names that file systems and version control leave in an empty folder.

@@ -66,6 +66,7 @@ pub use cardinality::{Cardinality, cardinality};
 pub use condense::{Condense, Edges, Keep};
 
 pub use background::{TaskKind, TaskState, TaskStatus};
+pub use foreign::TEMPORARY_DIR;
 pub use ingest::LATE_MS;
 pub use offline::{MissingBlocks, OfflineStore};
 pub use options::{OpenError, Retention, RetentionRule, StoreOptions};
