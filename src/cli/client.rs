@@ -34,7 +34,10 @@ pub enum ClientError {
     )]
     Tls(String),
     /// No connection.
-    #[error("no server answers at {url} ({why}). Start one with: {} serve", super::program())]
+    #[error(
+        "no server answers at {url} ({why}). Start one with: {} serve; or name another address by --url or QUIVER_URL",
+        super::program()
+    )]
     Unreachable {
         /// Where.
         url: String,

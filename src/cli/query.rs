@@ -171,7 +171,7 @@ fn matrix(list: &[Value], when: When, all: bool, width: Option<usize>) -> Printe
     let rows_max = rows_max(all, width);
     let range = drawn_range(list, when);
     let fill = |name: &dyn Fn(&Value) -> String| {
-        let numbers = ["samples", "first", "min", "max", "last"].map(|n| (n, Kind::Number));
+        let numbers = ["points", "first", "min", "max", "last"].map(|n| (n, Kind::Number));
         let mut t = Table::new([("series", Kind::Text)].into_iter().chain(numbers).chain([("", Kind::Fixed)]));
         list.iter().take(rows_max).for_each(|s| t.push(summary(s, name, range)));
         t
@@ -319,7 +319,7 @@ mod tests {
         let when = When { start: 0, end: 59_000, step: 1000 };
         let text = table(&json(&many), when, false, Some(100)).text;
         let row = text.lines().nth(3).unwrap();
-        assert!(row.starts_with(r#"{a="b"}       60      0    0  118   118"#) && row.contains('█'), "{text}");
+        assert!(row.starts_with(r#"{a="b"}      60      0    0  118   118"#) && row.contains('█'), "{text}");
         assert_eq!(table(&json(&many), when, true, None).text.lines().count(), 62);
     }
 

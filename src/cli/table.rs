@@ -1,8 +1,8 @@
 //! Tables for people: one ruler below the head, numbers to the right.
 //!
-//! On a terminal a table is as wide as that: long texts are cut with `…`, and if that is not enough, columns in the middle are
-//! left out. Numbers and times are never cut, since a part of one reads as another. Elsewhere nothing is cut: columns are as wide as
-//! their cells, and a long answer is printed part by part.
+//! On a terminal a table is as wide as that: long texts are cut with `…`, and if that is not enough, columns are left out: those
+//! without a value, those that say least, then those in the middle. Numbers and times are never cut, since a part of one reads as
+//! another. Elsewhere nothing is cut: columns are as wide as their cells, and a long answer is printed part by part.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -14,6 +14,11 @@ const GAP: usize = 2;
 const TEXT_MIN: usize = 20;
 /// Without a terminal, a longer text does not make its column wider: it shifts the rest of its own line only.
 const PIPE_TEXT_MAX: usize = 1000;
+
+/// Columns that say least of a sample: left out before others.
+const LEAST: [&str; 4] = ["series_id", "labels_json", "start_ts", "histogram"];
+/// The text of a cell without a value.
+pub const NULL: &str = "NULL";
 
 /// How a column is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub struct Shown {
     /// Head, ruler, rows.
     pub text: String,
     /// Columns that were left out.
-    pub columns_left_out: usize,
+    pub left_out: Vec<String>,
 }
 
 impl Table {
@@ -85,6 +90,12 @@ impl Table {
     /// Lays it out in `width` columns of a terminal, or in as many as it takes.
     pub fn show(&self, width: Option<usize>, bold_head: bool) -> Shown {
         let all: Vec<usize> = (0..self.columns.len()).collect();
+        if let Some(dropped) = width.and_then(|width| self.dropped(&all, width)) {
+            let mut shown = self.without(&dropped).show(width, bold_head);
+            let names = dropped.iter().map(|c| self.columns[*c].name.clone());
+            shown.left_out = names.chain(shown.left_out).collect();
+            return shown;
+        }
         let (places, widths) = match width {
             None => (Places::all(all.len()), self.widths(&all, PIPE_TEXT_MAX)),
             Some(width) => self.fit(&all, width),
@@ -93,7 +104,7 @@ impl Table {
         let mut text = String::new();
         if !self.has_head {
             self.print_rows(&mut text, &places, &widths, is_cut);
-            return Shown { text, columns_left_out: 0 };
+            return Shown { text, left_out: Vec::new() };
         }
         let head: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
         let head = self.line(&places, &widths, &head, "…", is_cut);
@@ -103,7 +114,28 @@ impl Table {
         text.push_str(&places.join(&rules, "─"));
         text.push('\n');
         self.print_rows(&mut text, &places, &widths, is_cut);
-        Shown { text, columns_left_out: all.len() - places.shown().count() }
+        let shown: Vec<usize> = places.shown().collect();
+        let left_out = all.iter().filter(|c| !shown.contains(c)).map(|c| self.columns[*c].name.clone()).collect();
+        Shown { text, left_out }
+    }
+
+    /// The first column to leave out of a table that is too wide, though not from its middle.
+    fn dropped(&self, all: &[usize], width: usize) -> Option<Vec<usize>> {
+        if all.len() < 2 || total(&self.widths(all, TEXT_MIN), 0) <= width {
+            return None;
+        }
+        let is_empty = |c: &usize| !self.rows.is_empty() && self.rows.iter().all(|row| row[*c] == NULL);
+        let empty = all.iter().rev().find(|c| is_empty(c));
+        let least = || LEAST.iter().find_map(|name| all.iter().rev().find(|c| self.columns[**c].name == *name));
+        empty.or_else(least).map(|c| vec![*c])
+    }
+
+    fn without(&self, dropped: &[usize]) -> Self {
+        let is_kept = |(i, _): &(usize, _)| !dropped.contains(i);
+        let columns = self.columns.iter().enumerate().filter(|(i, _)| !dropped.contains(i)).map(|(_, c)| c.clone());
+        let rows =
+            self.rows.iter().map(|row| row.iter().enumerate().filter(is_kept).map(|(_, cell)| cell.clone()).collect());
+        Self { columns: columns.collect(), rows: rows.collect(), has_head: self.has_head }
     }
 
     fn print_rows(&self, text: &mut String, places: &Places, widths: &[usize], is_cut: bool) {
@@ -128,8 +160,6 @@ impl Table {
 
     /// Which columns are shown in `width`, and how wide.
     fn fit(&self, all: &[usize], width: usize) -> (Places, Vec<usize>) {
-        let total =
-            |w: &[usize], more: usize| w.iter().sum::<usize>() + (w.len() + more).saturating_sub(1) * GAP + more;
         let mut places = Places::all(all.len());
         if total(&self.widths(all, TEXT_MIN), 0) > width {
             let least = self.widths(all, TEXT_MIN);
@@ -202,6 +232,11 @@ impl Places {
     }
 }
 
+/// Columns of a terminal that these take, and `more` marks of one column.
+fn total(widths: &[usize], more: usize) -> usize {
+    widths.iter().sum::<usize>() + (widths.len() + more).saturating_sub(1) * GAP + more
+}
+
 /// At most `width` columns of a text; what is cut ends with `…`.
 pub fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
@@ -248,7 +283,7 @@ mod tests {
         t.push(["longer", "1000"]);
         let shown = t.show(None, false);
         assert_eq!(shown.text, "job        n\n──────  ────\na          1\nlonger  1000\n");
-        assert_eq!(shown.columns_left_out, 0);
+        assert_eq!(shown.left_out.len(), 0);
     }
 
     #[test]
@@ -267,12 +302,28 @@ mod tests {
     #[test]
     fn texts_are_cut_first_then_columns_in_the_middle_left_out() {
         let full = wide().show(Some(200), false);
-        assert!(!full.text.contains('…') && full.columns_left_out == 0);
+        assert!(!full.text.contains('…') && full.left_out.is_empty());
         let cut = wide().show(Some(88), false);
-        assert!(cut.text.contains("node-17.example.com…") && cut.columns_left_out == 0, "{}", cut.text);
+        assert!(cut.text.contains("node-17.example.com…") && cut.left_out.is_empty(), "{}", cut.text);
         let left = wide().show(Some(50), false);
-        assert!(left.columns_left_out == 3 && left.text.starts_with("ts"), "{}", left.text);
+        assert!(left.left_out.len() == 3 && left.text.starts_with("ts"), "{}", left.text);
         assert!(left.text.lines().next().unwrap().ends_with(" n"), "the last column stays:\n{}", left.text);
+    }
+
+    #[test]
+    fn what_says_least_is_left_out_first() {
+        let columns = ["metric", "ts", "value", "histogram", "labels", "labels_json", "start_ts", "series_id"];
+        let kinds =
+            [Kind::Text, Kind::Fixed, Kind::Number, Kind::Text, Kind::Text, Kind::Text, Kind::Fixed, Kind::Number];
+        let mut t = Table::new(columns.into_iter().zip(kinds));
+        let labels = "{job: shop, instance: 10.0.0.1:9100, path: /a/long/path}";
+        t.push(["orders_total", "2026-12-01T18:38:54.180Z", "120", NULL, labels, labels, NULL, "656800437106992272"]);
+        let shown = t.show(Some(80), false);
+        let head: Vec<&str> = shown.text.lines().next().unwrap().split_whitespace().collect();
+        assert_eq!(head, ["metric", "ts", "value", "labels"], "{}", shown.text);
+        assert_eq!(shown.left_out, ["start_ts", "histogram", "series_id", "labels_json"]);
+        assert_eq!(t.show(Some(300), false).left_out, [""; 0]);
+        assert!(shown.text.lines().all(|l| l.width() <= 80), "{}", shown.text);
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub enum OpenError {
 /// Who has a folder, and what to do about it.
 fn holder_text(holder: Option<u32>) -> String {
     match holder {
-        Some(id) => format!("the server with process id {id}: ask it with --url, or stop it first"),
+        Some(id) => format!("the server with process id {id}: stop it first, or ask it over HTTP"),
         None => "another process".to_owned(),
     }
 }

@@ -192,7 +192,7 @@ fn damage_is_found_shown_and_set_aside() {
     server.admin("flush");
     fill(&server, 14_400_000);
     let (code, _, err) = quiver(&["check", shown(&server.data)]);
-    let holder = format!("is in use by the server with process id {}: ask it with --url", server.id());
+    let holder = format!("is in use by the server with process id {}: stop it first, or ask it over HTTP", server.id());
     assert!(code == Some(1) && err.contains(&holder) && err.contains(shown(&server.data)), "{err}");
     assert_eq!(server.terminate().code(), Some(0));
     let whole = succeeds(&["check", shown(&server.data)]);

@@ -84,6 +84,8 @@ pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<hyper::body::Bytes
 struct Style {
     output: Output,
     all: bool,
+    /// What a user types to have all rows.
+    all_by: &'static str,
 }
 
 /// Where statements come from.
@@ -96,7 +98,7 @@ enum Input {
 
 /// Runs the command.
 pub async fn run(args: SqlArgs) -> Result<(), Failure> {
-    let style = Style { output: if args.json { Output::Json } else { args.format }, all: args.all };
+    let style = Style { output: if args.json { Output::Json } else { args.format }, all: args.all, all_by: "--all" };
     if style.output.is_binary() && std::io::stdout().is_terminal() {
         return Err(Failure::Usage(format!(
             "--format {} is binary and is not printed to a terminal; write it to a file: … > FILE",
@@ -106,7 +108,7 @@ pub async fn run(args: SqlArgs) -> Result<(), Failure> {
     let input = input(&args)?;
     let asker = Asker::new(&args.ask, &[])?;
     let (text, file) = match input {
-        Input::Prompt => return prompt::run(&asker, style).await,
+        Input::Prompt => return prompt::run(&asker, Style { all_by: ".all on", ..style }).await,
         Input::Text(text) => (text, None),
         Input::Script(text, name) => (text, Some(name)),
     };
@@ -172,7 +174,8 @@ async fn answer(asker: &Asker, statement: &Statement, style: Style) -> Result<()
     if style.output == Output::Table {
         let colour = terminal::has_colour(&std::io::stdout());
         let width = terminal::width();
-        let note = show::table(body, Layout { width, all: style.all, colour }, &mut super::print).await?;
+        let note = show::table(body, Layout { width, all: style.all, colour, all_by: style.all_by }, &mut super::print)
+            .await?;
         super::print_note(&note);
         return Ok(());
     }

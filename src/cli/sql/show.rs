@@ -24,6 +24,9 @@ const PART_BYTES: usize = 32 << 20;
 /// Characters of a cell at most, unless all is asked for: a list may have a million values.
 const CELL_MAX: usize = 2000;
 
+/// Columns left out that are named.
+const NAMES_LEFT_OUT: usize = 5;
+
 /// How a table is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
@@ -33,6 +36,8 @@ pub struct Layout {
     pub all: bool,
     /// With a bold head.
     pub colour: bool,
+    /// What a user types to have all rows.
+    pub all_by: &'static str,
 }
 
 /// Reads an answer and prints it as a table; gives what is to be said of it, such as the number of its rows.
@@ -132,13 +137,18 @@ impl Rows {
             } else {
                 format!("more than {}", grouped(ROWS_COUNTED as u64))
             };
-            notes.push(format!("{} of {total} rows shown; --all prints all", self.kept));
+            notes.push(format!("{} of {total} rows shown; {} prints all", self.kept, layout.all_by));
         } else {
             notes.push(plural(self.total as u64, "row"));
         }
-        if shown.columns_left_out > 0 {
-            let (left, word) = (columns - shown.columns_left_out, plural(columns as u64, "column"));
-            notes.push(format!("{left} of {word} shown"));
+        if !shown.left_out.is_empty() {
+            let (left, word) = (columns - shown.left_out.len(), plural(columns as u64, "column"));
+            let names = if shown.left_out.len() > NAMES_LEFT_OUT {
+                String::new()
+            } else {
+                format!(" (not {})", shown.left_out.join(", "))
+            };
+            notes.push(format!("{left} of {word} shown{names}"));
         }
         Ok(notes.join(", "))
     }
@@ -191,7 +201,8 @@ struct Cells<'a> {
 
 impl<'a> Cells<'a> {
     fn new(batch: &'a RecordBatch, all: bool) -> Result<Self, String> {
-        const OPTIONS: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
+        const OPTIONS: FormatOptions<'static> =
+            FormatOptions::new().with_null(crate::cli::table::NULL).with_display_error(true);
         let formatter = |c: &'a arrow::array::ArrayRef| {
             let made = ArrayFormatter::try_new(c.as_ref(), &OPTIONS).map_err(|e| e.to_string())?;
             Ok::<_, String>((c.as_ref(), made))
@@ -242,7 +253,7 @@ mod tests {
     fn show(batches: &[RecordBatch], cut: usize, width: Option<usize>, all: bool) -> Result<String, String> {
         let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut text = String::new();
-        let layout = Layout { width, all, colour: false };
+        let layout = Layout { width, all, colour: false, all_by: "--all" };
         let note = rt.block_on(table(body(batches, cut), layout, &mut |part| text.push_str(part)))?;
         Ok(if note.is_empty() { text } else { format!("{text}{note}\n") })
     }

@@ -346,9 +346,9 @@ State
   GET  /metrics, /version                          the server's own metrics, its version
   GET  /api/v1/status/PAGE                         buildinfo, runtimeinfo, flags, tsdb, cardinality, tasks,
                                                    active_queries (DELETE active_queries/ID stops one)
-  POST /-/reload                                   reads the configuration again
 
 Administration, with --admin-api on
+  POST /-/reload                                   reads the configuration again
   POST /api/v1/admin/tsdb/VERB                     delete_series, clean_tombstones, snapshot, flush, compact, tier
   POST /api/v1/admin/tasks/pause, tasks/resume     background tasks
 ";

@@ -1,5 +1,6 @@
 //! Test 13: no descriptors are left. Requests fail, the process lives, and descriptors come back.
 
+use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,12 @@ fn without_descriptors_requests_fail_and_the_process_lives() {
         let pid = server.id().to_string();
         let set = |n: &str| Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={n}:")]).status();
         assert!(set(&limit.to_string()).is_ok_and(|s| s.success()), "prlimit");
-        // Idle connections take what is left.
-        let idle: Vec<_> = (0..20).filter_map(|_| std::net::TcpStream::connect(server.address()).ok()).collect();
+        // Connections with half a request take what is left: idle ones would be closed to make room.
+        let half = |_| {
+            let mut stream = std::net::TcpStream::connect(server.address()).ok()?;
+            stream.write_all(b"GET /").ok().map(|()| stream)
+        };
+        let idle: Vec<_> = (0..20).filter_map(half).collect();
         server_is_out(&server, limit);
         // On a connection from before: writes, reads, and what has to open files.
         for _ in 0..5 {
