@@ -152,7 +152,7 @@ fn repaired(report: &CheckReport, text: &mut String) -> Result<(), Failure> {
     }
     if report.doubtful_blocks > 0 {
         lost.push(format!(
-            "possibly {} in quarantine/: the newest manifest could not be read, and the older manifest does not list them",
+            "possibly {} in quarantine/: no manifest that can be read lists them",
             counted(report.doubtful_blocks, "block")
         ));
     }

@@ -8,7 +8,6 @@
 use std::sync::{Arc, OnceLock};
 
 use quiver_cache::RemoteBlock;
-use quiver_model::number::grouped;
 use quiver_model::{Labels, Matcher, Metadata, SeriesKinds};
 use quiver_persistence::manifest::Place as TierPlace;
 use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore, Tombstone};
@@ -16,7 +15,7 @@ use quiver_storage::block::Block;
 use quiver_storage::error::StorageError;
 use roaring::RoaringBitmap;
 
-use crate::check::lost_blocks;
+use crate::check::refuse_lost;
 use crate::head::page::{FLOATS, HISTOGRAMS, STARTS};
 use crate::interner::{Interner, hash};
 use crate::ladder::Rung;
@@ -349,15 +348,7 @@ pub(crate) fn sweep(disk: &dyn Disk, manifest: &ManifestStore) -> Result<u64, Op
     let orphans = manifest.orphans(BLOCK_DIR)?;
     let highest = orphans.iter().filter_map(|path| block_id(path)).max().unwrap_or(0);
     if manifest.current().generation == 0 && !orphans.is_empty() {
-        let lost = lost_blocks(disk, &orphans)?.len() as u64;
-        if lost > 0 {
-            return Err(OpenError::Damaged(format!(
-                "the manifest of {} is missing, and so is its copy, but {} blocks are there: quiver check --repair makes a manifest \
-                 of them",
-                disk.name(),
-                grouped(lost)
-            )));
-        }
+        refuse_lost(disk, manifest)?;
         // These are leftovers of a first flush: the log has what is in them.
         disk.create_dir(QUARANTINE_DIR)?;
         for path in &orphans {

@@ -34,6 +34,7 @@ use quiver_storage::error::StorageError;
 use crate::backup::{BackupError, is_still, lock_if_possible, need_data};
 use crate::catalog::{QUARANTINE_DIR, block_id, block_path};
 use crate::flush::{crc_of, entry, note_crc};
+use crate::options::OpenError;
 use crate::record::Record;
 use crate::salvage::{LostRange, Salvaged, is_lost, readable, salvage};
 use crate::store::{BLOCK_DIR, LOG_DIR};
@@ -258,8 +259,13 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     // Without a manifest, what is left of the log is taken for all that is needed of it.
     let floor = if unnamed.is_empty() { current.log_floor.clone() } else { first_segments(&*disk)? };
     strays.retain(|path| unnamed.iter().all(|e| e.file != *path));
-    if !unnamed.is_empty() {
-        let what = format!("it is missing, and so is its copy: nothing names {} blocks", grouped(unnamed.len() as u64));
+    let remote = if current.generation == 0 { tails(&strays) } else { 0 };
+    if unnamed.len() + remote > 0 {
+        let mut what =
+            format!("it is missing, and so is its copy: nothing names {} blocks", grouped(unnamed.len() as u64));
+        if remote > 0 {
+            what.push_str(&format!(", and {} of the remote store", grouped(remote as u64)));
+        }
         report.damage(MANIFEST_FILE, None, &what);
     }
     let entries = if unnamed.is_empty() { &current.entries } else { &unnamed };
@@ -276,7 +282,11 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     }
     if repair {
         report.refuse_newer()?;
-        if !store.is_certain() {
+        if remote > 0 || !unnamed.is_empty() {
+            // Those that cannot be read, and those that are somewhere else.
+            let lost = strays.iter().filter(|path| path.ends_with(".block") || path.ends_with(".tail"));
+            report.doubtful_blocks = lost.count() as u64;
+        } else if !store.is_certain() {
             report.doubtful_blocks = strays.iter().filter(|path| path.ends_with(".block")).count() as u64;
         }
         if !unnamed.is_empty() {
@@ -287,6 +297,28 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
         report.left.extend(left_in_manifest(&disk)?);
     }
     Ok(report)
+}
+
+/// Refuses a folder that has lost its manifest: it would be read as if its blocks were not there.
+pub(crate) fn refuse_lost(disk: &dyn Disk, manifest: &ManifestStore) -> Result<(), OpenError> {
+    if manifest.current().generation > 0 || !disk.exists(BLOCK_DIR)? {
+        return Ok(());
+    }
+    let strays = manifest.orphans(BLOCK_DIR)?;
+    let lost = lost_blocks(disk, &strays)?.len() + tails(&strays);
+    if lost == 0 {
+        return Ok(());
+    }
+    Err(OpenError::Damaged(format!(
+        "the manifest of {} is missing, and so is its copy, but {} blocks are there: quiver check --repair makes a manifest of them",
+        disk.name(),
+        grouped(lost as u64)
+    )))
+}
+
+/// Blocks that are in a remote store, of which a part is kept here.
+fn tails(strays: &[String]) -> usize {
+    strays.iter().filter(|path| path.ends_with(".tail")).count()
 }
 
 /// Entries of the blocks of a folder that has lost its manifest: each says of itself what it holds. None if the log has all that
@@ -704,7 +736,9 @@ pub struct FolderSummary {
 /// Looks into a data folder; one that a server has open, too.
 pub fn summarize_folder(disk: &Arc<dyn Disk>) -> Result<FolderSummary, BackupError> {
     need_data(disk, "is not a data folder")?;
-    let manifest = ManifestStore::open(Arc::clone(disk), "")?.current();
+    let store = ManifestStore::open(Arc::clone(disk), "")?;
+    refuse_lost(&**disk, &store)?;
+    let manifest = store.current();
     let mut segments = Vec::new();
     if disk.exists(LOG_DIR)? {
         for id in disk.list(LOG_DIR)?.iter().filter_map(|n| SegmentId::parse(n)) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quiver_persistence::{Disk, EntryKind, ManifestEntry, ManifestStore, Place, RealDisk, ReplayReport, replay};
 
 use crate::catalog::open_blocks;
+use crate::check::refuse_lost;
 use crate::head::{Counters, Head};
 use crate::interner::Interner;
 use crate::options::OpenError;
@@ -83,6 +84,7 @@ impl OfflineStore {
     }
 
     fn as_of(disk: &Arc<dyn Disk>, manifest: &ManifestStore) -> Result<Self, OpenError> {
+        refuse_lost(&**disk, manifest)?;
         let interner = Arc::new(Interner::default());
         let entries = &manifest.current().entries;
         let missing = MissingBlocks::of(entries.iter().filter(|e| is_remote(e)));

@@ -137,7 +137,7 @@ fn malformed_requests_are_errors_of_the_api() {
         s.read_exact(&mut begin).unwrap();
         assert_eq!(begin, *b"HTTP/1.1 200", "{target}");
     }
-    for host in ["a b", "a/b", "user@a", "a\u{e9}"] {
+    for host in ["a b", "a/b", "user@a", "a\u{e9}", "a:x", "a:99999", "[::1", "a,b", ":1"] {
         is_error(&server, format!("GET /-/healthy HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes(), 400, "Host");
     }
     // Counted, and gRPC on this port is told by its name.

@@ -445,6 +445,7 @@ fn a_manifest_that_is_gone_is_made_again_from_the_blocks() {
     let disk = filled();
     let want = {
         let store = Store::open(Arc::new(disk.clone()), options()).unwrap();
+        store.wait_until_ready();
         contents(&*store.snapshot(), &[], TimeRange::ALL)
     };
     let disk = disk.crash(1);
@@ -493,4 +494,23 @@ fn blocks_alone_become_a_data_folder() {
     assert_eq!((report.blocks, &report.set_aside[..]), (2, &[][..]));
     let store = Store::open(Arc::new(copy), options()).unwrap();
     assert!(!contents(&*store.snapshot(), &[], TimeRange::ALL).is_empty());
+}
+
+/// Whoever reads a folder that has lost its manifest would find nothing in it.
+#[test]
+fn a_folder_without_its_manifest_is_not_read_as_an_empty_one() {
+    let disk = filled();
+    for name in ["MANIFEST", "MANIFEST.copy"] {
+        disk.remove(name).unwrap();
+    }
+    let folder: Arc<dyn Disk> = Arc::new(disk.clone());
+    let said = crate::OfflineStore::data_folder(Arc::clone(&folder)).err().unwrap().to_string();
+    assert!(said.contains("2 blocks are there"), "{said}");
+    assert!(crate::check::summarize_folder(&folder).is_err());
+    // What is kept of blocks in a remote store tells that there were some.
+    disk.put("blocks/0000000000000007.tail", vec![1; 10]);
+    let report = checked(&disk, true);
+    assert_eq!(report.doubtful_blocks, 1, "{report:?}");
+    assert_eq!(report.set_aside, ["quarantine/0000000000000007.tail"]);
+    assert_eq!(checked(&disk, true).doubtful_blocks, 0);
 }

@@ -17,7 +17,7 @@ pub fn check(parts: &Parts) -> Result<(), ApiError> {
         return Err(ApiError::bad_data(text));
     }
     if let Some(host) = parts.headers.get(header::HOST)
-        && !host.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b))
+        && !host.to_str().is_ok_and(is_host)
     {
         let shown = quoted(&String::from_utf8_lossy(host.as_bytes()));
         return Err(ApiError::bad_data(format!("the Host header {shown} is no host and port")));
@@ -27,6 +27,13 @@ pub fn check(parts: &Parts) -> Result<(), ApiError> {
         Ok(_) => Ok(()),
         Err(why) => Err(ApiError::bad_data(format!("invalid path {}: {why}", quoted(path)))),
     }
+}
+
+/// Is it a host, with a port or without, or nothing?
+fn is_host(text: &str) -> bool {
+    text.is_empty()
+        || (text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&b))
+            && super::origin::split_host(text).is_some())
 }
 
 fn quoted(text: &str) -> String {

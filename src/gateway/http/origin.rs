@@ -112,7 +112,7 @@ impl Site {
 }
 
 /// Host in lower case without brackets and final dot, and port.
-fn split_host(text: &str) -> Option<(String, Option<u16>)> {
+pub(super) fn split_host(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;

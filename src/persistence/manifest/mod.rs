@@ -208,7 +208,9 @@ pub enum ManifestError {
         known: u32,
     },
     /// Neither copy can be read.
-    #[error("the manifest and its copy are damaged ({what}); restore {file} from a backup")]
+    #[error(
+        "the manifest and its copy are damaged ({what}); restore {file} from a backup, or delete both: quiver check --repair makes one of the blocks"
+    )]
     Damaged {
         /// Which file.
         file: String,

@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, CharacterLength, DataType, Expr, Fetch, LimitClause, Query, UnaryOperator, Value,
-    VisitMut, VisitorMut,
+    BinaryOperator, CastKind, CharacterLength, DataType, Expr, Fetch, LimitClause, ObjectNamePart, Query,
+    UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
 /// Repairs a parsed statement.
@@ -47,6 +47,7 @@ impl VisitorMut for Repair {
     }
 
     fn post_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
+        shorten(e);
         cut(e);
         multiply(e);
         // Texts are in the order of their bytes anyway.
@@ -66,6 +67,22 @@ impl VisitorMut for Repair {
             turn(e);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Bytes of a function's name: no function has a longer one.
+const FUNCTION_NAME_MAX: usize = 128;
+
+/// Cuts the name of a function that cannot exist: the planner compares it with the names of all that do, which takes seconds.
+fn shorten(e: &mut Expr) {
+    let Expr::Function(function) = e else { return };
+    for part in &mut function.name.0 {
+        if let ObjectNamePart::Identifier(name) = part
+            && name.value.len() > FUNCTION_NAME_MAX
+        {
+            name.value.truncate(name.value.floor_char_boundary(FUNCTION_NAME_MAX));
+            name.value.push('…');
+        }
     }
 }
 

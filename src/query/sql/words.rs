@@ -105,7 +105,15 @@ pub fn say(text: &str) -> Text {
 
 fn without_prefixes(mut text: &str) -> &str {
     text = text.trim();
-    for prefix in ["Error during planning: ", "Execution error: ", "This feature is not implemented: "] {
+    for prefix in [
+        "Error during planning: ",
+        "Execution error: ",
+        "This feature is not implemented: ",
+        "Arrow error: ",
+        "Parser error: ",
+        "Cast error: ",
+        "Compute error: ",
+    ] {
         text = text.strip_prefix(prefix).unwrap_or(text);
     }
     text
