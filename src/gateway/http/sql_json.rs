@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a float, at any depth | a number; `"NaN"`, `"+Inf"`, `"-Inf"`, for which JSON has no number |
 //! | null | `null` (JSON Lines leave the key out) |
-//! | a whole number of 64 bits | a number up to 2^53, which JavaScript reads exactly; text beyond |
+//! | a whole number of 64 bits, a decimal | a number up to 2^53 (digits of a decimal), which JavaScript reads exactly; text beyond |
 //! | `series_id` | text, always |
 
 use std::fmt::Debug;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, StringArray, make_array};
 use arrow::datatypes::{
-    DataType, Date32Type, Field, FieldRef, Float16Type, Float32Type, Float64Type, Int64Type, Schema, SchemaRef,
-    TimeUnit, UInt64Type,
+    DataType, Date32Type, Decimal128Type, DecimalType, Field, FieldRef, Float16Type, Float32Type, Float64Type,
+    Int64Type, Schema, SchemaRef, TimeUnit, UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder};
@@ -74,6 +74,14 @@ impl EncoderFactory for Encoders {
                 Some(cells::<Int64Type>(array, move |v, out| whole(is_id || v.unsigned_abs() > EXACT_MAX, v, out)))
             }
             DataType::UInt64 => Some(cells::<UInt64Type>(array, move |v, out| whole(is_id || v > EXACT_MAX, v, out))),
+            // As many digits as a double has are a number.
+            DataType::Decimal128(precision, scale) => {
+                let (precision, scale) = (*precision, *scale);
+                Some(cells::<Decimal128Type>(array, move |v, out| {
+                    let is_text = v.unsigned_abs() > u128::from(EXACT_MAX);
+                    whole(is_text, Decimal128Type::format_decimal(v, precision, scale), out);
+                }))
+            }
             _ => None,
         })
     }
@@ -268,6 +276,9 @@ mod tests {
         let exact = 1 << 53;
         let wanted = ["5", "9007199254740992", r#""9007199254740993""#, r#""-9223372036854775808""#];
         assert_eq!(of("n", Int64Array::from(vec![5, exact, exact + 1, i64::MIN])), wanted);
+        let decimals = arrow::array::Decimal128Array::from(vec![125, exact as i128 + 1, -5]);
+        let decimals = decimals.with_precision_and_scale(20, 2).unwrap();
+        assert_eq!(of("d", decimals), ["1.25", r#""90071992547409.93""#, "-0.05"]);
         assert_eq!(of("series_id", Int64Array::from(vec![5])), [r#""5""#]);
     }
 

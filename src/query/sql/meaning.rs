@@ -280,6 +280,9 @@ fn exact_time(e: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::InList(mut l) => match zone_of_milliseconds(&l.expr, schema) {
             Some(zone) => {
                 for item in &mut l.list {
+                    if matches!(item.get_type(schema), Ok(DataType::Date32)) {
+                        *item = time_of_day(Box::new(std::mem::take(item)), zone.clone());
+                    }
                     if let Some(t) = times::beside_milliseconds(item, zone.as_ref()) {
                         *item = t;
                     }
