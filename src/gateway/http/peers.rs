@@ -340,8 +340,18 @@ impl Peers {
 
     /// Closes the connections that have been idle longest, for a new one that finds no place.
     pub fn close_idle(&self) {
+        self.close_longest(|phase| matches!(phase, Phase::New | Phase::Idle));
+    }
+
+    /// Closes the connections that have said nothing for longest. Those that were answered before are kept: without descriptors
+    /// they could not come back.
+    pub fn close_silent(&self) {
+        self.close_longest(|phase| phase == Phase::New);
+    }
+
+    fn close_longest(&self, is_meant: impl Fn(Phase) -> bool) {
         let list = self.list.lock();
-        let is_idle = |p: &Peer| p.verdict.load(Relaxed) == 0 && matches!(p.phase(), Phase::New | Phase::Idle);
+        let is_idle = |p: &Peer| p.verdict.load(Relaxed) == 0 && is_meant(p.phase());
         let mut found: Vec<&Arc<Peer>> = list.1.values().map(|(p, _)| p).filter(|p| is_idle(p)).collect();
         found.sort_by_key(|p| p.since_ms.load(Relaxed));
         found.iter().take(IDLE_CLOSED).for_each(|p| p.condemn(CloseReason::Places, &self.closed));

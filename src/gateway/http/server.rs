@@ -68,8 +68,8 @@ async fn run(listener: TcpListener, router: Router, gateway: Arc<Gateway>, shutd
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
-                // Out of descriptors and the like: those of idle connections come back.
-                gateway.peers.close_idle();
+                // Out of descriptors and the like: those of silent connections come back.
+                gateway.peers.close_silent();
                 if told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
                     tracing::warn!(error = %e, "cannot accept a connection");
                     told = Some(Instant::now());

@@ -46,7 +46,7 @@ fn without_descriptors_requests_fail_and_the_process_lives() {
         let pid = server.id().to_string();
         let set = |n: &str| Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={n}:")]).status();
         assert!(set(&limit.to_string()).is_ok_and(|s| s.success()), "prlimit");
-        // Connections with half a request take what is left: idle ones would be closed to make room.
+        // Connections with half a request take what is left: silent ones would be closed to make room.
         let half = |_| {
             let mut stream = std::net::TcpStream::connect(server.address()).ok()?;
             stream.write_all(b"GET /").ok().map(|()| stream)
@@ -81,6 +81,20 @@ fn without_descriptors_requests_fail_and_the_process_lives() {
     server.restart();
     assert!((acked * 10..=acked * 10 + 10).contains(&count(&server)));
     row.passed(format_args!("{rounds} rounds"), acked as u64 * 10);
+}
+
+/// Clients that say nothing give way when no descriptor is left: the port is not theirs.
+#[test]
+fn silent_clients_do_not_keep_others_out() {
+    let server = Start::new().ready();
+    let limit = open_descriptors(&server) + 6;
+    let set = Command::new("prlimit").args(["--pid", &server.id().to_string(), &format!("--nofile={limit}:")]).status();
+    assert!(set.is_ok_and(|s| s.success()), "prlimit");
+    let silent: Vec<_> = (0..40).filter_map(|_| std::net::TcpStream::connect(server.address()).ok()).collect();
+    assert_eq!(silent.len(), 40);
+    server
+        .wait_until("another client is answered", |s| s.client().get("/-/healthy", &[]).is_ok_and(|r| r.status == 200));
+    assert!(server.metric("quiver_connections_closed_total{cause=\"places\"}") >= 1.0);
 }
 
 /// Waits until the server has used up its descriptors.
