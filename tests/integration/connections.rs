@@ -170,7 +170,7 @@ fn slow_clients_are_closed_and_others_are_answered() {
         let now = to_come.min(25);
         slow.extend((0..now).map(|_| Slow::new(address, Kind::Reader)));
         to_come -= now;
-        if gone.is_none() && begun.elapsed() > Duration::from_secs(40) {
+        if gone.is_none() && begun.elapsed() > Duration::from_secs(15) {
             gone = Some(closed_idle());
         }
         while second.elapsed() < Duration::from_secs(1) {
