@@ -49,7 +49,7 @@ pub enum Data {
 }
 
 impl DataArgs {
-    /// What the flags say; without them, what the environment does; else the server of the default address.
+    /// The source that the flags name; without flags, the one of the environment; else the server at the default address.
     pub fn find(self) -> Data {
         self.find_with(std::env::var(URL_VARIABLE).ok())
     }

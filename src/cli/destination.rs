@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quiver_persistence::{Disk, DiskError, DiskErrorKind, RealDisk};
-use quiver_storage::parquet::{DayWriter, ParquetExporter, day_of};
+use quiver_storage::parquet::{DAY_PREFIX, DayWriter, ParquetExporter, day_dir};
 
 /// Foreign names that an error lists.
 const NAMES_SHOWN: usize = 3;
 
-/// What is in a folder; paths are relative to it.
+/// Names in a folder, as paths relative to it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Contents {
     /// Folders of days.
@@ -75,13 +75,13 @@ impl Destination {
                 &self.opened.insert((disk, exporter)).1
             }
         };
-        self.days.push(format!("day={}", day_of(ts)));
+        self.days.push(day_dir(ts));
         exporter.day(ts).map_err(|e| e.to_string())
     }
 }
 
 impl Drop for Destination {
-    /// What a failed export leaves empty is deleted.
+    /// Folders that a failed export leaves empty are deleted.
     fn drop(&mut self) {
         let Some((disk, _)) = &self.opened else { return };
         remove_empty(&**disk, &self.days);
@@ -125,7 +125,7 @@ fn is_day(name: &str) -> bool {
         let digits = |range| d.get(range).is_some_and(|t: &str| t.bytes().all(|b| b.is_ascii_digit()));
         d.len() == 10 && digits(0..4) && digits(5..7) && digits(8..10)
     };
-    name.strip_prefix("day=").is_some_and(is_date)
+    name.strip_prefix(DAY_PREFIX).is_some_and(is_date)
 }
 
 /// `part-0.parquet`, and the unfinished one of an export that was ended.

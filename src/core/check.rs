@@ -261,12 +261,9 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     strays.retain(|path| unnamed.iter().all(|e| e.file != *path));
     let remote = if current.generation == 0 { tails(&strays) } else { 0 };
     if unnamed.len() + remote > 0 {
-        let mut what =
-            format!("it is missing, and so is its copy: nothing names {} blocks", grouped(unnamed.len() as u64));
-        if remote > 0 {
-            what.push_str(&format!(", and {} of the remote store", grouped(remote as u64)));
-        }
-        report.damage(MANIFEST_FILE, None, &what);
+        let (here, there) = (grouped(unnamed.len() as u64), grouped(remote as u64));
+        let what = "it is missing, and so is its copy: nothing names";
+        report.damage(MANIFEST_FILE, None, format!("{what} {here} blocks here and {there} in a remote store"));
     }
     let entries = if unnamed.is_empty() { &current.entries } else { &unnamed };
     let bad = check_blocks(&*disk, entries, progress, &mut report)?;
@@ -282,12 +279,10 @@ pub fn check_folder(disk: Arc<dyn Disk>, repair: bool, progress: &dyn Fn(&str)) 
     }
     if repair {
         report.refuse_newer()?;
-        if remote > 0 || !unnamed.is_empty() {
-            // Those that cannot be read, and those that are somewhere else.
-            let lost = strays.iter().filter(|path| path.ends_with(".block") || path.ends_with(".tail"));
-            report.doubtful_blocks = lost.count() as u64;
-        } else if !store.is_certain() {
-            report.doubtful_blocks = strays.iter().filter(|path| path.ends_with(".block")).count() as u64;
+        if remote > 0 || !unnamed.is_empty() || !store.is_certain() {
+            // A block whose end is kept here is in a remote store.
+            let may_count = |path: &&String| path.ends_with(".block") || path.ends_with(".tail");
+            report.doubtful_blocks = strays.iter().filter(may_count).count() as u64;
         }
         if !unnamed.is_empty() {
             name_blocks(&*disk, &store, unnamed.clone(), floor, &mut report)?;

@@ -42,7 +42,7 @@ const OWN: [&str; 10] = [
 const HARMLESS: [&str; 9] =
     ["lost+found", ".gitkeep", ".gitignore", ".keep", ".keepme", ".snapshot", ".snapshots", ".zfs", ".DS_Store"];
 
-/// What is wrong with a remote store in the place of a data folder.
+/// The error for a remote store in the place of a data folder.
 pub(crate) const REMOTE: &str = "is a remote store, not a data folder: it is named by --tier-url";
 
 /// Foreign names that an error lists.

@@ -84,7 +84,7 @@ pub type AnyBody = http_body_util::combinators::UnsyncBoxBody<hyper::body::Bytes
 struct Style {
     output: Output,
     all: bool,
-    /// What a user types to have all rows.
+    /// The flag or command that prints all rows.
     all_by: &'static str,
 }
 

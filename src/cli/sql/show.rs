@@ -36,7 +36,7 @@ pub struct Layout {
     pub all: bool,
     /// With a bold head.
     pub colour: bool,
-    /// What a user types to have all rows.
+    /// The flag or command that prints all rows.
     pub all_by: &'static str,
 }
 
@@ -80,7 +80,7 @@ struct Rows {
     bytes: usize,
     total: usize,
     is_whole: bool,
-    /// What was printed of before.
+    /// The table whose first rows are printed already.
     table: Option<Table>,
 }
 

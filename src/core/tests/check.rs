@@ -457,7 +457,10 @@ fn a_manifest_that_is_gone_is_made_again_from_the_blocks() {
     assert!(refused.contains("2 blocks are there") && refused.contains("check --repair"), "{refused}");
     let report = checked(&disk, false);
     let [missing] = &damages(&report)[..] else { panic!("{report:?}") };
-    assert!(missing.file == "MANIFEST" && missing.what.contains("names 2 blocks"), "{missing:?}");
+    assert!(
+        missing.file == "MANIFEST" && missing.what.contains("names 2 blocks here and 0 in a remote store"),
+        "{missing:?}"
+    );
     assert_eq!(report.blocks, 2);
     assert_eq!(contents_of(&disk), before, "nothing is written before a repair");
     // Power off at any operation of the repair, then the next one.
@@ -496,7 +499,7 @@ fn blocks_alone_become_a_data_folder() {
     assert!(!contents(&*store.snapshot(), &[], TimeRange::ALL).is_empty());
 }
 
-/// Whoever reads a folder that has lost its manifest would find nothing in it.
+/// Without its manifest a folder would be read as an empty one.
 #[test]
 fn a_folder_without_its_manifest_is_not_read_as_an_empty_one() {
     let disk = filled();

@@ -115,13 +115,16 @@ impl ScalarUDFImpl for FloatFunction {
         Ok(if self.made == Made::Rank { DataType::Int64 } else { types[0].clone() })
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(match &args.args[0] {
-            ColumnarValue::Array(a) => ColumnarValue::Array(self.of(a)?),
-            ColumnarValue::Scalar(s) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&self.of(&s.to_array()?)?, 0)?)
-            }
-        })
+        by_array(&args, |a| self.of(a))
     }
+}
+
+/// A function of one argument, made of one that takes arrays.
+pub fn by_array(args: &ScalarFunctionArgs, of: impl Fn(&ArrayRef) -> Result<ArrayRef>) -> Result<ColumnarValue> {
+    Ok(match &args.args[0] {
+        ColumnarValue::Array(a) => ColumnarValue::Array(of(a)?),
+        ColumnarValue::Scalar(s) => ColumnarValue::Scalar(ScalarValue::try_from_array(&of(&s.to_array()?)?, 0)?),
+    })
 }
 
 /// A float, or a list or struct with floats in it.

@@ -442,11 +442,9 @@ fn lengths(left: Box<Expr>, right: Box<Expr>, schema: &DFSchema) -> (Box<Expr>, 
 /// A day beside a time in milliseconds as such a time: nanoseconds do not hold all days.
 fn dates(left: Box<Expr>, right: Box<Expr>, schema: &DFSchema) -> (Box<Expr>, Box<Expr>) {
     let is_date = |e: &Expr| matches!(e.get_type(schema), Ok(DataType::Date32));
-    let time =
-        |e: Box<Expr>, zone| Box::new(Expr::Cast(Cast::new(e, DataType::Timestamp(TimeUnit::Millisecond, zone))));
     match (zone_of_milliseconds(&left, schema), zone_of_milliseconds(&right, schema)) {
-        (Some(zone), None) if is_date(&right) => (left, time(right, zone)),
-        (None, Some(zone)) if is_date(&left) => (time(left, zone), right),
+        (Some(zone), None) if is_date(&right) => (left, Box::new(time_of_day(right, zone))),
+        (None, Some(zone)) if is_date(&left) => (Box::new(time_of_day(left, zone)), right),
         _ => (left, right),
     }
 }
@@ -539,12 +537,7 @@ impl ScalarUDFImpl for Finer {
         Ok(self.to.clone())
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(match &args.args[0] {
-            ColumnarValue::Array(a) => ColumnarValue::Array(self.of(a)?),
-            ColumnarValue::Scalar(s) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&self.of(&s.to_array()?)?, 0)?)
-            }
-        })
+        super::float_order::by_array(&args, |a| self.of(a))
     }
 }
 

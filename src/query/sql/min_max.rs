@@ -63,8 +63,8 @@ fn replacement(f: &Replaced, args: &AccumulatorArgs) -> Option<DataType> {
 /// Whole numbers of which the sum of as many as there may be has its place.
 const WIDE: DataType = DataType::Decimal128(38, 0);
 
-/// The arguments of a function over ranks.
-fn over_ranks<'a>(args: &AccumulatorArgs<'a>, field: &FieldRef, fields: &'a [FieldRef]) -> AccumulatorArgs<'a> {
+/// The arguments of a function over what is put in.
+fn over_converted<'a>(args: &AccumulatorArgs<'a>, field: &FieldRef, fields: &'a [FieldRef]) -> AccumulatorArgs<'a> {
     AccumulatorArgs {
         return_field: Arc::clone(field),
         schema: args.schema,
@@ -78,8 +78,8 @@ fn over_ranks<'a>(args: &AccumulatorArgs<'a>, field: &FieldRef, fields: &'a [Fie
     }
 }
 
-/// What is put in, for results of the type `to`.
-fn ranked(arrays: &[ArrayRef], to: &DataType) -> Result<Vec<ArrayRef>> {
+/// Arguments as the inner function takes them, for results of the type `to`: floats as ranks, whole numbers as wide ones.
+fn converted(arrays: &[ArrayRef], to: &DataType) -> Result<Vec<ArrayRef>> {
     arrays
         .iter()
         .map(|a| -> Result<ArrayRef> {
@@ -95,23 +95,23 @@ fn ranked(arrays: &[ArrayRef], to: &DataType) -> Result<Vec<ArrayRef>> {
         .collect()
 }
 
-/// What comes out.
-fn floats(ranks: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+/// Results of the inner function in the type `to`.
+fn restored(found: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if *to == DataType::Int64 {
-        let sums = ranks.as_primitive::<Decimal128Type>();
+        let sums = found.as_primitive::<Decimal128Type>();
         let narrow =
             |x: i128| i64::try_from(x).map_err(|_| exec_datafusion_err!("the sum {x} is out of range of bigint"));
         return Ok(Arc::new(sums.try_unary::<_, Int64Type, DataFusionError>(narrow)?));
     }
-    let ranks = ranks.as_primitive::<Int64Type>();
+    let ranks = found.as_primitive::<Int64Type>();
     Ok(match to {
         DataType::Float32 => Arc::new(ranks.unary::<_, Float32Type>(|r| of_rank(r) as f32)),
         _ => Arc::new(ranks.unary::<_, Float64Type>(of_rank)),
     })
 }
 
-fn float(rank: &ScalarValue, to: &DataType) -> Result<ScalarValue> {
-    ScalarValue::try_from_array(&floats(&rank.to_array()?, to)?, 0)
+fn restored_value(found: &ScalarValue, to: &DataType) -> Result<ScalarValue> {
+    ScalarValue::try_from_array(&restored(&found.to_array()?, to)?, 0)
 }
 
 impl AggregateUDFImpl for Replaced {
@@ -167,7 +167,7 @@ impl AggregateUDFImpl for Replaced {
         let Some(taken) = replacement(self, &args) else { return self.inner.accumulator(args) };
         let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
-        Ok(Box::new(Ranked { ranks: self.inner.accumulator(over_ranks(&args, &field, &fields))?, to }))
+        Ok(Box::new(Converted { inner: self.inner.accumulator(over_converted(&args, &field, &fields))?, to }))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
@@ -179,7 +179,10 @@ impl AggregateUDFImpl for Replaced {
         let Some(taken) = replacement(self, &args) else { return self.inner.create_sliding_accumulator(args) };
         let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
-        Ok(Box::new(Ranked { ranks: self.inner.create_sliding_accumulator(over_ranks(&args, &field, &fields))?, to }))
+        Ok(Box::new(Converted {
+            inner: self.inner.create_sliding_accumulator(over_converted(&args, &field, &fields))?,
+            to,
+        }))
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
@@ -192,55 +195,55 @@ impl AggregateUDFImpl for Replaced {
         let Some(taken) = replacement(self, &args) else { return self.inner.create_groups_accumulator(args) };
         let field = Arc::new(Field::new(args.name, taken, true));
         let fields = [Arc::clone(&field)];
-        let ranks = self.inner.create_groups_accumulator(over_ranks(&args, &field, &fields))?;
-        Ok(Box::new(RankedGroups { ranks, to }))
+        let inner = self.inner.create_groups_accumulator(over_converted(&args, &field, &fields))?;
+        Ok(Box::new(ConvertedGroups { inner, to }))
     }
 }
 
-/// One group. The state between partitions is made of floats.
+/// One group. The state between partitions has the type of the result.
 #[derive(Debug)]
-struct Ranked {
-    ranks: Box<dyn Accumulator>,
+struct Converted {
+    inner: Box<dyn Accumulator>,
     to: DataType,
 }
 
-impl Accumulator for Ranked {
+impl Accumulator for Converted {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.ranks.update_batch(&ranked(values, &self.to)?)
+        self.inner.update_batch(&converted(values, &self.to)?)
     }
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        float(&self.ranks.evaluate()?, &self.to)
+        restored_value(&self.inner.evaluate()?, &self.to)
     }
     fn size(&self) -> usize {
-        self.ranks.size()
+        self.inner.size()
     }
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.ranks.state()?.iter().map(|s| float(s, &self.to)).collect()
+        self.inner.state()?.iter().map(|s| restored_value(s, &self.to)).collect()
     }
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.ranks.merge_batch(&ranked(states, &self.to)?)
+        self.inner.merge_batch(&converted(states, &self.to)?)
     }
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.ranks.retract_batch(&ranked(values, &self.to)?)
+        self.inner.retract_batch(&converted(values, &self.to)?)
     }
     fn supports_retract_batch(&self) -> bool {
-        self.ranks.supports_retract_batch()
+        self.inner.supports_retract_batch()
     }
 }
 
 /// Many groups.
-struct RankedGroups {
-    ranks: Box<dyn GroupsAccumulator>,
+struct ConvertedGroups {
+    inner: Box<dyn GroupsAccumulator>,
     to: DataType,
 }
 
-impl RankedGroups {
-    fn floats(&self, arrays: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
-        arrays.iter().map(|a| floats(a, &self.to)).collect()
+impl ConvertedGroups {
+    fn restored_all(&self, arrays: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        arrays.iter().map(|a| restored(a, &self.to)).collect()
     }
 }
 
-impl GroupsAccumulator for RankedGroups {
+impl GroupsAccumulator for ConvertedGroups {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -248,22 +251,22 @@ impl GroupsAccumulator for RankedGroups {
         filter: Option<&BooleanArray>,
         total_num_groups: usize,
     ) -> Result<()> {
-        self.ranks.update_batch(&ranked(values, &self.to)?, groups, filter, total_num_groups)
+        self.inner.update_batch(&converted(values, &self.to)?, groups, filter, total_num_groups)
     }
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        floats(&self.ranks.evaluate(emit_to)?, &self.to)
+        restored(&self.inner.evaluate(emit_to)?, &self.to)
     }
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let state = self.ranks.state(emit_to)?;
-        self.floats(state)
+        let state = self.inner.state(emit_to)?;
+        self.restored_all(state)
     }
     fn merge_batch(&mut self, values: &[ArrayRef], groups: &[usize], total_num_groups: usize) -> Result<()> {
-        self.ranks.merge_batch(&ranked(values, &self.to)?, groups, total_num_groups)
+        self.inner.merge_batch(&converted(values, &self.to)?, groups, total_num_groups)
     }
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        self.floats(self.ranks.convert_to_state(&ranked(values, &self.to)?, filter)?)
+        self.restored_all(self.inner.convert_to_state(&converted(values, &self.to)?, filter)?)
     }
     fn size(&self) -> usize {
-        self.ranks.size()
+        self.inner.size()
     }
 }

@@ -174,12 +174,7 @@ impl ScalarUDFImpl for TextOf {
         Ok(self.to.clone())
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(match &args.args[0] {
-            ColumnarValue::Array(a) => ColumnarValue::Array(self.of(a)?),
-            ColumnarValue::Scalar(s) => {
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&self.of(&s.to_array()?)?, 0)?)
-            }
-        })
+        super::float_order::by_array(&args, |a| self.of(a))
     }
 }
 

@@ -25,6 +25,14 @@ use crate::error::StorageError;
 const BATCH_ROWS: usize = 32 * 1024;
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 
+/// How the name of a day's folder begins.
+pub const DAY_PREFIX: &str = "day=";
+
+/// The folder of the day that `ts` lies in: `day=2026-01-31`.
+pub fn day_dir(ts: i64) -> String {
+    format!("{DAY_PREFIX}{}", day_of(ts))
+}
+
 /// The folder name of the day a time lies in: `2026-01-31`. Days outside the years 0 to 9999 are clamped to them.
 pub fn day_of(ts: i64) -> String {
     let (year, month, day) = date_of(ts.div_euclid(DAY_MS).clamp(-719_528, 2_932_896));
@@ -58,7 +66,7 @@ impl ParquetExporter {
 
     /// Starts the file of the day that `ts` lies in; series then come in label order, each with samples of that day.
     pub fn day(&self, ts: i64) -> Result<DayWriter, StorageError> {
-        let dir = join(&self.dir, &format!("day={}", day_of(ts)));
+        let dir = join(&self.dir, &day_dir(ts));
         self.disk.create_dir(&dir)?;
         DayWriter::create(Arc::clone(&self.disk), &dir)
     }

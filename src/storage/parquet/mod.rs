@@ -21,6 +21,6 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use export::{DayWriter, ParquetExporter, day_of, days};
+pub use export::{DAY_PREFIX, DayWriter, ParquetExporter, day_dir, day_of, days};
 pub use properties::parquet_properties;
 pub use source::{parquet_time_bounds, read_parquet_dir};

@@ -21,7 +21,7 @@ use quiver_model::{
 use quiver_persistence::Disk;
 use quiver_persistence::disk::join;
 
-use super::export::day_of;
+use super::export::{DAY_PREFIX, day_of};
 use super::gather::Gatherer;
 use super::schema;
 use crate::codec::{Chunk, SAMPLES_MAX};
@@ -111,7 +111,7 @@ fn find(disk: &dyn Disk, dir: &str, range: TimeRange, depth: u32, files: &mut Ve
     }
     if depth < 4 {
         for name in disk.list_dirs(dir)? {
-            if let Some(day) = name.strip_prefix("day=")
+            if let Some(day) = name.strip_prefix(DAY_PREFIX)
                 && day.len() == 10
                 && (day < day_of(range.min).as_str() || day > day_of(range.max).as_str())
             {
